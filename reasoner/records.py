@@ -1,0 +1,88 @@
+"""What trainers read: one small record per example, with TRL's column names and the sampled token ids beside the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from reasoner.tree import Tree
+
+
+@dataclass(frozen=True)
+class SFTExample:
+    """A prompt and the completion to imitate."""
+
+    problem_id: str
+    prompt: str
+    completion: str
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two continuations of the same prefix, the better one first. `is_whole` is False where they are single steps."""
+
+    problem_id: str
+    prompt: str
+    chosen: str
+    rejected: str
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    margin: float = 1.0
+    is_whole: bool = True
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class StepLabels:
+    """A solution in steps with one label per step.
+
+    `labels` are in [0, 1]; NaN marks a step without a label. `step_ends` are positions in `completion_ids`
+    of each step's last token. `n` and `c` are the counts behind Monte-Carlo labels (0 for other kinds).
+    """
+
+    problem_id: str
+    prompt: str
+    completions: list[str]
+    labels: list[float]
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    step_ends: list[int]
+    n: list[int] = field(default_factory=list)
+    c: list[int] = field(default_factory=list)
+    kind: str = "soft"
+    weights_version: int = 0
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class OutcomeLabel:
+    """A whole completion and whether its final answer is correct."""
+
+    problem_id: str
+    prompt: str
+    completion: str
+    label: bool
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class PolicySample:
+    """A tree with what a policy update needs: per node and token an advantage, a return, and a weight.
+
+    `weights[node]` is the node's share of the objective (0 masks it); `advantages[node]` and
+    `returns[node]` have one number per token of the node.
+    """
+
+    tree: Tree
+    advantages: dict[int, list[float]]
+    returns: dict[int, list[float]]
+    weights: dict[int, float]
