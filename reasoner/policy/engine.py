@@ -1,0 +1,76 @@
+"""The engine protocol: who asks for tokens names a prefix and a place; who answers hides batching and prefix sharing."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a next token is drawn; temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """Continue `prefix_ids` by at most `max_tokens`.
+
+    `place` seeds this continuation's noise (see `place_key`): the same place draws the same tokens
+    whatever else is in the batch. `stop_ids` end the continuation beside the end-of-text token.
+    """
+
+    id: Hashable
+    prefix_ids: Sequence[int]
+    max_tokens: int
+    place: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stop_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What an engine returns: the new tokens with their log-probabilities, and why it stopped.
+
+    `logprobs` are under the sampling distribution, `logprobs_full` under the softmax at temperature 1,
+    `entropy` in nats. `stop_reason` is eos | stop | length | context | nan | cancelled.
+    """
+
+    id: Hashable
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    logprobs_full: tuple[float, ...]
+    entropy: tuple[float, ...]
+    stop_reason: str
+    weights_version: int
+    adapter: str = ""
+
+
+class Engine(Protocol):
+    """Streams completions; `sample` waits for all of them, in the order of the requests."""
+
+    weights_version: int
+    max_context: int
+
+    def submit(self, requests: Iterable[Request]) -> None: ...
+    def poll(self) -> list[Completion]: ...
+    def cancel(self, ids: Iterable[Hashable]) -> None: ...
+    def sample(self, requests: Sequence[Request]) -> list[Completion]: ...
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]: ...
+    def load_weights(self, version: int, state: dict | None = None) -> None: ...
+
+
+def place_key(seed: int, round: int, problem_id: str, path: Sequence[tuple[int, int]]) -> int:
+    """A 64-bit key for one continuation's noise: a hash of its place in the run, not of when it is drawn.
+
+    `path` holds (offset, ordinal among the continuations of that state) from the root to the continuation.
+    """
+    packed = struct.pack(f"<qq{2 * len(path)}q", seed, round, *(x for pair in path for x in pair))
+    digest = hashlib.blake2b(packed + problem_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

@@ -1,0 +1,66 @@
+"""Make, load and save causal language models and their tokenizers, always through the Auto classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qwen2Tokenizer
+from transformers import set_seed as set_all_seeds
+
+from reasoner.config import Config, UserError
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class TinyModel(Config):
+    """A small Qwen2-shaped model made on the spot, with a byte-level BPE tokenizer trained on the demonstrations."""
+
+    hidden_size: int = Field(128, description="width of the residual stream")
+    num_layers: int = Field(4, description="transformer blocks")
+    num_heads: int = Field(4, description="attention heads")
+    num_key_value_heads: int = Field(2, description="key and value heads (grouped-query attention)")
+    intermediate_size: int = Field(448, description="width of the feed-forward layer")
+    vocab_size: int = Field(320, description="tokens: 256 bytes, the end of text, and merges")
+    max_context: int = Field(512, description="longest sequence in tokens")
+    initializer_range: float = Field(0.08, description="standard deviation of the initial weights; about 1 / sqrt(hidden_size)")
+    seed: int = Field(0, description="seed of the random initial weights")
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """A Qwen2 tokenizer (byte-level BPE, digits one by one) with merges learned from `texts`."""
+    blank = Qwen2Tokenizer(vocab={END_OF_TEXT: 0}, merges=[], eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
+    return blank.train_new_from_iterator(texts, vocab_size, show_progress=False)
+
+
+def make_tiny(config: TinyModel, texts: Iterable[str], folder: Path) -> Path:
+    """Save a random model and a tokenizer trained on `texts` to `folder` in Hugging Face format."""
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    set_all_seeds(config.seed)
+    model = AutoModelForCausalLM.from_config(
+        Qwen2Config(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_key_value_heads,
+            intermediate_size=config.intermediate_size,
+            max_position_embeddings=config.max_context,
+            tie_word_embeddings=True,
+            initializer_range=config.initializer_range,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    save(model, tokenizer, folder)
+    return folder
+
+
+def save(model, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
