@@ -1,0 +1,93 @@
+"""Functional verifiers: what a response achieved, checked by rules instead of by a model.
+
+    import verifiers
+    verifiers.verify("math", r"So it is \\boxed{7.140}.", {"answer": "7.14"}).status  # "correct"
+
+A leaf: knows no model, no tree, no torch. Importing it loads nothing heavy and starts no process.
+"""
+
+import difflib
+import importlib
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import replace
+
+from verifiers.verdict import Verdict, failure
+
+__all__ = ["VERIFIERS", "UnknownVerifier", "Verdict", "lookup", "verify", "verify_many"]
+
+Verifier = Callable[..., Verdict]
+
+# name → "module:function"; a verifier's reference keys are in its docstring.
+VERIFIERS = {
+    "math": "verifiers.math_answer:math",
+    "steps": "verifiers.arithmetic_steps:steps",
+}
+_loaded: dict[str, Verifier] = {}
+
+
+class UnknownVerifier(KeyError):
+    """The name is neither in VERIFIERS nor a loadable "module:function"."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def lookup(name: str) -> Verifier:
+    """The verifier of a name of VERIFIERS or of "module:function". Raises UnknownVerifier."""
+    if name in _loaded:
+        return _loaded[name]
+    path = VERIFIERS.get(name, name if ":" in name else "")
+    if not path:
+        near = difflib.get_close_matches(name, VERIFIERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else 'or name your own as "module:function"'
+        raise UnknownVerifier(f"unknown verifier {name!r}, expected one of {', '.join(VERIFIERS)}; {hint}")
+    module, _, function = path.partition(":")
+    try:
+        _loaded[name] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise UnknownVerifier(
+            f"verifier {name!r} cannot be loaded ({problem}), expected an importable module:function; "
+            "check PYTHONPATH and the spelling"
+        ) from problem
+    return _loaded[name]
+
+
+def verify(name: str, response: str, reference: dict) -> Verdict:
+    """Judge one response. `reference` is exactly the verifier's keyword arguments.
+
+    Raises UnknownVerifier. Whatever a verifier raises is our failure: error/internal_error.
+    """
+    verifier = lookup(name)
+    started, cpu_started = time.perf_counter(), time.process_time()
+    try:
+        verdict = verifier(_as_text(response), **reference)
+        if not isinstance(verdict, Verdict):
+            verdict = failure(f"verifier {name!r} returned a {type(verdict).__name__}, expected a Verdict")
+    except Exception as problem:
+        verdict = failure(f"verifier {name!r}: {type(problem).__name__}: {problem}"[:500])
+    return replace(
+        verdict,
+        cpu_ms=verdict.cpu_ms or 1000 * (time.process_time() - cpu_started),
+        wall_ms=1000 * (time.perf_counter() - started),
+    )
+
+
+def verify_many(
+    requests: Iterable[tuple[Hashable, str, str, dict]],
+) -> Iterator[tuple[Hashable, Verdict]]:
+    """Judge (id, name, response, reference) requests; yields (id, verdict) as they come.
+
+    Requests are drawn lazily, so a generator may still be writing them. Raises UnknownVerifier.
+    """
+    for request_id, name, response, reference in requests:
+        yield request_id, verify(name, response, reference)
+
+
+def _as_text(response: str | bytes) -> str:
+    """Text of a response; bytes in a wrong encoding are read with replacement characters."""
+    if isinstance(response, bytes):
+        return response.decode("utf-8", errors="replace")
+    if not isinstance(response, str):
+        raise TypeError(f"response is a {type(response).__name__}, expected str or bytes")
+    return response

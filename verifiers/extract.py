@@ -1,0 +1,128 @@
+"""Final answers out of responses: the last box, "#### x", "answer is x", fenced code.
+
+Every rule is linear in the length of the response, since the response may be made to hurt.
+"""
+
+import re
+
+# What comes before the last million characters can't be a final answer.
+MAX_SCANNED_CHARS = 1_000_000
+MAX_BARE_CHARS = 200
+
+_BRACE_OR_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[ \d$-]))|\\[\\{}]|[{}]")
+_UNBRACED = re.compile(r"\s*([^\s{}$\\]{1,60})")
+_HASHES = re.compile(r"^[ \t>*]*####[ \t]*(\S[^\n]*)", re.MULTILINE)
+_ANSWER_IS = re.compile(
+    r"\banswer\b(?:[ \t]{0,3}(?:is|are|equals|:|=|\*\*)){1,4}[ \t]{0,3}([^\n]*)", re.IGNORECASE
+)
+_SENTENCE_END = re.compile(r"\.(?=\s|$|\*\*)")
+_FENCE = re.compile(r"^[ \t]*```+[ \t]*([\w+-]*)[^\n]*$", re.MULTILINE)
+_PROSE = re.compile(r"[A-Za-z']{2,}(?:[ ,;]+[A-Za-z']{2,}){3}")
+
+
+def boxed(response: str) -> str | None:
+    r"""The inside of the last complete outermost \boxed{...} or \fbox{...}; None if there is none."""
+    open_braces: list[int] = []
+    last = None
+    for match in _BRACE_OR_BOX.finditer(response):
+        token = match.group()
+        if token == "{":
+            open_braces.append(-1)
+        elif token == "}":
+            # The box that closes last lies in no other complete box, hence is outermost.
+            start = open_braces.pop() if open_braces else -1
+            if start >= 0:
+                last = response[start : match.start()]
+        elif len(token) > 2:
+            if match.group(1):
+                open_braces.append(match.end())
+            else:
+                unbraced = _UNBRACED.match(response, match.end())
+                last = unbraced.group(1) if unbraced else last
+    return last.strip() if last is not None else None
+
+
+def after_hashes(response: str) -> str | None:
+    """What follows the last "####" that begins a line (GSM8K's mark)."""
+    last = None
+    for last in _HASHES.finditer(response):  # noqa: B007
+        pass
+    return last.group(1).strip() if last else None
+
+
+def after_answer_is(response: str) -> str | None:
+    """What follows the last "answer is", "answer:" to the end of its sentence."""
+    last = None
+    for last in _ANSWER_IS.finditer(response):  # noqa: B007
+        pass
+    if last is None:
+        return None
+    text = last.group(1).strip()
+    end = _SENTENCE_END.search(text)
+    text = (text[: end.start()] if end else text).strip(" \t*`:")
+    return text or None
+
+
+def bare(response: str) -> str | None:
+    """The whole response where it is one short line and no prose, else None."""
+    text = response.strip()
+    if not text or len(text) > MAX_BARE_CHARS or "\n" in text or _PROSE.search(text):
+        return None
+    return text
+
+
+def fenced_code(response: str, languages: tuple[str, ...] = ("", "python", "py", "python3")) -> str | None:
+    """The last complete ``` block in one of the languages ("" = none named); None if there is none."""
+    last = None
+    opened: tuple[int, str] | None = None
+    for match in _FENCE.finditer(response):
+        if opened is None:
+            opened = (match.end() + 1, match.group(1).lower())
+            continue
+        start, language = opened
+        if match.group(1):  # an opening fence inside a block: the block before it was never closed
+            opened = (match.end() + 1, match.group(1).lower())
+            continue
+        if language in languages:
+            last = response[start : match.start()]
+        opened = None
+    return last
+
+
+def whole(response: str) -> str | None:
+    """The response itself, without the white space around it."""
+    return response.strip() or None
+
+
+def auto(response: str) -> str | None:
+    """The last box, else what follows "####", else what follows "answer is", else a bare short answer."""
+    for rule in (boxed, after_hashes, after_answer_is, bare):
+        found = rule(response)
+        if found is not None:
+            return found
+    return None
+
+
+RULES = {
+    "auto": auto,
+    "boxed": boxed,
+    "hashes": after_hashes,
+    "answer_is": after_answer_is,
+    "bare": bare,
+    "whole": whole,
+    "code": fenced_code,
+}
+
+
+def final_answer(response: str, rule: str = "auto") -> str | None:
+    """The final answer by a named rule, looked for behind the thinking where a </think> closes it.
+
+    Raises ValueError for an unknown rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"extraction rule is {rule!r}, expected one of {', '.join(RULES)}")
+    response = response[-MAX_SCANNED_CHARS:]
+    thought = response.rfind("</think>")
+    if thought >= 0:
+        response = response[thought + len("</think>") :]
+    return RULES[rule](response)
