@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
 
 from reasoner.tree import Tree
 
@@ -74,15 +77,23 @@ class OutcomeLabel:
     licence: str = ""
 
 
+class StateTarget(NamedTuple):
+    """A state (node, offset) with the return that the critic should predict there, and its weight."""
+
+    node: int
+    offset: int
+    value: float
+    weight: float
+
+
 @dataclass(frozen=True)
 class PolicySample:
-    """A tree with what a policy update needs: per node and token an advantage, a return, and a weight.
+    """A tree with what a policy update needs: per sampled token an advantage and a weight, and critic targets.
 
-    `weights[node]` is the node's share of the objective (0 masks it); `advantages[node]` and
-    `returns[node]` have one number per token of the node.
+    `advantages[node]` and `weights[node]` hold one number per token of the node; a weight of 0 masks it.
     """
 
     tree: Tree
-    advantages: dict[int, list[float]]
-    returns: dict[int, list[float]]
-    weights: dict[int, float]
+    advantages: dict[int, np.ndarray]
+    weights: dict[int, np.ndarray]
+    targets: list[StateTarget]
