@@ -1,0 +1,248 @@
+"""Strict YAML and `a.b=c` overrides into pydantic models. No interpolation, no reading of the environment."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from reasoner.registry import UserError, nearest
+from reasoner.store import write_text
+
+
+class ConfigError(UserError, ValueError):
+    """A config that can't be used; one line per fault: got, expected, what to do."""
+
+
+class Config(BaseModel):
+    """What every stage's config derives from: unknown keys are errors, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the plain scalars of `_SCALARS`, string keys, and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise _fault(f"got the key {key!r}, expected a string; put it in quotes", key_node)
+            if key in seen:
+                raise _fault(f"got the key {key!r} twice, expected it once; remove one", key_node)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def construct_truth(self, node: yaml.ScalarNode) -> bool:
+        if node.value.lower() not in ("true", "false"):
+            # YAML 1.1 reads these as booleans, YAML 1.2 as text, which `save_strategy: no` means.
+            raise _fault(f'got {node.value}, expected true, false, or "{node.value}" in quotes', node)
+        return node.value.lower() == "true"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes exactly the strings that `_Loader` would read as something else."""
+
+
+# PyYAML reads 1e-3 as a string, 1:30 as 90, 010 as 8 and 2024-01-01 as a date. Here numbers are decimal and
+# the rest is text.
+_SCALARS = [
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"(?i:true|false|yes|no|on|off)", list("tTfFyYnNoO")),
+    ("int", r"[-+]?(?:0|[1-9][0-9_]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+)"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+]
+for _kind in (_Loader, _Dumper):
+    _kind.yaml_implicit_resolvers = {}
+    for _tag, _pattern, _first in _SCALARS:
+        _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _Loader.construct_truth)
+
+
+def _fault(text: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        advice = "" if problem.startswith("got ") else "; expected valid YAML, correct it there"
+        raise ConfigError(f"{place}: {problem}{advice}") from error
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError for a missing file, broken YAML, a key twice, or no mapping."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"got config {path}: {reason}; expected a readable YAML file, check the path"
+        ) from error
+    raw = _parse(text, str(path))
+    if not isinstance(raw, dict):
+        got = "nothing" if raw is None else f"a {type(raw).__name__}"
+        raise ConfigError(f"{path}: got {got}, expected a mapping; write lines of `key: value`")
+    return raw
+
+
+def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """A copy of `raw` with each `a.b=c` set (keys or list indices; YAML values); else ConfigError."""
+    result = copy.deepcopy(raw)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError(f"got override {override!r}, expected key=value; write e.g. trainer.lr=1e-5")
+        place: Any = result
+        for i, part in enumerate(parts):
+            if not isinstance(place, dict | list):
+                above = ".".join(parts[:i])
+                raise ConfigError(
+                    f"override {override!r}: got {place!r} at {above}, expected a mapping or list; "
+                    f"set {above} itself"
+                )
+            index: Any = _index(place, part, override) if isinstance(place, list) else part
+            if i == len(parts) - 1:
+                place[index] = _override_value(text.strip(), override)
+            elif isinstance(place, dict) and place.get(index) is None:
+                place[index] = {}
+            place = place[index]
+    return result
+
+
+def _index(place: list[Any], part: str, override: str) -> int:
+    if not part.isdecimal() or int(part) >= len(place):
+        expected = f"an index 0 to {len(place) - 1}" if place else "no index, since the list is empty"
+        raise ConfigError(f"override {override!r}: got {part!r}, expected {expected}; correct it")
+    return int(part)
+
+
+def _override_value(text: str, override: str) -> Any:
+    if text[:1] in ("[", "{", '"', "'"):
+        return _parse(text, f"override {override!r}")
+    # Anything else is one plain scalar, so that colons and hashes in prompts and paths need no quotes.
+    loader = _Loader("")
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))
+    if tag == "tag:yaml.org,2002:bool":
+        return _parse(text, f"override {override!r}")
+    return loader.construct_object(yaml.ScalarNode(tag, text))
+
+
+def validate(model: type[M], raw: dict[str, Any], where: str) -> M:
+    """`raw` as a `model`; ConfigError with one line per fault, naming `where` and the full dotted key."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{where}: {_explain(model, raw, fault)}" for fault in error.errors(include_url=False)]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _explain(model: type[BaseModel], raw: Any, fault: Any) -> str:
+    loc, kind = fault["loc"], fault["type"]
+    key = _dotted(raw, loc, kind) or "the config"
+    if kind == "extra_forbidden":
+        known = sorted({name for m in _models_at(model, loc[:-1]) for name in m.model_fields})
+        close = nearest(str(loc[-1]), known)
+        todo = f"did you mean {close[0]}?" if close else "remove it"
+        return f"{key}: got an unknown key, expected one of {', '.join(known) or 'none'}; {todo}"
+    owner = [
+        m.model_fields[loc[-1]] for m in _models_at(model, loc[:-1]) if loc and loc[-1] in m.model_fields
+    ]
+    meaning = f" ({owner[0].description})" if owner and owner[0].description else ""
+    if kind == "missing":
+        return f"{key}: got nothing, expected a value{meaning}; add the key"
+    if kind == "value_error":
+        return f"{key}: {fault['msg'].removeprefix('Value error, ')}{meaning}"
+    expected = fault["msg"].removeprefix("Input should be ").rstrip(".")
+    return f"{key}: got {fault['input']!r}, expected {expected}{meaning}; change it"
+
+
+def _dotted(raw: Any, loc: tuple[str | int, ...], kind: str) -> str:
+    """The key as the file's author wrote it: pydantic adds the names of union members, which are left out."""
+    parts: list[str] = []
+    place = raw
+    part: Any
+    for i, part in enumerate(loc):
+        is_there = (isinstance(place, dict) and part in place) or (
+            isinstance(place, list) and isinstance(part, int)
+        )
+        if is_there:
+            place = place[part]
+        if is_there or (kind == "missing" and i == len(loc) - 1):
+            parts.append(str(part))
+    return ".".join(parts)
+
+
+def _models_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[type[BaseModel]]:
+    """The models that may stand at one of pydantic's locations: several only for an untagged union."""
+    models = [model]
+    for part in loc:
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        named = [m for m in models if m.__name__ == part or _has_literal(m, part)]
+        if fields:
+            models = [m for field in fields for m in _models_in(field.annotation)]
+        elif named:
+            models = named
+    return models
+
+
+def _has_literal(model: type[BaseModel], value: str | int) -> bool:
+    return any(value in get_args(field.annotation) for field in model.model_fields.values())
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in get_args(annotation) for m in _models_in(argument)]
+
+
+def save_resolved(model: BaseModel, path: str | Path) -> None:
+    """Write the config with every default filled in, so that `read_yaml` gives back the same; atomic."""
+    text = yaml.dump(
+        model.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    write_text(path, text)
+
+
+def difference(a: Any, b: Any) -> list[str]:
+    """One line "dotted.key: a's value != b's value" per difference, of two `model_dump(mode="json")`."""
+    return [f"{key}: {left} != {right}" for key, left, right in _differing(a, b, "")]
+
+
+def _differing(a: Any, b: Any, key: str) -> list[tuple[str, str, str]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        names = [*a, *(name for name in b if name not in a)]
+        pairs = [(name, a.get(name, _ABSENT), b.get(name, _ABSENT)) for name in names]
+    elif isinstance(a, list) and isinstance(b, list):
+        size = range(max(len(a), len(b)))
+        pairs = [(i, a[i] if i < len(a) else _ABSENT, b[i] if i < len(b) else _ABSENT) for i in size]
+    else:
+        # By text, since NaN equals itself there and True does not equal 1.
+        return [] if repr(a) == repr(b) else [(key, repr(a), repr(b))]
+    return [line for name, x, y in pairs for line in _differing(x, y, f"{key}.{name}" if key else str(name))]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+_ABSENT = _Absent()

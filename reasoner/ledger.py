@@ -1,0 +1,113 @@
+"""What a run has cost: tokens, FLOPs and verifications per (stage, model), and seconds per stage."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reasoner.store import write_json
+
+COUNTERS = (
+    "prefilled",  # prompt or prefix tokens run through the model to fill its KV cache
+    "reused",  # prefix tokens whose KV was in the cache already
+    "decoded",  # tokens sampled
+    "scored",  # tokens run forward only to read log-probabilities or rewards
+    "trained",  # tokens run forward and backward
+    "forwards",  # calls of the model
+    "flops",  # floating-point operations, by `flops`
+    "verifications",  # verdicts asked for
+    "trajectories_generated",  # root-to-leaf paths finished
+    "trajectories_kept",  # of these, the ones that went into training or an answer
+)
+
+
+def flops(num_params: int, tokens: int, training: bool) -> int:
+    """FLOPs of a transformer: 2N per token forward, 6N with backward (Kaplan et al. 2020, section 2.1).
+
+    There N leaves out the embeddings; attention over the context is left out too.
+    """
+    return (6 if training else 2) * num_params * tokens
+
+
+@dataclass
+class Ledger:
+    """Counts by stage, model and counter; wall seconds by stage."""
+
+    counts: dict[str, dict[str, dict[str, int | float]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    _stage: str | None = field(default=None, init=False, repr=False, compare=False)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Book what happens inside, and its wall seconds, under `name`; stages don't nest."""
+        if self._stage is not None:
+            raise ValueError(
+                f"got stage {name!r} inside {self._stage!r}, expected one at a time; leave the first"
+            )
+        self._stage = name
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self._stage = None
+
+    def add(self, model: str, **counters: int | float) -> None:
+        """Add to `model`'s counters in the present stage; ValueError for a name that is not in COUNTERS."""
+        if self._stage is None:
+            raise ValueError(
+                f"got counts of {model!r} outside a stage, expected `with ledger.stage(name):` around"
+            )
+        for name, number in counters.items():
+            if name not in COUNTERS:
+                raise ValueError(
+                    f"got the counter {name!r}, expected one of {', '.join(COUNTERS)}; rename it"
+                )
+            if not number >= 0:
+                raise ValueError(f"got {name}={number}, expected 0 or more; counters only grow")
+        booked = self.counts.setdefault(self._stage, {}).setdefault(model, {})
+        for name, number in counters.items():
+            booked[name] = booked.get(name, 0) + number
+
+    def total(self, counter: str) -> int | float:
+        """A counter over all stages and models, or "seconds" over all stages."""
+        if counter == "seconds":
+            return sum(self.seconds.values())
+        if counter not in COUNTERS:
+            raise ValueError(
+                f"got the counter {counter!r}, expected seconds or one of {', '.join(COUNTERS)}; rename it"
+            )
+        return sum(booked.get(counter, 0) for models in self.counts.values() for booked in models.values())
+
+    def merge(self, other: Ledger) -> None:
+        """Add another rank's ledger: counts add up; seconds pass on all ranks at once, so the most count."""
+        for stage, models in other.counts.items():
+            for model, counters in models.items():
+                booked = self.counts.setdefault(stage, {}).setdefault(model, {})
+                for name, number in counters.items():
+                    booked[name] = booked.get(name, 0) + number
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] = max(self.seconds.get(stage, 0.0), seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"counts": {stage: {model: {counter: number}}}, "seconds": {stage: seconds}}."""
+        return {"counts": asdict(self)["counts"], "seconds": dict(self.seconds)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Ledger:
+        """The ledger that `to_dict` was called on."""
+        return cls(**Ledger(data["counts"], data["seconds"]).to_dict())
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON; atomic."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Ledger:
+        """The ledger that `save` wrote."""
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))

@@ -1,0 +1,235 @@
+"""Append-only Parquet shards of trees and of records, and atomic small files.
+
+A folder holds `00000.parquet`, `00001.parquet`, … A shard is written whole under a temporary name in the
+same folder, synced, and renamed, so a kill at any moment leaves only whole shards. One writer per folder at
+a time. `datasets`, DuckDB and pandas read the shards without this code (columns: reasoner/columns.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import math
+import os
+import shutil
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reasoner.columns import (
+    TREE_SCHEMA,
+    record_schema,
+    records_of,
+    records_to_table,
+    trees_of,
+    trees_to_table,
+)
+from reasoner.registry import UserError
+from reasoner.tree import Tree
+
+R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
+
+_MAX_SHARD_TOKENS = 2_000_000  # bounds the memory of a shard, whatever the size of its trees
+_ROWS_AT_ONCE = 16  # rows turned into Python objects at a time when reading
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file atomically: a reader sees the old content or the new; UserError when the disk is full."""
+    _write_bytes(Path(path), text.encode("utf-8"))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as JSON, atomically; NaN and infinities become null."""
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Valid JSON: NaN and infinities become null, one-element arrays and tensors their number."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def mark_done(folder: str | Path, info: dict[str, Any]) -> None:
+    """Mark a stage's folder as finished, with what a later stage may want to know; atomic."""
+    write_json(Path(folder) / "done", info)
+
+
+def is_done(folder: str | Path) -> dict[str, Any] | None:
+    """What `mark_done` wrote, or None for a folder that is not finished."""
+    path = Path(folder) / "done"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _write_bytes(path: Path, data: bytes | memoryview) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise UserError(
+            f"got a full disk while writing {path}: {free:,} bytes are free, expected {len(data):,}; "
+            "make room and start the same command again"
+        ) from error
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # else a power cut may forget the rename
+    finally:
+        os.close(folder)
+
+
+class ShardWriter:
+    """Appends rows to a folder as numbered shards, after those that exist; a context manager.
+
+    Rows are kept until a shard is full and are written as they are then. Leaving the context writes the rest,
+    also on an exception: whatever was added is whole.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        to_table: Callable[[list[Any]], pa.Table],
+        rows_per_shard: int,
+        num_tokens: Callable[[Any], int] = lambda row: 0,
+    ):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(".*.parquet.tmp"):
+            leftover.unlink()
+        self._to_table = to_table
+        self._rows_per_shard = rows_per_shard
+        self._num_tokens = num_tokens
+        self._next = max((int(path.stem) for path in _shards(self.folder)), default=-1) + 1
+        self._rows: list[Any] = []
+        self._tokens = 0
+
+    def add(self, row: Any) -> None:
+        self._rows.append(row)
+        self._tokens += self._num_tokens(row)
+        if len(self._rows) >= self._rows_per_shard or self._tokens >= _MAX_SHARD_TOKENS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows added so far as a shard; they are on disk when this returns."""
+        rows, self._rows, self._tokens = self._rows, [], 0
+        if not rows:
+            return
+        buffer = pa.BufferOutputStream()
+        pq.write_table(self._to_table(rows), buffer, compression="zstd", write_page_checksum=True)
+        _write_bytes(self.folder / f"{self._next:05d}.parquet", memoryview(buffer.getvalue()))
+        self._next += 1
+
+    def close(self) -> None:
+        self.flush()
+
+    def __enter__(self) -> typing.Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class TreeWriter(ShardWriter):
+    """Appends trees to a folder; `add` one at a time, `close` (or leave the context) at the end."""
+
+    def __init__(self, folder: str | Path, rows_per_shard: int = 256):
+        super().__init__(folder, trees_to_table, rows_per_shard, _num_tokens)
+
+
+def write_trees(folder: str | Path, trees: Iterable[Tree], rows_per_shard: int = 256) -> int:
+    """Append trees to a folder and return how many; holds one shard in memory at a time."""
+    return _write(TreeWriter(folder, rows_per_shard), trees)
+
+
+def read_trees(folder: str | Path) -> Iterator[Tree]:
+    """The trees of a folder in the order written; UserError if it holds none, torn shards are skipped."""
+    for table in _tables(folder, TREE_SCHEMA):
+        for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            yield from trees_of(batch)
+
+
+def problem_ids(folder: str | Path) -> set[str]:
+    """Ids of the problems that have a tree in the folder (none: empty), for a resumed run to leave out."""
+    if not _shards(Path(folder)):
+        return set()
+    return {id_ for table in _tables(folder, TREE_SCHEMA, ["id"]) for id_ in table["id"].to_pylist()}
+
+
+def write_records(folder: str | Path, records: Iterable[Any], rows_per_shard: int = 4096) -> int:
+    """Append records, all of one dataclass, to a folder and return how many."""
+    return _write(ShardWriter(folder, records_to_table, rows_per_shard), records)
+
+
+def read_records(folder: str | Path, record_type: type[R]) -> Iterator[R]:
+    """The records of a folder in the order written; UserError if it holds none or those of another type."""
+    for table in _tables(folder, record_schema(record_type)):
+        for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            yield from records_of(batch, record_type)
+
+
+def _write(writer: ShardWriter, rows: Iterable[Any]) -> int:
+    num_rows = 0
+    with writer:
+        for row in rows:
+            writer.add(row)
+            num_rows += 1
+    return num_rows
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.parquet") if path.stem.isdecimal())
+
+
+def _tables(folder: str | Path, schema: pa.Schema, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """One table per whole shard: its checksums are verified before any of its rows is used."""
+    shards = _shards(Path(folder))
+    if not shards:
+        state = "an empty folder" if Path(folder).is_dir() else "no such folder"
+        raise UserError(
+            f"got {folder} ({state}), expected Parquet shards; run the stage that writes them first"
+        )
+    for path in shards:
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                found = file.schema_arrow
+                table = file.read(columns=columns) if found.equals(schema) else None
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the file system's fault, not the content's
+            logger.warning("dropped the torn shard %s (%s); its rows are not read", path, error)
+            continue
+        if table is None:
+            raise UserError(
+                f"got {path} with the columns {', '.join(found.names)}, expected {', '.join(schema.names)} "
+                "in the types of this version; read the folder as what was written there"
+            )
+        yield table
+
+
+def _num_tokens(tree: Tree) -> int:
+    return sum(len(node.token_ids) for node in tree.nodes)

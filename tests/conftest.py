@@ -1,0 +1,37 @@
+"""Settings of every test: offline, two torch threads, and where the shared data lie."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+NUM_THREADS = 2
+
+# Before any test imports a library that reads them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--shared-data",
+        metavar="PATH",
+        help="folder of real public data files (default: ../shared/data beside the checkout)",
+    )
+
+
+def pytest_runtest_setup(item):
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != NUM_THREADS:
+        torch.set_num_threads(NUM_THREADS)
+
+
+@pytest.fixture(scope="session")
+def shared_data(pytestconfig) -> Path:
+    """The folder of shared data; skips the test where there is none."""
+    given = pytestconfig.getoption("--shared-data")
+    folder = Path(given) if given else pytestconfig.rootpath.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}; give --shared-data PATH")
+    return folder

@@ -1,0 +1,113 @@
+"""Counts per stage and model, seconds per stage, and totals."""
+
+import time
+
+import pytest
+
+from reasoner.ledger import Ledger, flops
+
+
+def two_stages() -> Ledger:
+    ledger = Ledger()
+    with ledger.stage("rollout"):
+        ledger.add("policy", prefilled=100, reused=50, decoded=30)
+        ledger.add("policy", decoded=12, forwards=4)
+        ledger.add("prm", scored=7)
+    with ledger.stage("update"):
+        ledger.add("policy", trained=42, decoded=1, flops=flops(1000, 42, training=True))
+    return ledger
+
+
+def test_flops():
+    assert flops(7_000_000_000, 10, training=False) == 140_000_000_000
+    assert flops(7_000_000_000, 10, training=True) == 420_000_000_000
+
+
+def test_counts_by_stage_and_model():
+    ledger = two_stages()
+    assert ledger.counts == {
+        "rollout": {
+            "policy": {"prefilled": 100, "reused": 50, "decoded": 42, "forwards": 4},
+            "prm": {"scored": 7},
+        },
+        "update": {"policy": {"trained": 42, "decoded": 1, "flops": 252_000}},
+    }
+    assert ledger.total("decoded") == 43
+    assert ledger.total("verifications") == 0
+
+
+def test_seconds_of_a_stage_add_up():
+    ledger = Ledger()
+    for _ in range(2):
+        with ledger.stage("wait"):
+            time.sleep(0.02)
+    assert 0.04 <= ledger.seconds["wait"] < 2
+    assert ledger.total("seconds") == ledger.seconds["wait"]
+
+
+def test_a_failing_stage_is_booked_and_left():
+    ledger = Ledger()
+    with pytest.raises(KeyError), ledger.stage("fails"):
+        raise KeyError
+    assert ledger.seconds["fails"] > 0
+    with ledger.stage("next"):
+        ledger.add("policy", decoded=1)
+    assert ledger.total("decoded") == 1
+
+
+def test_unknown_counter_books_nothing():
+    ledger = Ledger()
+    with (
+        ledger.stage("rollout"),
+        pytest.raises(ValueError, match="counter 'decodd', expected one of prefilled"),
+    ):
+        ledger.add("policy", decoded=5, decodd=1)
+    assert ledger.total("decoded") == 0
+    with pytest.raises(ValueError, match="counter 'decodd'"):
+        ledger.total("decodd")
+
+
+@pytest.mark.parametrize("number", [-1, float("nan")])
+def test_counters_only_grow(number):
+    ledger = Ledger()
+    with ledger.stage("rollout"), pytest.raises(ValueError, match="expected 0 or more"):
+        ledger.add("policy", decoded=number)
+
+
+def test_counts_need_a_stage_and_stages_dont_nest():
+    ledger = Ledger()
+    with pytest.raises(ValueError, match="outside a stage"):
+        ledger.add("policy", decoded=1)
+    with ledger.stage("a"), pytest.raises(ValueError, match="'b' inside 'a'"), ledger.stage("b"):
+        pass
+
+
+def test_merge_of_two_ranks():
+    ledger = Ledger({"rollout": {"policy": {"decoded": 10}}}, {"rollout": 2.0, "update": 5.0})
+    other = Ledger(
+        {"rollout": {"policy": {"decoded": 5, "scored": 1}, "prm": {"scored": 2}}}, {"rollout": 3.0}
+    )
+    ledger.merge(other)
+    assert ledger.counts == {"rollout": {"policy": {"decoded": 15, "scored": 1}, "prm": {"scored": 2}}}
+    assert ledger.seconds == {"rollout": 3.0, "update": 5.0}
+    ledger.counts["rollout"]["prm"]["scored"] = 99
+    assert other.counts["rollout"]["prm"]["scored"] == 2
+
+
+def test_save_and_load_go_on_counting(tmp_path):
+    ledger = two_stages()
+    ledger.save(tmp_path / "ledger.json")
+    loaded = Ledger.load(tmp_path / "ledger.json")
+    assert loaded == ledger
+    with loaded.stage("update"):
+        loaded.add("policy", trained=8)
+    assert loaded.total("trained") == 50
+    assert ledger.total("trained") == 42
+
+
+def test_from_dict_shares_nothing():
+    ledger = two_stages()
+    copy = Ledger.from_dict(ledger.to_dict())
+    with copy.stage("rollout"):
+        copy.add("policy", decoded=1)
+    assert ledger.total("decoded") == 43
