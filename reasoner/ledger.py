@@ -19,6 +19,8 @@ COUNTERS = (
     "scored",  # tokens run forward only to read log-probabilities or rewards
     "trained",  # tokens run forward and backward
     "forwards",  # calls of the model
+    "slots_busy",  # rows that decoded, summed over decode steps
+    "slots_idle",  # rows that had nothing to decode, summed over decode steps
     "flops",  # floating-point operations, by `flops`
     "verifications",  # verdicts asked for
     "trajectories_generated",  # root-to-leaf paths finished

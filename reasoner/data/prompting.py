@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from reasoner.config import Config, UserError
+from reasoner.config import Config
+from reasoner.registry import UserError
 
 
 class PromptConfig(Config):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qwen2Tokenizer
 from transformers import set_seed as set_all_seeds
 
-from reasoner.config import Config, UserError
+from reasoner.config import Config
+from reasoner.registry import UserError
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -64,3 +65,47 @@ def save(model, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+class ModelConfig(Config):
+    """Which model to load, and how."""
+
+    path: str = Field(description="folder or hub name of a causal language model")
+    dtype: str = Field("auto", description="auto | float32 | bfloat16 | float16")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model; off unless you read it")
+
+
+def load_model(path: str, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """A causal LM by folder or hub name, in evaluation mode; what cannot be had is one clear UserError."""
+    with _explained(path, "model"):
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, attn_implementation="sdpa"
+        ).eval()
+
+
+def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub name; one without a pad token pads with its end of text."""
+    with _explained(path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {path} has no end-of-text token; expected one, set eos_token in its config")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@contextmanager
+def _explained(path: str, what: str):
+    """Turn what transformers and the hub raise into one line that says what to do."""
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise UserError(f"no {what} at {path}: there is no such folder; expected a Hugging Face model folder")
+    try:
+        yield
+    except (OSError, ValueError) as problem:
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        remedy = "check the files in the folder" if Path(path).is_dir() else (
+            "check the name and the network, or give the path of a local folder"
+        )
+        raise UserError(f"cannot load the {what} {path!r} ({reason[:200]}); expected a folder or a hub name: {remedy}") from problem

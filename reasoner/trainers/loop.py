@@ -1,0 +1,119 @@
+"""What every training loop needs from outside, and the optimizers that it may choose."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from reasoner.config import Config
+from reasoner.ledger import Ledger
+from reasoner.registry import lookup
+
+
+@dataclass
+class Session:
+    """Where a stage writes and whom it tells: `log(metrics, step)`, `progress(done, total, note)`."""
+
+    out: Path
+    ledger: Ledger = field(default_factory=Ledger)
+    log: Callable[[Mapping[str, Any], int], None] = lambda metrics, step: None
+    progress: Callable[[int, int, str], None] = lambda done, total, note: None
+    seed: int = 0
+
+
+class OptimizerConfig(Config):
+    """Which optimizer, and its learning rate over the run."""
+
+    name: str = Field("adamw", description="adamw | muon (orthogonalised momentum for matrices, AdamW for the rest)")
+    lr: float = Field(1e-5, gt=0, description="peak learning rate (of AdamW)")
+    muon_lr: float = Field(0.02, gt=0, description="peak learning rate of Muon's matrices")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's moment decays")
+    schedule: str = Field("cosine", description="cosine | linear | constant, after the warm-up")
+    warmup: float = Field(0.03, ge=0, le=1, description="share of the run over which the rate rises from 0")
+    floor: float = Field(0.05, ge=0, le=1, description="share of the peak that is left at the end")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+    "linear": lambda x: 1 - x,
+    "constant": lambda x: 1.0,
+}
+
+
+def rate(config: OptimizerConfig, progress: float) -> float:
+    """The share of the peak learning rate when `progress` (0 to 1) of the run is done."""
+    shape = lookup(SCHEDULES, config.schedule, "schedule")
+    if progress < config.warmup:
+        return progress / config.warmup
+    after = min(1.0, (progress - config.warmup) / max(1e-9, 1 - config.warmup))
+    return config.floor + (1 - config.floor) * shape(after)
+
+
+class Muon(torch.optim.Optimizer):
+    """torch's Muon for the matrices inside the blocks and AdamW for the rest, behind one optimizer's face."""
+
+    def __init__(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]], config: OptimizerConfig):
+        named = [(n, p) for n, p in named_parameters if p.requires_grad]
+        hidden = [p for n, p in named if p.ndim == 2 and not any(k in n for k in ("embed", "lm_head", "head."))]
+        inside = set(map(id, hidden))
+        rest = [p for _, p in named if id(p) not in inside]
+        self.parts: list[torch.optim.Optimizer] = []
+        if hidden:
+            self.parts.append(torch.optim.Muon(hidden, lr=config.muon_lr, weight_decay=config.weight_decay))
+        if rest:
+            self.parts.append(
+                torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+            )
+        super().__init__([p for _, p in named], {})
+        # the parts' own groups, so that a scheduler which sets "lr" here sets it there
+        self.param_groups = [g for part in self.parts for g in part.param_groups]
+
+    def step(self, closure=None):
+        for part in self.parts:
+            part.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [g for part in self.parts for g in part.param_groups]
+
+
+def _adamw(named_parameters, config: OptimizerConfig) -> torch.optim.Optimizer:
+    trained = [p for _, p in named_parameters if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": _adamw, "muon": Muon}
+
+
+def make_optimizer(net: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    return lookup(OPTIMIZERS, config.name, "optimizer")(net.named_parameters(), config)
+
+
+def by_steps(optimizer, config: OptimizerConfig, total: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """A schedule over `total` optimizer steps."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(config, min(1.0, step / max(1, total))))
+
+
+def by_seconds(optimizer, config: OptimizerConfig, seconds: float) -> torch.optim.lr_scheduler.LambdaLR:
+    """A schedule over wall time, for runs that are given seconds instead of steps."""
+    start = time.monotonic()
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda _: rate(config, min(1.0, (time.monotonic() - start) / seconds))
+    )
