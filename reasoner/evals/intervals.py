@@ -52,14 +52,17 @@ def bootstrap(
     """Percentile interval of a statistic over problems (Efron 1979): whole rows of `values` are resampled.
 
     `values` is (P,) or (P, ...): everything of one problem in one row, so that what belongs together stays
-    together. No width where all rows are equal: prefer `wilson` for plain proportions.
+    together. Resamples on which the statistic is NaN (an AUROC of one class) are left out. No width where all
+    rows are equal: prefer `wilson` for plain proportions.
     """
     rows = np.asarray(values, dtype=float)
     if rows.ndim == 0 or not len(rows):
         raise ValueError("no values to resample")
     rng = np.random.default_rng(seed)
     draws = [statistic(rows[rng.integers(0, len(rows), len(rows))]) for _ in range(num_resamples)]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    if np.isnan(draws).all():
+        return Interval(math.nan, math.nan)
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 
