@@ -161,21 +161,22 @@ def _thin(curve: Curve) -> Curve:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Centred mean over about a tenth of the run; towards the ends the window shrinks on both sides, so that
-    the line neither lags behind a trend nor flattens at the ends."""
-    smoothed = []
-    for i in range(len(values)):
-        reach = min(len(values) // 20, i, len(values) - 1 - i)
-        window = values[i - reach : i + reach + 1]
-        smoothed.append(sum(window) / len(window))
-    return smoothed
+    """Centred mean over about a tenth of the run, which does not lag behind a trend. At the ends the window is
+    cut on one side only, so that no single last value decides where the line ends."""
+    reach = len(values) // 20
+    windows = (values[max(i - reach, 0) : i + reach + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
 
 
 def curve_chart(curve: Curve) -> str:
-    """A small line chart: what was logged, and over 30 points or more a moving average in front of it."""
+    """A small line chart: what was logged, and from 30 points on a moving average in front of it.
+
+    The number in the corner is where the front line ends.
+    """
     width, height, left, right, top, bottom = 300.0, 168.0, 46.0, 288.0, 32.0, 144.0
-    last = curve.values[-1]
     curve = _thin(curve)
+    noisy = len(curve.values) >= 30
+    front = _smooth(curve.values) if noisy else curve.values
     ticks = nice_ticks(min(curve.values), max(curve.values), 3)
     start, stop = min(curve.steps), max(curve.steps)
 
@@ -184,17 +185,16 @@ def curve_chart(curve: Curve) -> str:
         ys = [bottom - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top) for value in values]
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
 
-    body = [_text(2, 14, curve.name[:30], "title"), _text(right, 14, short_number(last), "value", "end")]
+    body = [_text(2, 14, curve.name[:30], "title"), _text(right, 14, short_number(front[-1]), "value", "end")]
     for tick in ticks:
         y = bottom - (tick - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top)
         body.append(_line(left, y, right, y, "grid"))
         body.append(_text(left - 6, y + 4, short_number(tick), "tick", "end"))
     body.append(_text(left, bottom + 18, f"step {short_number(start)}", "tick"))
     body.append(_text(right, bottom + 18, short_number(stop), "tick", "end"))
-    noisy = len(curve.values) >= 30
-    body.append(f'<polyline points="{points(curve.values)}" class="curve{" raw" if noisy else ""}"/>')
     if noisy:
-        body.append(f'<polyline points="{points(_smooth(curve.values))}" class="curve"/>')
+        body.append(f'<polyline points="{points(curve.values)}" class="curve raw"/>')
+    body.append(f'<polyline points="{points(front)}" class="curve"/>')
     return _svg(width, height, curve.name, body, "small")
 
 
