@@ -161,8 +161,10 @@ def _thin(curve: Curve) -> Curve:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Centred mean over about a tenth of the run, which does not lag behind a trend. At the ends the window is
-    cut on one side only, so that no single last value decides where the line ends."""
+    """Centred mean over about a tenth of the run, which does not lag behind a trend.
+
+    At the ends the window is cut on one side only, so that no single last value decides where the line ends.
+    """
     reach = len(values) // 20
     windows = (values[max(i - reach, 0) : i + reach + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
