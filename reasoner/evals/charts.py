@@ -1,0 +1,241 @@
+"""Inline SVG charts as strings: intervals, curves, calibration, bars. Colours are the page's CSS classes."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from reasoner.evals.reward_quality import CalibrationPoint
+
+# Nothing invisible may act on the page: control characters, bidirectional overrides, lone surrogates.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+MAX_POINTS = 240
+
+
+class Estimate(NamedTuple):
+    """A labelled value with its interval; all in the units of the axis."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+class Panel(NamedTuple):
+    """One field of an interval chart; every panel has the same labels in the same order."""
+
+    title: str
+    estimates: list[Estimate]
+
+
+class Curve(NamedTuple):
+    """A quantity over training steps; `values[i]` was logged at `steps[i]`."""
+
+    name: str
+    steps: list[float]
+    values: list[float]
+
+
+def safe(text: object) -> str:
+    """Escapes text for HTML and SVG; what is invisible is spelled out, as \\u202e."""
+    return html.escape(_UNSEEN.sub(lambda match: f"\\u{ord(match.group()):04x}", str(text)))
+
+
+def short_number(x: float) -> str:
+    """Three significant digits with k, M, G, T: 12 345 678 is 12.3M."""
+    if not math.isfinite(x):
+        return "–"
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size * 0.9995:
+            return f"{x / size:.3g}{unit}"
+    # From 0.001 up plain digits; below that 3 digits with an exponent.
+    return f"{x:.3g}"
+
+
+def nice_ticks(low: float, high: float, num_ticks: int = 4) -> list[float]:
+    """About `num_ticks` round numbers (1, 2 or 5 times a power of ten) that span [low, high]."""
+    if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
+        margin = abs(low) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+    rough = (high - low) / num_ticks
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def _svg(width: float, height: float, label: str, body: Sequence[str], css_class: str = "") -> str:
+    return (
+        f'<svg class="{css_class}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{safe(label)}">'
+        + "".join(body)
+        + "</svg>"
+    )
+
+
+def _text(x: float, y: float, text: object, css_class: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{css_class}" text-anchor="{anchor}">{safe(text)}</text>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css_class}"/>'
+
+
+def interval_chart(panels: Sequence[Panel], unit: str = "%") -> str:
+    """Dots with whiskers, one line per label and one field per panel, all on one scale from 0.
+
+    The last label (the policy that the run ends with) is drawn in the accent colour.
+    """
+    finite = [
+        x for panel in panels for e in panel.estimates for x in (e.value, e.low, e.high) if math.isfinite(x)
+    ]
+    ticks = nice_ticks(min([0.0, *finite]), max([*finite, 1e-9]), 4)
+    labels = [estimate.label for estimate in panels[0].estimates]
+    left, row, top, gap = 20 + 7.4 * min(max(map(len, labels)), 24), 34, 34, 44
+    panel_width = (920 - left - gap * (len(panels) - 1)) / len(panels)
+    height = top + row * len(labels) + 26
+    body = [
+        _text(left - 14, top + row * (i + 0.5) + 4, label[:24], "label", "end")
+        for i, label in enumerate(labels)
+    ]
+    for i, panel in enumerate(panels):
+        body += _interval_panel(
+            panel, ticks, left + i * (panel_width + gap), panel_width - 30, top, row, unit
+        )
+    return _svg(920, height, "values with 95 % intervals", body, "wide")
+
+
+def _interval_panel(
+    panel: Panel, ticks: list[float], x0: float, width: float, top: float, row: float, unit: str
+) -> list[str]:
+    def x_of(value: float) -> float:
+        return x0 + (value - ticks[0]) / (ticks[-1] - ticks[0]) * width
+
+    bottom = top + row * len(panel.estimates)
+    body = [_text(x0, top - 14, panel.title, "title")]
+    for tick in ticks:
+        body.append(_line(x_of(tick), top, x_of(tick), bottom, "grid"))
+        mark = unit if tick == ticks[-1] else ""
+        body.append(_text(x_of(tick), bottom + 17, f"{tick:g}{mark}", "tick", "middle"))
+    for i, estimate in enumerate(panel.estimates):
+        if not math.isfinite(estimate.value):
+            continue
+        y, last = top + row * (i + 0.5), " last" if i == len(panel.estimates) - 1 else ""
+        end = estimate.value
+        if math.isfinite(estimate.low) and math.isfinite(estimate.high):
+            low, high, end = x_of(estimate.low), x_of(estimate.high), estimate.high
+            body.append(_line(low, y, high, y, "whisker" + last))
+            body += [_line(x, y - 5, x, y + 5, "whisker" + last) for x in (low, high)]
+        body.append(f'<circle cx="{x_of(estimate.value):.1f}" cy="{y:.1f}" r="5" class="dot{last}"/>')
+        body.append(_text(x_of(end) + 8, y + 4, f"{estimate.value:.1f}", "value" + last))
+    return body
+
+
+def interval_strip(value: float, low: float, high: float) -> str:
+    """A thin 0-to-1 scale with the interval and the value on it, for a table cell."""
+    value, low, high = (min(max(x, 0.0), 1.0) * 96 for x in (value, low, high))
+    return _svg(
+        100,
+        8,
+        "interval",
+        [
+            _line(2, 4, 98, 4, "track"),
+            _line(low + 2, 4, max(high, low + 1) + 2, 4, "span"),
+            _line(value + 2, 1, value + 2, 7, "point"),
+        ],
+        "strip",
+    )
+
+
+def _thin(curve: Curve) -> Curve:
+    """Means of neighbouring points, so that a long run does not become megabytes of SVG."""
+    size = math.ceil(len(curve.values) / MAX_POINTS)
+    chunks = range(0, len(curve.values), size)
+    return Curve(
+        curve.name,
+        [sum(curve.steps[i : i + size]) / len(curve.steps[i : i + size]) for i in chunks],
+        [sum(curve.values[i : i + size]) / len(curve.values[i : i + size]) for i in chunks],
+    )
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Centred mean over about a tenth of the run, which does not lag behind a trend.
+
+    At the ends the window is cut on one side only, so that no single last value decides where the line ends.
+    """
+    reach = len(values) // 20
+    windows = (values[max(i - reach, 0) : i + reach + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
+
+
+def curve_chart(curve: Curve) -> str:
+    """A small line chart: what was logged, and from 30 points on a moving average in front of it.
+
+    The number in the corner is where the front line ends.
+    """
+    width, height, left, right, top, bottom = 300.0, 168.0, 46.0, 288.0, 32.0, 144.0
+    curve = _thin(curve)
+    noisy = len(curve.values) >= 30
+    front = _smooth(curve.values) if noisy else curve.values
+    ticks = nice_ticks(min(curve.values), max(curve.values), 3)
+    start, stop = min(curve.steps), max(curve.steps)
+
+    def points(values: Sequence[float]) -> str:
+        xs = [left + (step - start) / ((stop - start) or 1.0) * (right - left) for step in curve.steps]
+        ys = [bottom - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top) for value in values]
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+
+    body = [_text(2, 14, curve.name[:30], "title"), _text(right, 14, short_number(front[-1]), "value", "end")]
+    for tick in ticks:
+        y = bottom - (tick - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top)
+        body.append(_line(left, y, right, y, "grid"))
+        body.append(_text(left - 6, y + 4, short_number(tick), "tick", "end"))
+    body.append(_text(left, bottom + 18, f"step {short_number(start)}", "tick"))
+    body.append(_text(right, bottom + 18, short_number(stop), "tick", "end"))
+    if noisy:
+        body.append(f'<polyline points="{points(curve.values)}" class="curve raw"/>')
+    body.append(f'<polyline points="{points(front)}" class="curve"/>')
+    return _svg(width, height, curve.name, body, "small")
+
+
+def calibration_chart(name: str, points: Sequence[CalibrationPoint]) -> str:
+    """Reliability diagram: share of positives over mean predicted probability, diagonal = calibrated."""
+    size, left, top = 214.0, 52.0, 32.0
+
+    def x_of(p: float) -> float:
+        return left + min(max(p, 0.0), 1.0) * size
+
+    def y_of(p: float) -> float:
+        return top + (1 - min(max(p, 0.0), 1.0)) * size
+
+    body = [_text(2, 14, name[:34], "title")]
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        body += [_line(left, y_of(tick), left + size, y_of(tick), "grid")]
+        body += [_text(left - 8, y_of(tick) + 4, f"{tick:g}", "tick", "end")]
+        body += [_text(x_of(tick), top + size + 17, f"{tick:g}", "tick", "middle")]
+    body.append(_line(x_of(0), y_of(0), x_of(1), y_of(1), "diagonal"))
+    largest = max(point.n for point in points)
+    for p in points:
+        body.append(_line(x_of(p.confidence), y_of(p.low), x_of(p.confidence), y_of(p.high), "whisker last"))
+        radius = 2.5 + 3.0 * math.sqrt(p.n / largest)
+        x, y = x_of(p.confidence), y_of(p.accuracy)
+        body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" class="dot last"/>')
+    body.append(_text(left + size / 2, top + size + 34, "predicted probability", "tick", "middle"))
+    upright = _text(0, 0, "share correct", "tick", "middle")
+    body.append(f'<g transform="translate(14 {top + size / 2:g}) rotate(-90)">{upright}</g>')
+    return _svg(290, top + size + 42, f"calibration of {name}", body, "small")
+
+
+def bar_chart(bars: Sequence[tuple[str, float, str]]) -> str:
+    """Horizontal bars of (label, value, text), for amounts that start at 0."""
+    left, row, width = 190.0, 28.0, 920.0
+    largest = max((value for _, value, _ in bars), default=0.0) or 1.0
+    body = []
+    for i, (label, value, text) in enumerate(bars):
+        y, length = row * i + 5, max(value, 0.0) / largest * (width - left - 110)
+        body.append(_text(left - 14, y + 14, label[:26], "label", "end"))
+        body.append(f'<rect x="{left}" y="{y}" width="{max(length, 1):.1f}" height="18" rx="2" class="bar"/>')
+        body.append(_text(left + max(length, 1) + 8, y + 14, text, "value"))
+    return _svg(width, row * len(bars) + 4, "amounts", body, "wide")

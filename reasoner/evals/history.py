@@ -1,0 +1,81 @@
+"""Picks from metrics.jsonl what the report draws: curves over training steps, and calibration points."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reasoner.evals.charts import Curve
+from reasoner.evals.reward_quality import CalibrationPoint
+
+# What is worth a chart, in this order. A key is drawn if it has all words of an entry.
+DRAWN_WORDS = (
+    ("accuracy",),
+    ("reward",),
+    ("loss",),
+    ("kl",),
+    ("k3",),
+    ("entropy",),
+    ("num", "steps"),
+    ("length",),
+    ("clip",),
+    ("ess",),
+    ("grad", "norm"),
+)
+MAX_PER_WORD = 2
+MAX_PER_STAGE = 12
+STEP_KEYS = ("step", "global_step", "_step")
+
+
+def number(x: Any) -> float:
+    """x as a float; NaN for anything that is not a number (a metrics file may hold text and null)."""
+    return float(x) if isinstance(x, int | float) and not isinstance(x, bool) else math.nan
+
+
+def curves_by_stage(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Curve]]:
+    """The drawn curves of each stage, from dicts with a step and any numeric keys.
+
+    The stage is the entry's "stage", or else the part of a key before its first "/". Entries without a step
+    are numbered in their order; values that are not finite are left out.
+    """
+    series: dict[str, dict[str, Curve]] = {}
+    for i, entry in enumerate(history):
+        step = next((number(entry[key]) for key in STEP_KEYS if key in entry), float(i))
+        for key, value in entry.items():
+            if key in STEP_KEYS or not (math.isfinite(number(value)) and math.isfinite(step)):
+                continue
+            prefix, _, rest = key.partition("/")
+            stage = str(entry["stage"]) if "stage" in entry else prefix if rest else ""
+            name = rest if rest and (prefix == stage) else key
+            curve = series.setdefault(stage, {}).setdefault(name, Curve(name, [], []))
+            curve.steps.append(step)
+            curve.values.append(number(value))
+    chosen = {stage: _chosen(curves) for stage, curves in series.items()}
+    return {stage: curves for stage, curves in chosen.items() if curves}
+
+
+def _chosen(curves: Mapping[str, Curve]) -> list[Curve]:
+    words_of = {name: set(re.split(r"[^a-z0-9]+", name.lower())) for name in curves}
+    picked: dict[str, Curve] = {}
+    for words in DRAWN_WORDS:
+        names = [name for name in curves if words_of[name].issuperset(words) and name not in picked]
+        # One point draws no line.
+        long = [name for name in names if len(curves[name].values) > 1]
+        picked.update((name, curves[name]) for name in long[:MAX_PER_WORD])
+    return list(picked.values())[:MAX_PER_STAGE]
+
+
+def calibrations(history: Sequence[Mapping[str, Any]]) -> dict[str, list[CalibrationPoint]]:
+    """Reliability diagrams by name, from entries {"method": "prm", "calibration": calibration_curve(…)}.
+
+    An entry's "when" or "stage", if it has one, joins the name. The last entry of a name is drawn.
+    """
+    found = {}
+    for entry in history:
+        if entry.get("calibration"):
+            parts = (entry.get("method", "reward model"), entry.get("when") or entry.get("stage"))
+            name = ", ".join(str(part) for part in parts if part)
+            found[name] = [CalibrationPoint(*point) for point in entry["calibration"]]
+    return found

@@ -1,0 +1,100 @@
+"""How sure a number is: intervals over problems, and paired comparisons on the same problems."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+class PairedDifference(NamedTuple):
+    """Mean of a - b over problems with a bootstrap interval; wins, losses, ties by problem; sign test."""
+
+    difference: float
+    low: float
+    high: float
+    wins: int
+    losses: int
+    ties: int
+    p_value: float
+
+
+def wilson(c: int, n: int, z: float = 1.96) -> Interval:
+    """Score interval for a proportion of c successes in n trials (Wilson 1927); [0, 1] for n = 0.
+
+    Honest near 0 and 1 and for small n, where p +- z * sqrt(p (1-p) / n) has no width or leaves [0, 1].
+    """
+    if not 0 <= c <= n:
+        raise ValueError(f"c={c} successes of n={n}: c must lie in 0..n")
+    if n == 0:
+        return Interval(0.0, 1.0)
+    p, shrink = c / n, 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # At c = 0 and c = n one end is the point itself, which rounding would miss by 1e-17.
+    return Interval(0.0 if c == 0 else centre - half, 1.0 if c == n else centre + half)
+
+
+def bootstrap(
+    values: Sequence[float] | np.ndarray,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    seed: int = 0,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile interval of a statistic over problems (Efron 1979): whole rows of `values` are resampled.
+
+    `values` is (P,) or (P, ...): everything of one problem in one row, so that what belongs together stays
+    together. Resamples on which the statistic is NaN (an AUROC of one class) are left out. No width where all
+    rows are equal: prefer `wilson` for plain proportions.
+    """
+    rows = np.asarray(values, dtype=float)
+    if rows.ndim == 0 or not len(rows):
+        raise ValueError("no values to resample")
+    rng = np.random.default_rng(seed)
+    draws = [statistic(rows[rng.integers(0, len(rows), len(rows))]) for _ in range(num_resamples)]
+    if np.isnan(draws).all():
+        return Interval(math.nan, math.nan)
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided exact p-value for wins and losses being equally likely, ties left out; 1 with neither.
+
+    On right/wrong outcomes this is McNemar's test in its exact form: wins and losses are the problems on
+    which exactly one of the two methods is right.
+    """
+    n = wins + losses
+    tail = sum(math.comb(n, i) for i in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], seed: int = 0, num_resamples: int = 2000
+) -> PairedDifference:
+    """Compares two methods on the same problems: `a[p]` and `b[p]` are their results on problem p.
+
+    The interval resamples problems, not methods, so that what makes a problem hard for both cancels.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} results: both must hold the same problems")
+    differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    low, high = bootstrap(differences, seed=seed, num_resamples=num_resamples)
+    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    return PairedDifference(
+        difference=float(differences.mean()),
+        low=low,
+        high=high,
+        wins=wins,
+        losses=losses,
+        ties=len(differences) - wins - losses,
+        p_value=sign_test(wins, losses),
+    )
