@@ -50,6 +50,11 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, to_json(value, indent=2) + "\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """Valid JSON: NaN and infinities become null, one-element arrays and tensors their number."""
     return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)

@@ -1,5 +1,7 @@
 """Written arithmetic, line by line: is "a op b = c" true, and are its operands known?
 
+A line that begins with "=" goes on from the line before it, the first one from the problem.
+
 The checker is a small hand-written parser over exact rationals. Nothing of the text is evaluated
 by Python, and what could grow without bound (length, digits, nesting) has a budget.
 """
@@ -7,6 +9,7 @@ by Python, and what could grow without bound (length, digits, nesting) has a bud
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from math import gcd, lcm
 
 from verifiers.extract import final_answer
 from verifiers.verdict import Verdict
@@ -22,8 +25,11 @@ _TEX_SIGN = re.compile("|".join(re.escape(sign) for sign in _TEX_SIGNS))
 _LABEL = re.compile(r"\s*(?:step\s{0,3}\d{1,4}\s{0,3}[:.)]|[-*]\s+(?=\S))\s*", re.IGNORECASE)
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _TOKEN = re.compile(rf"\s*(?:({_NUMBER})|([-+*/%()]))")
+# between the arguments of a function a comma parts numbers and never groups thousands
+_TOKEN_OF_CALLS = re.compile(r"\s*(?:([0-9]+(?:\.[0-9]+)?|\.[0-9]+)|(gcd|lcm|[-+*/%(),]))")
 _PLAIN = re.compile(r"\s*(-?[0-9]{1,18}) ?([-+*/%]) ?(-?[0-9]{1,18}) ?= ?(-?[0-9]{1,18})\s*")
-_ARITHMETIC = re.compile(r"[0-9\s.,+\-*/%()=]*\Z")
+_ARITHMETIC = re.compile(r"(?:[0-9\s.,+\-*/%()=]|gcd|lcm)*\Z")
+_FUNCTIONS = {"gcd": gcd, "lcm": lcm}
 _SIGNED_NUMBER = re.compile(rf"(-\s*)?({_NUMBER})")
 
 Number = int | Fraction
@@ -55,16 +61,27 @@ def check_steps(response: str, problem: str | None = None) -> list[WrittenStep]:
     line. A wrong result counts as known afterwards, so that one slip is reported once, where it is.
     """
     known = None if problem is None else _numbers_in(problem)
+    before = _expression(problem) if problem is not None else None
     steps = []
     offset = 0
     for raw in response.split("\n"):
         text = raw.strip()
         if text:
             start = offset + raw.index(text[0])
-            right, why = _check_line(text, known)
+            if text.startswith("="):
+                right, why = _check_line(f"{before}{text}", None) if before else (None, "no calculation")
+            else:
+                right, why = _check_line(text, known)
+            before = _expression(text.rpartition("=")[2]) or before
             steps.append(WrittenStep(text, start, start + len(text), right, why))
         offset += len(raw) + 1
     return steps
+
+
+def _expression(text: str) -> str | None:
+    """The text if it is an expression that a line may go on from, less a closing "="."""
+    text = text.strip().removesuffix("=").rstrip()
+    return text if text and "=" not in text and _ARITHMETIC.match(text) else None
 
 
 def steps(
@@ -172,8 +189,9 @@ class _Parser:
         self.tokens: list[str] = []
         at = 0
         text = text.rstrip()
+        token = _TOKEN_OF_CALLS if "c" in text else _TOKEN
         while at < len(text):
-            match = _TOKEN.match(text, at)
+            match = token.match(text, at)
             if match is None or len(self.tokens) >= MAX_TOKENS:
                 raise _Unreadable("unreadable" if match is None else "over budget")
             # A minus that touches its number after a space is a sign, "17 % -5"; see _is_remainder.
@@ -246,12 +264,36 @@ class _Parser:
             self.at += 1
             self.depth -= 1
             return -inner if negative else inner
-        if token in "+-*/%()":
+        if token in _FUNCTIONS:
+            return -self._call(token) if negative else self._call(token)
+        if token in "+-*/%(),":
             raise _Unreadable("unreadable")
         number = _read_number(token)
         number = -number if negative else number
         self.operands.add(number)
         return number
+
+    def _call(self, name: str) -> Number:
+        """gcd or lcm of two or more whole numbers."""
+        arguments: list[int] = []
+        closing = self._peek()
+        self.depth += 1
+        while closing in ("(", ","):
+            self.at += 1
+            if self.depth > MAX_DEPTH:
+                raise _Unreadable("over budget")
+            argument = self._sum()
+            if not isinstance(argument, int):
+                raise _Unreadable("unreadable")
+            arguments.append(argument)
+            closing = self._peek()
+            if closing == "(":
+                break
+        if closing != ")" or len(arguments) < 2:
+            raise _Unreadable("unreadable")
+        self.at += 1
+        self.depth -= 1
+        return self._part(_FUNCTIONS[name](*arguments))
 
     def _part(self, value: Number) -> Number:
         if isinstance(value, Fraction) and value.denominator == 1:

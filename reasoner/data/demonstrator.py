@@ -1,91 +1,140 @@
-"""Write the working of an arithmetic expression, one calculation a line, as a patient pupil would.
+"""Work an expression out as a patient pupil would: one calculation a line, the rest copied down.
 
-    (3 + 4) * 2        3+4=7
-                       7*2=14
-                       #### 14
+    (3+4)*2-1      =7*2-1
+                   =14-1
+                   =13
+                   #### 13
+
+Each line is the expression before it with its first possible calculation done, so a line is right exactly
+if its value is that of the line before. `gcd` and `lcm` are rewritten by Euclid's rule and by
+lcm(a, b) = a / gcd(a, b) · b.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from decimal import Decimal
-from math import gcd
 
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|[-+*/()])")
+_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|gcd|lcm|[-+*/(),])")
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
-def work_expression(expression: str) -> list[str]:
-    """The calculations of an expression of + - * / and parentheses, each on values already known, and `#### result`."""
-    lines: list[str] = []
-    value = _evaluate(_tokens(expression), lines)
-    return [*lines, f"#### {value}"]
+class Uneven(ValueError):
+    """A division whose result is no finite decimal, or a division by zero."""
 
 
-def work_gcd(numbers: list[int]) -> list[str]:
-    """Euclid's remainders, number by number."""
-    lines: list[str] = []
-    result = numbers[0]
-    for number in numbers[1:]:
-        result = _euclid(result, number, lines)
-    return [*lines, f"#### {result}"]
+@dataclass(frozen=True)
+class Number:
+    value: Decimal
+
+    def __str__(self) -> str:
+        return str(self.value)
 
 
-def work_lcm(numbers: list[int]) -> list[str]:
-    """lcm(a, b) = a / gcd(a, b) * b, number by number."""
-    lines: list[str] = []
-    result = numbers[0]
-    for number in numbers[1:]:
-        divisor = _euclid(result, number, lines)
-        lines.append(f"{result}/{divisor}={result // divisor}")
-        lines.append(f"{result // divisor}*{number}={result // divisor * number}")
-        result = result // divisor * number
-    return [*lines, f"#### {result}"]
+@dataclass(frozen=True)
+class Operation:
+    operator: str
+    left: Expression
+    right: Expression
+
+    def __str__(self) -> str:
+        return f"{self.left}{self.operator}{self.right}"
 
 
-def _euclid(a: int, b: int, lines: list[str]) -> int:
-    a, b = max(a, b), min(a, b)
-    while b:
-        lines.append(f"{a}%{b}={a % b}")
-        a, b = b, a % b
-    assert a == gcd(a, b)
-    return a
+@dataclass(frozen=True)
+class Group:
+    """Something in parentheses, with a minus before them or not."""
+
+    inner: Expression
+    negative: bool = False
+
+    def __str__(self) -> str:
+        return f"{'-' if self.negative else ''}({self.inner})"
 
 
-def _tokens(expression: str) -> list[str]:
-    tokens, at = [], 0
-    text = expression.strip()
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if match is None:
-            raise ValueError(f"cannot read {text[at:]!r} of the expression {text!r}; expected numbers, + - * / ( )")
-        tokens.append(match[1])
-        at = match.end()
-    return tokens
+@dataclass(frozen=True)
+class Call:
+    """gcd or lcm of two or more expressions."""
+
+    name: str
+    arguments: tuple[Expression, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}({','.join(map(str, self.arguments))})"
 
 
-def _evaluate(tokens: list[str], lines: list[str], minimum: int = 1) -> Decimal:
-    """Precedence climbing over `tokens` (consumed from the front), writing each calculation as it is made."""
-    left = _operand(tokens, lines)
-    while tokens and _PRECEDENCE.get(tokens[0], 0) >= minimum:
-        operator = tokens.pop(0)
-        right = _evaluate(tokens, lines, _PRECEDENCE[operator] + 1)
-        result = _apply(left, operator, right)
-        lines.append(f"{left}{operator}{right}={result}")
-        left = result
-    return left
+Expression = Number | Operation | Group | Call
 
 
-def _operand(tokens: list[str], lines: list[str]) -> Decimal:
-    token = tokens.pop(0)
-    if token == "-":
-        return 0 - _operand(tokens, lines)
-    if token == "(":
-        value = _evaluate(tokens, lines)
-        if tokens.pop(0) != ")":
-            raise ValueError("a parenthesis is not closed")
-        return value
-    return Decimal(token)
+def work_out(expression: str) -> str | None:
+    """The lines of the working and `#### result`; None where a division does not come out even.
+
+    Text that is no expression of + - * / ( ) gcd lcm is a ValueError.
+    """
+    tokens = _tokens(expression)
+    current = _ungrouped(_parse(tokens))
+    if tokens:
+        raise ValueError(f"cannot read {''.join(tokens)!r} at the end of {expression!r}; expected an operator")
+    lines = []
+    try:
+        while not isinstance(current, Number):
+            current = _ungrouped(_reduce(current))
+            lines.append(f"={current}")
+    except Uneven:
+        return None
+    return "\n".join([*lines, f"#### {current}"])
+
+
+def _reduce(e: Expression) -> Expression:
+    """Do the leftmost calculation whose operands are numbers."""
+    match e:
+        case Operation(operator, Number(left), Number(right)):
+            return Number(_apply(left, operator, right))
+        case Operation(operator, left, right) if not isinstance(left, Number):
+            return Operation(operator, _reduce(left), right)
+        case Operation(operator, left, right):
+            return Operation(operator, left, _reduce(right))
+        case Group(inner, negative):
+            return Group(_reduce(inner), negative)
+        case Call(name, arguments):
+            for i, argument in enumerate(arguments):
+                if not isinstance(argument, Number):
+                    return Call(name, (*arguments[:i], _reduce(argument), *arguments[i + 1 :]))
+            return _gcd_rule(arguments) if name == "gcd" else _lcm_rule(arguments)
+    raise AssertionError(f"{e} is a number already")
+
+
+def _gcd_rule(arguments: tuple[Expression, ...]) -> Expression:
+    """gcd(a, 0, …) = gcd(a, …) and gcd(a, b, …) = gcd(b, a mod b, …)."""
+    a, b, *rest = arguments
+    assert isinstance(a, Number) and isinstance(b, Number)
+    if b.value == 0:
+        return Call("gcd", (a, *rest)) if rest else a
+    return Call("gcd", (b, Number(a.value % b.value), *rest))
+
+
+def _lcm_rule(arguments: tuple[Expression, ...]) -> Expression:
+    a, b, *rest = arguments
+    product = Operation("*", Operation("/", a, Call("gcd", (a, b))), b)
+    return Call("lcm", (product, *rest)) if rest else product
+
+
+def _ungrouped(e: Expression) -> Expression:
+    """Drop parentheses around numbers and around parentheses."""
+    match e:
+        case Operation(operator, left, right):
+            return Operation(operator, _ungrouped(left), _ungrouped(right))
+        case Call(name, arguments):
+            return Call(name, tuple(map(_ungrouped, arguments)))
+        case Group(inner, negative):
+            inner = _ungrouped(inner)
+            if isinstance(inner, Number):
+                return Number(0 - inner.value if negative else inner.value)
+            if isinstance(inner, Group):
+                return Group(inner.inner, negative ^ inner.negative)
+            return Group(inner, negative)
+    return e
 
 
 def _apply(left: Decimal, operator: str, right: Decimal) -> Decimal:
@@ -95,7 +144,55 @@ def _apply(left: Decimal, operator: str, right: Decimal) -> Decimal:
         return left - right
     if operator == "*":
         return left * right + 0  # no negative zero
-    quotient = left / right + 0
-    if quotient * right != left:
-        raise ValueError(f"{left} / {right} is not exact")
-    return quotient
+    if right == 0 or (left / right) * right != left:
+        raise Uneven(f"{left} / {right}")
+    return left / right + 0
+
+
+def _tokens(expression: str) -> list[str]:
+    tokens, at = [], 0
+    text = expression.strip()
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise ValueError(f"cannot read {text[at:]!r} of {text!r}; expected numbers, + - * / ( ) gcd lcm")
+        tokens.append(match[1])
+        at = match.end()
+    return tokens
+
+
+def _parse(tokens: list[str], minimum: int = 1) -> Expression:
+    """Precedence climbing over `tokens`, which are consumed from the front."""
+    left = _operand(tokens)
+    while tokens and _PRECEDENCE.get(tokens[0], 0) >= minimum:
+        operator = tokens.pop(0)
+        left = Operation(operator, left, _parse(tokens, _PRECEDENCE[operator] + 1))
+    return left
+
+
+def _operand(tokens: list[str]) -> Expression:
+    token = tokens.pop(0) if tokens else ""
+    if token == "-":
+        operand = _operand(tokens)
+        return Number(0 - operand.value) if isinstance(operand, Number) else Group(operand, negative=True)
+    if token == "(":
+        inner = _parse(tokens)
+        _expect(tokens, ")")
+        return Group(inner)
+    if token in ("gcd", "lcm"):
+        _expect(tokens, "(")
+        arguments = [_parse(tokens)]
+        while tokens and tokens[0] == ",":
+            tokens.pop(0)
+            arguments.append(_parse(tokens))
+        _expect(tokens, ")")
+        return Call(token, tuple(arguments))
+    if not token[:1].isdigit():
+        raise ValueError(f"found {token!r} where a number was expected")
+    return Number(Decimal(token))
+
+
+def _expect(tokens: list[str], wanted: str) -> None:
+    got = tokens.pop(0) if tokens else "the end"
+    if got != wanted:
+        raise ValueError(f"found {got!r} where {wanted!r} was expected")

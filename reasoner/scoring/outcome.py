@@ -40,9 +40,9 @@ def judge(
 
 def _again(tree: Tree, text: str, first: Verdict) -> Verdict:
     second = verify(tree.problem.verifier, text, tree.problem.reference)
-    if second.status != "error" or second.reason == "unavailable":
+    if second.status != "error":
         return second
-    return replace(second, status="incorrect", detail=f"failed twice: {first.detail}; {second.detail}"[:500])
+    return replace(second, status="incorrect", reason="refused", detail=f"failed twice: {first.detail}; {second.detail}"[:500])
 
 
 def outcome_reward(verdict: Verdict | None) -> float | None:

@@ -1,0 +1,109 @@
+"""Supervised fine-tuning on chains of thought, by TRL's SFTTrainer, fed the token ids as they are."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from datasets import Dataset
+from pydantic import Field
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from reasoner.config import Config
+from reasoner.policy.adapters import LoRA, load_trainable
+from reasoner.policy.models import load_tokenizer, save
+from reasoner.records import SFTExample
+from reasoner.registry import UserError
+from reasoner.trainers.loop import OptimizerConfig, Session, by_seconds, by_steps, make_optimizer
+
+
+class SFTStage(Config):
+    """Imitate demonstrations. What `trl` holds is passed to trl.SFTConfig."""
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch_size: int = Field(32, ge=1, description="sequences per update and process")
+    epochs: float = Field(1.0, gt=0, description="passes over the demonstrations")
+    max_steps: int | None = Field(None, description="updates in all, instead of epochs")
+    max_seconds: float | None = Field(None, description="wall seconds, instead of epochs; the schedule runs over them")
+    lora: LoRA | None = Field(None, description="train a LoRA adapter instead of all weights")
+    trl: dict[str, Any] = Field(default_factory=dict, description="further options of trl.SFTConfig")
+
+
+def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, session: Session) -> None:
+    """Train and save to `session.out`; prompts carry no loss. An empty list of examples is a UserError."""
+    if not examples:
+        raise UserError("no demonstrations to imitate; expected at least one, check the problem source")
+    tokenizer = load_tokenizer(model_path)
+    whole, lm = load_trainable(model_path, config.lora)
+    dataset = Dataset.from_dict(
+        {
+            "input_ids": [e.prompt_ids + e.completion_ids for e in examples],
+            "completion_mask": [[0] * len(e.prompt_ids) + [1] * len(e.completion_ids) for e in examples],
+        }
+    )
+    per_epoch = max(1, len(examples) // config.batch_size)
+    steps = config.max_steps or max(1, round(config.epochs * per_epoch))
+    on_gpu = torch.cuda.is_available()
+    machine: dict[str, Any] = {  # TRL's defaults are for a GPU and fail on a CPU
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": on_gpu,
+    }
+    chosen: dict[str, Any] = {
+        "output_dir": str(session.out),
+        "per_device_train_batch_size": config.batch_size,
+        "max_steps": steps if config.max_seconds is None else 10**9,
+        "max_grad_norm": config.optimizer.max_grad_norm,
+        "train_sampling_strategy": "group_by_length",
+        "max_length": None,
+        "completion_only_loss": True,  # else the mask is ignored and prompts are learned too
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": 10,
+        "disable_tqdm": True,
+        "seed": session.seed,
+    }
+    optimizer = make_optimizer(whole, config.optimizer)
+    if config.max_seconds is not None:
+        schedule = by_seconds(optimizer, config.optimizer, config.max_seconds)
+    else:
+        schedule = by_steps(optimizer, config.optimizer, steps)
+    trainer = SFTTrainer(
+        model=whole,
+        args=SFTConfig(**machine, **(chosen | config.trl)),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        optimizers=(optimizer, schedule),
+        callbacks=[_Report(session, config.max_seconds)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.train()
+    tokens = int(sum(map(len, dataset["input_ids"])) / len(dataset) * trainer.state.global_step * config.batch_size)
+    session.ledger.add("policy", trained=tokens * trainer.accelerator.num_processes)
+    if trainer.is_world_process_zero():
+        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
+
+
+class _Report(TrainerCallback):
+    """Passes TRL's log lines on, moves the progress bar, and ends a run that was given seconds."""
+
+    def __init__(self, session: Session, max_seconds: float | None):
+        self.session, self.max_seconds = session, max_seconds
+        self.start = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        elapsed = time.monotonic() - self.start
+        if self.max_seconds is None:
+            self.session.progress(state.global_step, state.max_steps, "")
+        else:
+            self.session.progress(int(elapsed), int(self.max_seconds), "seconds")
+            control.should_training_stop = elapsed >= self.max_seconds
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs and state.is_world_process_zero:
+            keep = {k: float(logs[k]) for k in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy") if k in logs}
+            self.session.log({f"sft/{k}": v for k, v in keep.items()}, state.global_step)
