@@ -1,0 +1,197 @@
+"""Measure a policy on problems: greedy and sampled answers, votes, best-of-n, and the quality of reward models.
+
+Only independent samples from the prompt count for pass@k and votes; PRM quality is measured on the policy's
+own chains against the exact truth of each written step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from reasoner.data.prompting import Prompting
+from reasoner.evals.metrics import best_of_n, maj_at_k, pass_at_k
+from reasoner.evals.reward_quality import auroc, best_threshold, first_below, first_error_f1
+from reasoner.evals.rows import MetricRow, mean_row, statistic_row
+from reasoner.policy.engine import Engine, Sampling
+from reasoner.policy.heads import ScoreNet
+from reasoner.scoring.aggregate import AGGREGATES
+from reasoner.scoring.outcome import judge
+from reasoner.scoring.prm import score_leaves, score_steps
+from reasoner.search.chain import fan
+from reasoner.search.grow import Growth, grow
+from reasoner.tree import Problem, Tree
+from verifiers.arithmetic_steps import WrittenStep, check_steps
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A policy at some point of its training, and how far it is to be measured."""
+
+    when: str
+    engine: Engine
+    num_samples: int = 0  # sampled answers per problem; 0: greedy only
+
+
+@dataclass
+class Measured:
+    """Rows for metrics.json, some chains for the report, and (step score, step is right) pairs of the PRM."""
+
+    rows: list[MetricRow] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    step_scores: list[tuple[float, bool]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RewardModels:
+    """The nets that rank answers; `aggregate` turns a PRM's step scores into one."""
+
+    prm: ScoreNet | None = None
+    orm: ScoreNet | None = None
+    aggregate: str = "last"
+    threshold: float = 0.5
+
+
+def draw(
+    problems: Sequence[Problem],
+    engine: Engine,
+    prompting: Prompting,
+    num: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+) -> list[Tree]:
+    """`num` judged independent answers per problem; temperature 0 is greedy."""
+    trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
+    growth = Growth(prompting.mark_steps, max_tokens, Sampling(temperature), seed)
+    grow(trees, engine, fan(num), growth, lambda done: progress(done, len(trees), ""))
+    judge(trees, prompting.decode)
+    return trees
+
+
+def measure(
+    subject: Subject,
+    problems: Sequence[Problem],
+    prompting: Prompting,
+    models: RewardModels,
+    max_tokens: int,
+    seed: int,
+    stage: str,
+    progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+) -> Measured:
+    """All rows of one policy. Subsets are the problems' domains and `all`."""
+    found = Measured()
+    greedy = draw(problems, subject.engine, prompting, 1, max_tokens, 0.0, seed, progress)
+    right = [_outcomes(t)[0] for t in greedy]
+    _add(found, stage, "pass@1", "greedy", subject.when, problems, right)
+    if not subject.num_samples:
+        return found
+    k = subject.num_samples
+    trees = draw(problems, subject.engine, prompting, k, max_tokens, 1.0, seed + 1, progress)
+    outcomes = [_outcomes(t) for t in trees]
+    answers = [[t.verdicts[leaf].answer for leaf in t.leaves()] for t in trees]
+    _add(found, stage, "pass@1", "sampled", subject.when, problems, [float(np.mean(o)) for o in outcomes])
+    _add(found, stage, f"pass@{k}", "sampled", subject.when, problems, [pass_at_k(k, int(sum(o)), k) for o in outcomes])
+    _add(found, stage, f"maj@{k}", "sampled", subject.when, problems,
+         [maj_at_k(a, [bool(x) for x in o], k) for a, o in zip(answers, outcomes, strict=True)])  # fmt: skip
+    if models.orm is not None:
+        scores = score_leaves(models.orm, trees)
+        best = [best_of_n([s[leaf] for leaf in t.leaves()], o) for t, s, o in zip(trees, scores, outcomes, strict=True)]
+        _add(found, stage, f"best_of_{k}", "orm", subject.when, problems, best)
+    if models.prm is not None:
+        score_steps(models.prm, trees, "prm")
+        rank = AGGREGATES[models.aggregate]
+        best = [
+            best_of_n([rank(t.path_scores("prm", leaf)) for leaf in t.leaves()], o)
+            for t, o in zip(trees, outcomes, strict=True)
+        ]
+        _add(found, stage, f"best_of_{k}", "prm", subject.when, problems, best)
+        _add_step_quality(found, stage, subject.when, trees, prompting, models.threshold)
+    return found
+
+
+def calibrated_threshold(trees: Sequence[Tree], prompting: Prompting) -> float:
+    """The step-score threshold with the best first-error F1 on these trees' chains, scored by the PRM already."""
+    chains = [checked_chain(t, leaf, prompting) for t in trees for leaf in t.leaves()]
+    chains = [c for c in chains if c]
+    truth = [_first_wrong(c) for c in chains]
+    if all(t == -1 for t in truth) or all(t != -1 for t in truth):
+        return 0.5
+    return best_threshold([[x for _, x in c] for c in chains], truth).threshold
+
+
+def checked_chain(tree: Tree, leaf: int, prompting: Prompting) -> list[tuple[WrittenStep, float]]:
+    """The calculations of a trajectory with their truth and the PRM's score; none where lines and steps don't match."""
+    written = check_steps(prompting.decode(tree.completion_ids(leaf)), tree.problem.prompt)
+    scores = tree.path_scores("prm", leaf)
+    if len(written) != len(scores):
+        return []
+    return [(w, s) for w, s in zip(written, scores, strict=True) if w.right is not None]
+
+
+def _first_wrong(chain: list[tuple[WrittenStep, float]]) -> int:
+    return next((i for i, (w, _) in enumerate(chain) if not w.right), -1)
+
+
+def _outcomes(tree: Tree) -> list[float]:
+    """1 for each right answer; what our side failed to judge counts as not right here, and is rare."""
+    return [float(tree.verdicts[leaf].status == "correct") for leaf in tree.leaves()]
+
+
+def _add(found: Measured, stage: str, metric: str, method: str, when: str, problems: Sequence[Problem], values) -> None:
+    subsets = sorted({p.domain for p in problems}, reverse=True)
+    for subset in [*subsets, "all"]:
+        chosen = [v for p, v in zip(problems, values, strict=True) if subset in ("all", p.domain)]
+        found.rows.append(mean_row(stage, metric, method, when, subset, chosen))
+
+
+def _add_step_quality(
+    found: Measured, stage: str, when: str, trees: Sequence[Tree], prompting: Prompting, threshold: float
+) -> None:
+    """AUROC over the steps up to each chain's first wrong one, and first-error F1 at the calibrated threshold."""
+    per_problem: list[list[tuple[float, bool]]] = []
+    predicted: list[int] = []
+    truth: list[int] = []
+    for tree in trees:
+        pairs: list[tuple[float, bool]] = []
+        for leaf in tree.leaves():
+            chain = checked_chain(tree, leaf, prompting)
+            if not chain:
+                continue
+            wrong = _first_wrong(chain)
+            pairs += [(s, bool(w.right)) for w, s in (chain if wrong < 0 else chain[: wrong + 1])]
+            predicted.append(first_below([s for _, s in chain], threshold))
+            truth.append(wrong)
+        per_problem.append(pairs)
+        if len(found.samples) < 12 and tree.leaves():
+            found.samples.append(_sample(tree, prompting, when))
+    found.step_scores = [p for pairs in per_problem for p in pairs]
+    if len({right for _, right in found.step_scores}) == 2:
+        groups = np.arange(len(per_problem))
+
+        def of_problems(rows: np.ndarray) -> float:
+            pairs = [p for i in rows.astype(int) for p in per_problem[i]]
+            labels = [r for _, r in pairs]
+            return auroc([s for s, _ in pairs], labels) if 0 < sum(labels) < len(labels) else float("nan")
+
+        found.rows.append(statistic_row(stage, "auroc", "prm", when, "steps", groups, of_problems))
+        both = np.array([predicted, truth]).T
+        found.rows.append(
+            statistic_row(stage, "first_error_f1", "prm", when, "steps", both, lambda r: first_error_f1(r[:, 0], r[:, 1]).f1)
+        )
+
+
+def _sample(tree: Tree, prompting: Prompting, when: str) -> dict[str, Any]:
+    leaf = tree.leaves()[0]
+    written = check_steps(prompting.decode(tree.completion_ids(leaf)), tree.problem.prompt)
+    scores = tree.path_scores("prm", leaf)
+    matched = scores if len(scores) == len(written) else [None] * len(written)
+    return {
+        "prompt": f"{tree.problem.prompt}   ({when})",
+        "steps": [{"text": w.text, "right": w.right, "prm": s} for w, s in zip(written, matched, strict=True)],
+        "correct": tree.verdicts[leaf].status == "correct",
+    }

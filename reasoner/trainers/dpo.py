@@ -1,0 +1,94 @@
+"""Direct preference optimisation on sibling continuations, by TRL's DPOTrainer, fed the sampled token ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from pydantic import Field
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from reasoner.config import Config
+from reasoner.policy.adapters import LoRA, load_trainable
+from reasoner.policy.models import load_tokenizer, save
+from reasoner.records import PreferencePair
+from reasoner.registry import UserError
+from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
+
+
+class DPOStage(Config):
+    """Prefer the right sibling over the wrong one. What `trl` holds is passed to trl.DPOConfig."""
+
+    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-6)
+    beta: float = Field(0.1, gt=0, description="strength of the tie to the policy at the start")
+    batch_size: int = Field(32, ge=1, description="pairs per update and process")
+    epochs: float = Field(1.0, gt=0, description="passes over the pairs")
+    lora: LoRA | None = Field(None, description="train a LoRA adapter instead of all weights")
+    trl: dict[str, Any] = Field(default_factory=dict, description="further options of trl.DPOConfig")
+
+
+class _AsSampled(DPOTrainer):
+    """Takes prompt_ids, chosen_ids and rejected_ids as they are: no text, no tokenizer, no end of text added."""
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        return dataset
+
+
+def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, session: Session) -> None:
+    """Train and save to `session.out`/model. No pairs at all is a UserError."""
+    if not pairs:
+        raise UserError("no preference pairs; expected siblings of which one is right and one wrong: roll out more problems")
+    tokenizer = load_tokenizer(model_path)
+    whole, _ = load_trainable(model_path, config.lora)
+    reference = None if config.lora else load_trainable(model_path, None)[0]
+    dataset = Dataset.from_dict(
+        {name: [getattr(p, name) for p in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    )
+    steps = max(1, round(config.epochs * max(1, len(pairs) // config.batch_size)))
+    on_gpu = torch.cuda.is_available()
+    machine = {"use_cpu": not on_gpu, "bf16": on_gpu, "gradient_checkpointing": False, "dataloader_pin_memory": on_gpu}
+    chosen = {
+        "output_dir": str(session.out),
+        "beta": config.beta,
+        "per_device_train_batch_size": config.batch_size,
+        "max_steps": steps,
+        "max_grad_norm": config.optimizer.max_grad_norm,
+        "max_length": None,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": 5,
+        "disable_tqdm": True,
+        "seed": session.seed,
+    }
+    optimizer = make_optimizer(whole, config.optimizer)
+    trainer = _AsSampled(
+        model=whole,
+        ref_model=reference,
+        args=DPOConfig(**machine, **(chosen | config.trl)),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        optimizers=(optimizer, by_steps(optimizer, config.optimizer, steps)),
+        callbacks=[_Report(session)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.train()
+    tokens = sum(len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
+    session.ledger.add("policy", trained=int(tokens * config.epochs))
+    if trainer.is_world_process_zero():
+        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
+
+
+class _Report(TrainerCallback):
+    def __init__(self, session: Session):
+        self.session = session
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.session.progress(state.global_step, state.max_steps, "")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs and state.is_world_process_zero:
+            keep = ("loss", "grad_norm", "rewards/accuracies", "rewards/margins")
+            self.session.log({f"dpo/{k.split('/')[-1]}": float(logs[k]) for k in keep if k in logs}, state.global_step)
