@@ -13,7 +13,7 @@ _BRACE_OR_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[ \d$-]))|\\[\\{}]|[{}]")
 _UNBRACED = re.compile(r"\s*([^\s{}$\\]{1,60})")
 _HASHES = re.compile(r"^[ \t>*]*####[ \t]*(\S[^\n]*)", re.MULTILINE)
 _ANSWER_IS = re.compile(
-    r"\banswer\b(?:[ \t]{0,3}(?:is|are|equals|:|=|\*\*)){1,4}[ \t]{0,3}([^\n]*)", re.IGNORECASE
+    r"\banswer\b(?:[ \t]{0,3}(?:is|are|equals|:|=|\*\*)){1,4}[ \t]{0,3}", re.IGNORECASE
 )
 _SENTENCE_END = re.compile(r"\.(?=\s|$|\*\*)")
 _FENCE = re.compile(r"^[ \t]*```+[ \t]*([\w+-]*)[^\n]*$", re.MULTILINE)
@@ -57,7 +57,8 @@ def after_answer_is(response: str) -> str | None:
         pass
     if last is None:
         return None
-    text = last.group(1).strip()
+    newline = response.find("\n", last.end())
+    text = response[last.end() : newline if newline >= 0 else len(response)].strip()
     end = _SENTENCE_END.search(text)
     text = (text[: end.start()] if end else text).strip(" \t*`:")
     return text or None
@@ -69,6 +70,79 @@ def bare(response: str) -> str | None:
     if not text or len(text) > MAX_BARE_CHARS or "\n" in text or _PROSE.search(text):
         return None
     return text
+
+
+_ENVIRONMENT = re.compile(r"\$\$([^$]+)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\[(.*?)\\\]|\\\((.*?)\\\)", re.DOTALL)
+_COMMAND = re.compile(r"\\(?:text|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
+_A_WORD = re.compile(r"\b(?!sqrt\b|inf\b)[a-zA-Z]{3,}|[^\x00-\x7f]|\$|\\[(\[]")
+_BETWEEN_BOXES = re.compile(r"(?:[\s$,.;]|\\[()\[\]]|and|or|\\quad|\\qquad|\\text\s*\{[^{}]{0,40}\b(?:and|or)\s*\})*")
+_LAST_NUMBER = re.compile(
+    r"-?\\?[$€£]?(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:[.,]\d+)?(?:/\d+)?(?: ?\\?(?:%|percent|pct))?|-?\.\d+"
+    r"|-?\\[dt]?frac\{-?\d+\}\{-?\d+\}", re.ASCII
+)
+
+
+def _closing_brace(response: str, at: int) -> int | None:
+    """Where the brace that is open at `at` closes, within an answer's length."""
+    depth = 1
+    for position in range(at, min(len(response), at + 5_000)):
+        depth += (response[position] == "{") - (response[position] == "}")
+        if depth == 0:
+            return position
+    return None
+
+
+def last_math(response: str) -> str | None:
+    """Lenient, for answers that were not asked to be boxed: the last boxes, with no words between
+    them; else what follows "answer is"; else the last formula; else the last number."""
+    ends: list[tuple[int, int, str]] = []
+    rest = 0
+    while (start := response.find("\\boxed{", rest)) >= 0 and len(ends) < 1000:
+        end = _closing_brace(response, start + len("\\boxed{"))
+        rest = start + len("\\boxed{") if end is None else end + 1
+        if end is not None:
+            ends.append((start, end + 1, response[start + len("\\boxed{") : end].strip()))
+    if ends:
+        last = len(ends) - 1
+        while last and _BETWEEN_BOXES.fullmatch(response, ends[last - 1][1], ends[last][0]):
+            last -= 1
+        return ", ".join(text for _, _, text in ends[last:])
+    short = bare(response)
+    if short is not None and not _A_WORD.search(_COMMAND.sub(" 0 ", short)):
+        return short
+    said = after_answer_is(response)
+    text = said if said is not None else response
+    formula = number = None
+    for formula in _ENVIRONMENT.finditer(text):  # noqa: B007
+        pass
+    for number in _LAST_NUMBER.finditer(text, formula.end() if formula else 0):  # noqa: B007
+        pass
+    if formula is not None and number is None:
+        return next((part for part in formula.groups() if part), "").strip() or None
+    return number.group().strip() if number else said
+
+
+_CHOICE_SAID = re.compile(r"(?:\banswer\b|\bis\b|\best\b|\bréponse\b)[ \t:*(]{1,6}([A-J])\b")
+_CHOICE_FIRST = re.compile(r"\s*\(?([A-J])(?![A-Za-z'])")
+_CHOICE_ALONE = re.compile(r"(?<![A-Za-z'\\])([A-J])(?![A-Za-z'])")
+
+
+def choice(response: str) -> str | None:
+    """The letter of a multiple choice: in a box, else behind "answer", else at the start of a line
+    that begins with one, else the last letter that stands alone."""
+    inside = boxed(response)
+    if inside is not None:
+        letters = _CHOICE_ALONE.findall(inside)
+        return letters[0] if len(set(letters)) == 1 else inside
+    said = _CHOICE_SAID.findall(response)
+    if said:
+        return said[-1]
+    for line in response.splitlines()[-1:] + response.splitlines()[:1]:
+        first = _CHOICE_FIRST.match(line)
+        if first:
+            return first.group(1)
+    alone = _CHOICE_ALONE.findall(response)
+    return alone[-1] if alone else None
 
 
 def fenced_code(response: str, languages: tuple[str, ...] = ("", "python", "py", "python3")) -> str | None:
@@ -108,6 +182,8 @@ RULES = {
     "boxed": boxed,
     "hashes": after_hashes,
     "answer_is": after_answer_is,
+    "last_math": last_math,
+    "choice": choice,
     "bare": bare,
     "whole": whole,
     "code": fenced_code,
