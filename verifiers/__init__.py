@@ -22,6 +22,8 @@ Verifier = Callable[..., Verdict]
 VERIFIERS = {
     "math": "verifiers.math_answer:math",
     "steps": "verifiers.arithmetic_steps:steps",
+    "code": "verifiers.code_tests:code",
+    "logic": "verifiers.logic:logic",
 }
 _loaded: dict[str, Verifier] = {}
 

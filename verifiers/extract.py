@@ -94,7 +94,7 @@ def _closing_brace(response: str, at: int) -> int | None:
 
 def last_math(response: str) -> str | None:
     """Lenient, for answers that were not asked to be boxed: the last boxes, with no words between
-    them; else what follows "answer is"; else the last formula; else the last number."""
+    them, unless "answer is" follows; else what follows that; else the last formula or number."""
     ends: list[tuple[int, int, str]] = []
     rest = 0
     while (start := response.find("\\boxed{", rest)) >= 0 and len(ends) < 1000:
@@ -102,7 +102,9 @@ def last_math(response: str) -> str | None:
         rest = start + len("\\boxed{") if end is None else end + 1
         if end is not None:
             ends.append((start, end + 1, response[start + len("\\boxed{") : end].strip()))
-    if ends:
+    # An answer stated behind the last box is the final one.
+    said = after_answer_is(response[rest:])
+    if ends and not said:
         last = len(ends) - 1
         while last and _BETWEEN_BOXES.fullmatch(response, ends[last - 1][1], ends[last][0]):
             last -= 1
@@ -110,7 +112,6 @@ def last_math(response: str) -> str | None:
     short = bare(response)
     if short is not None and not _A_WORD.search(_COMMAND.sub(" 0 ", short)):
         return short
-    said = after_answer_is(response)
     text = said if said is not None else response
     formula = number = None
     for formula in _ENVIRONMENT.finditer(text):  # noqa: B007

@@ -199,6 +199,8 @@ class _Parser:
         if left[0] == "num" and left[1].denominator == 1 and right[0] == "div":
             if right[1][0] == "num" and right[2][0] == "num" and left[1] >= 0:
                 return ("add", left, right)
+        if right[0] == "text":
+            return ("unit", left, right[1])  # "9 (apples)"
         if left[0] == "num" and right[0] == "num":
             raise Unreadable("two numbers side by side")
         return ("mul", left, right)

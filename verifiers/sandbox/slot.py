@@ -16,6 +16,7 @@ _WARM = {
     "hashlib heapq io itertools json math operator queue random re select selectors socket statistics string struct textwrap "
     "threading time traceback typing unicodedata",
     "science": "numpy sympy",
+    "puzzles": "numpy sympy verifiers.gym_scores",
     "math": "sympy latex2sympy2_extended verifiers.symbolic",
 }
 _FIRST_FREE_FD = 10
@@ -97,6 +98,8 @@ def _warm(name: str) -> None:
         sympy.solve(x**2 - 2, x)
         sympy.integrate(x**2, x)
         numpy.linalg.inv(numpy.eye(2))
+    elif name == "puzzles":
+        importlib.import_module("verifiers.gym_scores").warm_up()
     elif name == "math":
         importlib.import_module("verifiers.symbolic").warm_up()
     exec(compile("sorted(str(i) for i in range(3))", "warm", "exec"), {})

@@ -53,7 +53,7 @@ def watch(children: list[Watched], proc: int) -> None:
             for fd, _ in poller.poll(_wait_ms(alive)):
                 child = readers[fd]
                 if fd == child.pidfd:
-                    _drain(child, poller, readers)
+                    _drain(child, poller)
                     _reap(child)
                     poller.unregister(fd)
                     alive.remove(child)
@@ -100,8 +100,7 @@ def _take(child: Watched, fd: int, poller) -> None:
     kept = child.written[name]
     part = os.read(fd, 65536)
     if not part:
-        poller.unregister(fd)
-        del child.pipes[fd]
+        _close(child, fd, poller)
         return
     kept += part
     if len(kept) > cap:
@@ -109,7 +108,13 @@ def _take(child: Watched, fd: int, poller) -> None:
         child.ending = child.ending or "output_limit"
 
 
-def _drain(child: Watched, poller, readers) -> None:
+def _close(child: Watched, fd: int, poller) -> None:
+    poller.unregister(fd)
+    os.close(fd)
+    del child.pipes[fd]
+
+
+def _drain(child: Watched, poller) -> None:
     """What a child that has ended left in its pipes; nobody else can write to them any more."""
     for fd in list(child.pipes):
         os.set_blocking(fd, False)
@@ -119,8 +124,7 @@ def _drain(child: Watched, poller, readers) -> None:
         except BlockingIOError:
             pass
         if fd in child.pipes:
-            poller.unregister(fd)
-            del child.pipes[fd]
+            _close(child, fd, poller)
 
 
 def _over_time(child: Watched, proc: int) -> bool:

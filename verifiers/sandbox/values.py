@@ -11,6 +11,7 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 200_000
 _SAFE_INT = 1 << 53
+_TYPES = {t.__name__: t for t in (int, float, str, bool, list, tuple, dict, set, complex, bytes)}
 _DICTS = (collections.OrderedDict, collections.defaultdict, collections.Counter)
 
 
@@ -69,6 +70,8 @@ def _tagged(value, handle, depth, budget):  # noqa: PLR0911
         return inner(value.tolist())
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
         return {"t": [inner(item) for item in tuple.__iter__(value)]}
+    if kind is type and value in _TYPES.values():
+        return {"y": value.__name__}
     if handle is not None:
         return {"h": handle(value)}
     raise NotPlain(f"a value of type {kind.__module__}.{kind.__qualname__}"[:200])
@@ -113,6 +116,8 @@ def _plain(tagged, handle, depth):
         return bytes.fromhex(body)
     if tag == "h" and handle is not None:
         return handle(int(body))
+    if tag == "y":
+        return _TYPES[body]
     if tag == "t":
         return tuple(_plain(item, handle, depth + 1) for item in body)
     if tag == "s":
