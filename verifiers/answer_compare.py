@@ -60,7 +60,7 @@ def same(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
         return _same_based(gold, answer)
     if "text" in kinds:
         return gold[0] == answer[0] and gold[1].casefold().split() == answer[1].casefold().split()
-    if "inf" in kinds or gold[0] == answer[0] == "neg" and ("inf",) in (gold[1], answer[1]):
+    if "inf" in kinds or (gold[0] == answer[0] == "neg" and ("inf",) in (gold[1], answer[1])):
         return gold == answer
     return leaf(gold, answer)
 
@@ -227,7 +227,7 @@ def _signed(tree: tuple, minus: bool) -> tuple:
 
 
 def _same_collections(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
-    if gold[0] == "set" and answer[0] == "tuple" or gold[0] == "tuple" and answer[0] == "set":
+    if (gold[0] == "set" and answer[0] == "tuple") or (gold[0] == "tuple" and answer[0] == "set"):
         return False
     if gold[0] == "tuple" and answer[0] == "list":
         return gold[1] == "(" and gold[3] == ")" and _pairwise(gold[2], answer[1], leaf)
@@ -304,7 +304,7 @@ def _same_units(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
         return same_quantity(Quantity(values[0], gold_unit), Quantity(values[1], answer_unit))
     except NoImage:
         pass
-    if gold_unit != answer_unit and (gold_unit and answer_unit or "%" in (gold_unit, answer_unit)):
+    if gold_unit != answer_unit and ((gold_unit and answer_unit) or "%" in (gold_unit, answer_unit)):
         return False
     return same(gold, answer, leaf)
 

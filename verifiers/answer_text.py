@@ -40,6 +40,9 @@ _WRAPPERS = (
 _SPACES = re.compile(r"\s+")
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?:[ ][0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
+# Words, at most four, none of them a connective: "5 or 6" is two answers, not 5 of a unit.
+_WORD = r"(?!(?:or|and|not|but|to)\b)[A-Za-z]{1,20}\.?"
+_UNIT = rf"{_WORD}(?:[ ]?[ /-][ ]?{_WORD}){{0,3}}(?:[ ]?\^?\{{?[23]\}}?|[²³])?"
 _NUMBER = re.compile(
     rf"""(?P<sign>[-+]?)\s*(?P<currency>\\?[$€£])?\s*(?P<inner_sign>-?)
     (?: (?P<whole>[0-9]{{1,9}})?\s*\\frac\s*\{{\s*(?P<tex_sign>-?)(?P<top>{_DIGITS})\s*\}}
@@ -50,7 +53,7 @@ _NUMBER = re.compile(
         (?: [eE](?P<exponent>[-+]?[0-9]{{1,4}})
           | \s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*\{{?\s*(?P<power>-?[0-9]{{1,4}})\s*\}}? )?
     )
-    \s*(?P<unit>\\?%|\\?[$€£]|\^\\circ\b|[A-Za-z][A-Za-z ./^0-9{{}}²³-]*|)\s*""",
+    \s*(?P<unit>\\?%|\\?[$€£]|\^\\circ\b|{_UNIT}|)\s*""",
     re.VERBOSE,
 )
 

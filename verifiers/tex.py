@@ -39,18 +39,15 @@ _RELATIONS = {
     r"\ne": "!=", r"\neq": "!=", r"\in": "in", r"\approx": "~", r"\equiv": "=", r"\simeq": "~",
 }  # fmt: skip
 _FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp det gcd lcm max min "
-    "floor ceil abs lg".split()  # noqa: SIM905
+    ["sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln", "exp", "det", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "lg"]
 )
 _GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma "
-    "tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar "
-    "triangle angle circ square".split()  # noqa: SIM905
+    ["alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar", "triangle", "angle", "circ", "square"]
 )
 _SETS = {r"\emptyset": "emptyset", r"\varnothing": "emptyset", r"\infty": "inf"}
 _CLOSERS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", "|": "|"}
 _MATRICES = frozenset("pmatrix bmatrix vmatrix matrix Bmatrix smallmatrix array".split())  # noqa: SIM905
-_ACCENTS = frozenset(r"\overrightarrow \vec \hat \bar \overline \underline \mathbb \mathcal \tilde".split())
+_ACCENTS = frozenset([r"\overrightarrow", r"\vec", r"\hat", r"\bar", r"\overline", r"\underline", r"\mathbb", r"\mathcal", r"\tilde"])
 
 
 def parse(text: str) -> tuple:

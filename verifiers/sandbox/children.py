@@ -5,12 +5,14 @@ happens to print on the descriptor is no frame; a candidate that forges it says 
 own output, which it could say anyway.
 """
 
+import atexit
 import gc
 import io
 import linecache
 import os
 import resource
 import sys
+import threading
 import traceback
 import types
 
@@ -122,7 +124,12 @@ def run_program(nonce: bytes, job: dict, blobs: list[bytes]) -> None:
     module = _fresh_main("solution.py", code)
 
     def action() -> bytes:
-        exec(compile(code, "solution.py", "exec", dont_inherit=True), module.__dict__)
+        try:
+            exec(compile(code, "solution.py", "exec", dont_inherit=True), module.__dict__)
+        finally:
+            # As at the end of any script: threads are waited for, exit functions run.
+            threading._shutdown()
+            atexit._run_exitfuncs()
         return b""
 
     _guarded(nonce, action)

@@ -14,6 +14,7 @@ import time
 from verifiers.sandbox import frames
 from verifiers.sandbox.limits import Limits, Outcome
 from verifiers.sandbox.probe import Isolation, at_least, probe
+from verifiers.sandbox.turns import Turns
 
 _START = (
     "import json, sys; c = json.loads(sys.argv[1]); sys.path[:] = c['path'];"
@@ -144,7 +145,11 @@ class Pool:
                     f"isolation is tier {slot.tier}, expected at least {min_isolation}; see `python -m verifiers "
                     f"probe` ({'; '.join(slot.problems) or 'no layer reports a problem'})"
                 )
-            outcome = slot.run(header, *blobs)
+            turn = _turns.take()
+            try:
+                outcome = slot.run(header, *blobs)
+            finally:
+                _turns.give(turn)
         except BaseException:
             slot.end()
             self._return(None)
@@ -183,6 +188,7 @@ class Pool:
 
 # Candidates run behind at least this tier or not at all (verifiers.sandbox.probe.TIERS).
 min_isolation = "B"
+_turns = Turns()
 _pools: dict[str, Pool] = {}
 _owner = os.getpid()
 _lock = threading.Lock()

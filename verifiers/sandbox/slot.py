@@ -4,6 +4,7 @@ Started by verifiers.sandbox.pool as a fresh interpreter with an empty environme
 verifiers.sandbox.frames over the socket on descriptor 0. It never runs a candidate's code itself.
 """
 
+import atexit
 import gc
 import importlib
 import os
@@ -71,6 +72,7 @@ def main(configuration: dict) -> None:
     setup.address_space = int(os.pread(statm, 200, 0).split()[0]) * os.sysconf("SC_PAGE_SIZE")
     os.close(statm)
     os.environ.clear()
+    atexit._clear()  # a child runs its program's exit functions, not ours
     gc.collect()
     gc.freeze()
     frames.write(control, frames.pack({"ready": True, "layers": setup.layers, "problems": setup.problems}))

@@ -35,7 +35,7 @@ def encode(value, handle=None) -> bytes:
     return encoded
 
 
-def _tagged(value, handle, depth, budget):  # noqa: PLR0911
+def _tagged(value, handle, depth, budget):
     budget[0] -= 1
     if depth > MAX_DEPTH or budget[0] < 0:
         raise NotPlain("a value nested too deeply" if depth > MAX_DEPTH else "a value of too many parts")
@@ -140,7 +140,7 @@ def same(expected, found, tolerance: float = 0.0, depth: int = 0) -> bool:
     if isinstance(expected, int | float) and isinstance(found, int | float):
         if expected == found:
             return True
-        if not tolerance or isinstance(expected, int) and isinstance(found, int):
+        if not tolerance or (isinstance(expected, int) and isinstance(found, int)):
             return False
         try:
             return abs(expected - found) <= tolerance * max(1.0, abs(expected))
