@@ -4,6 +4,7 @@ Which expressions are equal is asked of `leaf(gold, answer) -> bool`; which kind
 equal at all is decided here.
 """
 
+import itertools
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -77,7 +78,7 @@ def _conclusion(tree: tuple) -> tuple | None:
         return sides[0]
     if "~" in signs or set(signs) != {"="} or len(signs) == 1:
         return ("rel", sides, signs)
-    for left, right in zip(sides[1:], sides[2:], strict=False):
+    for left, right in itertools.pairwise(sides[1:]):
         try:
             if not fields.equal(left, right):
                 return None
@@ -183,7 +184,9 @@ def _same_inequalities(gold: tuple, answer: tuple) -> bool:
     try:
         if not fields.proportional(*differences):
             return False
-        point = {name: Fraction(3 + 2 * n, 7) for n, name in enumerate(sorted(fields.symbols(differences[0])))}
+        point = {
+            name: Fraction(3 + 2 * n, 7) for n, name in enumerate(sorted(fields.symbols(differences[0])))
+        }
         first, second = (fields.rational(_at(tree, point)) for tree in differences)
     except NoImage as problem:
         raise Undecided(f"two inequalities: {problem}") from problem
@@ -205,7 +208,12 @@ def _items(tree: tuple) -> list[tuple] | None:
         for item in tree[1]:
             found += _items(item) or [item]
         return found
-    if tree[0] == "rel" and tree[2] == ("=",) and _names_something(tree[1][0]) and tree[1][1][0] in ("list", "pm"):
+    if (
+        tree[0] == "rel"
+        and tree[2] == ("=",)
+        and _names_something(tree[1][0])
+        and tree[1][1][0] in ("list", "pm")
+    ):
         return _items(tree[1][1])
     expanded = _plus_minus(tree)
     return expanded if len(expanded) > 1 else None
@@ -222,7 +230,8 @@ def _signed(tree: tuple, minus: bool) -> tuple:
         right = _signed(tree[2], minus)
         return ("add", _signed(tree[1], minus), ("neg", right) if minus else right)
     return tuple(
-        _signed(part, minus) if isinstance(part, tuple) and part and isinstance(part[0], str) else part for part in tree
+        _signed(part, minus) if isinstance(part, tuple) and part and isinstance(part[0], str) else part
+        for part in tree
     )
 
 

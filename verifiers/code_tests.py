@@ -15,7 +15,9 @@ from verifiers.sandbox import pool, values
 from verifiers.sandbox.limits import Limits, Outcome
 from verifiers.verdict import Verdict, failure
 
-_LOOKS_LIKE_CODE = re.compile(r"^(?:\s{2,}\S|def |class |import |from |print\(|for |while |if |[A-Za-z_][\w, ]*=)", re.M)
+_LOOKS_LIKE_CODE = re.compile(
+    r"^(?:\s{2,}\S|def |class |import |from |print\(|for |while |if |[A-Za-z_][\w, ]*=)", re.M
+)
 _ENDING_REASON = {
     "crashed": "runtime_error", "time_limit": "time_limit", "memory_limit": "memory_limit",
     "output_limit": "output_limit", "security": "security",
@@ -128,16 +130,26 @@ def _stub(prompt: str) -> str:
 
 def _tests(inputs, outputs, asserts, test, prompt, setup, entry_point, tolerance) -> Iterator[_Test]:
     """Every test of the reference. Raises ValueError where keys are missing or do not fit."""
-    kinds = [name for name, given in (("inputs", inputs), ("asserts", asserts), ("test", test)) if given is not None]
+    kinds = [
+        name
+        for name, given in (("inputs", inputs), ("asserts", asserts), ("test", test))
+        if given is not None
+    ]
     if len(kinds) != 1:
-        raise ValueError(f"reference has {', '.join(kinds) or 'no tests'}, expected one of inputs, asserts, test")
+        raise ValueError(
+            f"reference has {', '.join(kinds) or 'no tests'}, expected one of inputs, asserts, test"
+        )
     if test is not None:
         if not entry_point:
             raise ValueError("test without entry_point")
         if "assert" not in test:
             raise ValueError("test without an assert")
         header = {"kind": "suite", "entries": [entry_point]}
-        yield header, (_stub(prompt).encode() if prompt else b"", f"{test}\ncheck({entry_point})".encode()), _reached
+        yield (
+            header,
+            (_stub(prompt).encode() if prompt else b"", f"{test}\ncheck({entry_point})".encode()),
+            _reached,
+        )
         return
     if asserts is not None:
         entries = [entry_point] if entry_point else _entries(asserts)
@@ -177,7 +189,11 @@ def _entries(asserts: list[str]) -> list[str]:
 def _reached(outcome: Outcome) -> str:
     if outcome.ending == "done":
         return "" if outcome.value == b"every test reached" else "wrong"
-    if outcome.ending == "crashed" and outcome.detail == "exception" and b"AssertionError" in outcome.stderr[-300:]:
+    if (
+        outcome.ending == "crashed"
+        and outcome.detail == "exception"
+        and b"AssertionError" in outcome.stderr[-300:]
+    ):
         return "wrong"
     return _ENDING_REASON[outcome.ending]
 
@@ -219,7 +235,9 @@ def same_output(expected: str, found: str, tolerance: float = 0.0) -> bool:
     ]:
         return True
     wanted, words = expected.split(), found.split()
-    return len(wanted) == len(words) and all(_same_word(a, b, tolerance) for a, b in zip(wanted, words, strict=True))
+    return len(wanted) == len(words) and all(
+        _same_word(a, b, tolerance) for a, b in zip(wanted, words, strict=True)
+    )
 
 
 def _same_word(expected: str, found: str, tolerance: float) -> bool:

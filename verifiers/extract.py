@@ -12,9 +12,7 @@ MAX_BARE_CHARS = 200
 _BRACE_OR_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[ \d$-]))|\\[\\{}]|[{}]")
 _UNBRACED = re.compile(r"\s*([^\s{}$\\]{1,60})")
 _HASHES = re.compile(r"^[ \t>*]*####[ \t]*(\S[^\n]*)", re.MULTILINE)
-_ANSWER_IS = re.compile(
-    r"\banswer\b(?:[ \t]{0,3}(?:is|are|equals|:|=|\*\*)){1,4}[ \t]{0,3}", re.IGNORECASE
-)
+_ANSWER_IS = re.compile(r"\banswer\b(?:[ \t]{0,3}(?:is|are|equals|:|=|\*\*)){1,4}[ \t]{0,3}", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?=\s|$|\*\*)")
 _FENCE = re.compile(r"^[ \t]*```+[ \t]*([\w+-]*)[^\n]*$", re.MULTILINE)
 _PROSE = re.compile(r"[A-Za-z']{2,}(?:[ ,;]+[A-Za-z']{2,}){3}")
@@ -75,10 +73,13 @@ def bare(response: str) -> str | None:
 _ENVIRONMENT = re.compile(r"\$\$([^$]+)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\[(.*?)\\\]|\\\((.*?)\\\)", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:text|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _A_WORD = re.compile(r"\b(?!sqrt\b|inf\b)[a-zA-Z]{3,}|[^\x00-\x7f]|\$|\\[(\[]")
-_BETWEEN_BOXES = re.compile(r"(?:[\s$,.;]|\\[()\[\]]|and|or|\\quad|\\qquad|\\text\s*\{[^{}]{0,40}\b(?:and|or)\s*\})*")
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$,.;]|\\[()\[\]]|and|or|\\quad|\\qquad|\\text\s*\{[^{}]{0,40}\b(?:and|or)\s*\})*"
+)
 _LAST_NUMBER = re.compile(
     r"-?\\?[$€£]?(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:[.,]\d+)?(?:/\d+)?(?: ?\\?(?:%|percent|pct))?|-?\.\d+"
-    r"|-?\\[dt]?frac\{-?\d+\}\{-?\d+\}", re.ASCII
+    r"|-?\\[dt]?frac\{-?\d+\}\{-?\d+\}",
+    re.ASCII,
 )
 
 

@@ -176,7 +176,11 @@ class Image:
             n, k = map(int, numbers)
             if k > n:
                 return 0
-            return self._factorial(n) * self._inverse(self._factorial(k) * self._factorial(n - k) % self.p) % self.p
+            return (
+                self._factorial(n)
+                * self._inverse(self._factorial(k) * self._factorial(n - k) % self.p)
+                % self.p
+            )
         if name == "abs":
             return self.of(("num", abs(rational(arguments[0]))))
         if name in ("floor", "ceil"):
@@ -216,7 +220,10 @@ def rational(tree: tuple) -> Fraction:
         base, power = rational(tree[1]), rational(tree[2])
         if power.denominator != 1:
             raise NoImage("a fractional power")
-        if abs(power) > 4096 or abs(power) * max(base.numerator.bit_length(), base.denominator.bit_length()) > 8192:
+        if (
+            abs(power) > 4096
+            or abs(power) * max(base.numerator.bit_length(), base.denominator.bit_length()) > 8192
+        ):
             raise TooLarge("power")
         if base == 0 and power <= 0:
             raise Undefined("zero to no positive power")

@@ -17,7 +17,7 @@ from verifiers.verdict import Verdict, failure
 
 TIME_LIMIT_S = 0.5
 _MAX_NESTING = 60
-_NO_VALUE = frozenset("nan zoo undefined null none".split())  # noqa: SIM905
+_NO_VALUE = frozenset(("nan", "zoo", "undefined", "null", "none"))
 # What code would need and an answer would not; such text is refused unread.
 _CODE = ("__", "lambda", "import", "exec(", "eval(", "().", "open(")
 _CHOICE = frozenset("ABCDEFGHIJ")
@@ -196,7 +196,9 @@ def _question(gold: str, answer: str):
     limits = Limits(cpu_s=TIME_LIMIT_S, wall_s=10 * TIME_LIMIT_S, memory=512 << 20)
     question = json.dumps([gold, answer]).encode()
     try:
-        outcome = pool.run("math", {"kind": "ask", "entry": "verifiers.symbolic:decide"}, question, limits=limits)
+        outcome = pool.run(
+            "math", {"kind": "ask", "entry": "verifiers.symbolic:decide"}, question, limits=limits
+        )
     except pool.SlotFailed as problem:
         return str(problem), None
     return outcome.value.decode() if outcome.ending == "done" else outcome.ending, outcome

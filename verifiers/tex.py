@@ -7,111 +7,32 @@ A tree is a tuple whose first item names it:
     ("rel", (sides), (signs)) ("matrix", rows) ("ratio", items)
 """
 
-import re
 from fractions import Fraction
 
-from verifiers.answer_text import _UNIT_OF, unit_name
+from verifiers.tex_tokens import (
+    ACCENTS,
+    CLOSERS,
+    FUNCTIONS,
+    GREEK,
+    MATRICES,
+    MAX_DIGITS,
+    RELATIONS,
+    SETS,
+    OverBudget,
+    Tokens,
+    Unreadable,
+    tokens_of,
+)  # fmt: skip
 
-MAX_TOKENS = 500
-MAX_DEPTH = 40
-MAX_DIGITS = 1_000
-
-
-class Unreadable(Exception):
-    """The text is not in the grammar; the message says where."""
-
-
-class OverBudget(Unreadable):
-    """The text is too long, too deep, or its numbers are too large."""
-
-
-_TOKEN = re.compile(
-    r"(?P<space>\s+)"
-    r"|(?P<number>[0-9]+(?:\.[0-9]+)?(?![0-9])\.?(?![0-9])|\.[0-9]+)"
-    r"|(?P<command>\\[a-zA-Z]+|\\[{}|&%$#_\\])"
-    r"|(?P<word>[a-zA-Z]+)"
-    r"|(?P<sign>\*\*|<=|>=|!=|:=|[-+*/^_=<>()\[\]{}|!,;:'&%$€£])"
-)
-_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
-_RELATIONS = {
-    "=": "=", ":=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", r"\le": "<=", r"\leq": "<=",
-    r"\leqslant": "<=", r"\ge": ">=", r"\geq": ">=", r"\geqslant": ">=", r"\lt": "<", r"\gt": ">",
-    r"\ne": "!=", r"\neq": "!=", r"\in": "in", r"\approx": "~", r"\equiv": "=", r"\simeq": "~",
-}  # fmt: skip
-_FUNCTIONS = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln", "exp", "det", "gcd", "lcm", "max", "min", "floor", "ceil", "abs", "lg"]
-)
-_GREEK = frozenset(
-    ["alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar", "triangle", "angle", "circ", "square"]
-)
-_SETS = {r"\emptyset": "emptyset", r"\varnothing": "emptyset", r"\infty": "inf"}
-_CLOSERS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", "|": "|"}
-_MATRICES = frozenset("pmatrix bmatrix vmatrix matrix Bmatrix smallmatrix array".split())  # noqa: SIM905
-_ACCENTS = frozenset([r"\overrightarrow", r"\vec", r"\hat", r"\bar", r"\overline", r"\underline", r"\mathbb", r"\mathcal", r"\tilde"])
+__all__ = ["OverBudget", "Unreadable", "parse"]
 
 
 def parse(text: str) -> tuple:
     """The tree of a canonical text (verifiers.answer_text). Raises Unreadable, OverBudget."""
-    return _Parser(_tokens(text)).answer()
+    return _Parser(tokens_of(text)).answer()
 
 
-def _tokens(text: str) -> list[tuple[str, str]]:
-    """(kind, text) pairs; thousands are joined outside brackets, where a comma cannot separate."""
-    tokens: list[tuple[str, str]] = []
-    at = depth = 0
-    while at < len(text):
-        joined = _THOUSANDS.match(text, at) if not depth and text[at].isdigit() else None
-        if joined:
-            tokens.append(("number", joined.group().replace(",", "")))
-            at = joined.end()
-            continue
-        match = _TOKEN.match(text, at)
-        if match is None:
-            raise Unreadable(f"unexpected {text[at]!r}")
-        kind, token = match.lastgroup, match.group()
-        at = match.end()
-        if kind == "space":
-            if tokens:
-                tokens.append(("space", " "))
-            continue
-        if token in ("(", "[", r"\{"):
-            depth += 1
-        elif token in (")", "]", r"\}"):
-            depth -= 1
-        tokens.append((kind, token))
-        if len(tokens) > MAX_TOKENS:
-            raise OverBudget(f"more than {MAX_TOKENS} tokens")
-    return tokens
-
-
-class _Parser:
-    def __init__(self, tokens: list[tuple[str, str]]):
-        self.tokens = tokens
-        self.at = 0
-        self.depth = 0
-        self.bars = 0
-
-    # --- tokens ---
-
-    def peek(self, skip_space: bool = True) -> str:
-        if skip_space:
-            while self.at < len(self.tokens) and self.tokens[self.at][0] == "space":
-                self.at += 1
-        return self.tokens[self.at][1] if self.at < len(self.tokens) else ""
-
-    def kind(self) -> str:
-        return self.tokens[self.at][0] if self.at < len(self.tokens) else ""
-
-    def take(self) -> str:
-        token = self.peek()
-        self.at += 1
-        return token
-
-    def expect(self, token: str) -> None:
-        found = self.take()
-        if found != token:
-            raise Unreadable(f"{found!r} where {token!r} was expected")
-
+class _Parser(Tokens):
     # --- from loose to tight ---
 
     def answer(self) -> tuple:
@@ -133,8 +54,8 @@ class _Parser:
 
     def relation(self) -> tuple:
         sides, signs = [self.ratio()], []
-        while self.peek() in _RELATIONS:
-            signs.append(_RELATIONS[self.take()])
+        while self.peek() in RELATIONS:
+            signs.append(RELATIONS[self.take()])
             sides.append(self.ratio())
         return ("rel", tuple(sides), tuple(signs)) if signs else sides[0]
 
@@ -186,16 +107,15 @@ class _Parser:
             elif (unit := self.unit()) is not None:
                 result = ("unit", result, unit)
             elif self.starts_factor(token):
-                follower = self.power()
-                result = self.joined(result, follower)
+                mixed = token == r"\frac"
+                result = self.joined(result, self.power(), mixed)
             else:
                 return result
 
-    def joined(self, left: tuple, right: tuple) -> tuple:
-        """Two things side by side: a mixed number, or a product."""
-        if left[0] == "num" and left[1].denominator == 1 and right[0] == "div":
-            if right[1][0] == "num" and right[2][0] == "num" and left[1] >= 0:
-                return ("add", left, right)
+    def joined(self, left: tuple, right: tuple, mixed: bool = False) -> tuple:
+        """Two things side by side: a mixed number (3\\frac12, not 3(1/2)), or a product."""
+        if mixed and left[0] == "num" and left[1].denominator == 1 and _is_plain_fraction(right):
+            return ("add", left, right)
         if right[0] == "text":
             return ("unit", left, right[1])  # "9 (apples)"
         if left[0] == "num" and right[0] == "num":
@@ -203,47 +123,13 @@ class _Parser:
         return ("mul", left, right)
 
     def starts_factor(self, token: str) -> bool:
-        if not token or token in _RELATIONS or token in (",", ";", ":", ")", "]", "}", r"\}", "&", r"\\"):
+        if not token or token in RELATIONS or token in (",", ";", ":", ")", "]", "}", r"\}", "&", r"\\"):
             return False
         if token == "|":
             return self.bars == 0
         if token in ("+", "-", "*", "/", "^", "_", "!", "'", "%", r"\%", "and", "or", r"\right", r"\end"):
             return False
         return token not in (r"\cup", r"\cap", r"\pm", r"\mp", r"\setminus", r"\div", r"\rfloor", r"\rceil")
-
-    def unit(self) -> str | None:
-        """A unit behind a value: percent, degrees, money, or words that end the expression."""
-        token = self.peek()
-        if token in ("%", r"\%"):
-            self.take()
-            return "%"
-        if token in ("$", r"\$", "€", "£"):
-            self.take()
-            return token.removeprefix("\\")
-        if self.kind() != "word" or token in ("and", "or") or token in _FUNCTIONS:
-            return None
-        before = self.tokens[self.at - 1][0] if self.at else ""
-        known = token.lower() in _UNIT_OF and len(token) > 1
-        if not known and not (before == "space" and len(token) > 2):
-            if not (before == "space" and token in ("m", "g", "s", "h") and self.ends_item(self.at + 1)):
-                return None
-        words = []
-        start = self.at
-        while self.kind() in ("word", "space") or (words and self.peek() in ("^", "/", "{", "}", "2", "3", "per")):
-            if self.peek() in ("and", "or"):
-                break
-            if not self.peek():
-                break
-            words.append(self.take())
-        if not self.ends_item(self.at):
-            self.at = start
-            return None
-        return unit_name(" ".join(words).replace(" ^ ", "^").replace("{ ", "").replace(" }", ""))
-
-    def ends_item(self, at: int) -> bool:
-        while at < len(self.tokens) and self.tokens[at][0] == "space":
-            at += 1
-        return at >= len(self.tokens) or self.tokens[at][1] in (",", ";", ")", "]", r"\}", "and", "or", "}", "=")
 
     def signed(self) -> tuple:
         token = self.peek()
@@ -294,17 +180,6 @@ class _Parser:
 
     # --- pieces ---
 
-    def following(self) -> str:
-        at = self.at + 1
-        while at < len(self.tokens) and self.tokens[at][0] == "space":
-            at += 1
-        return self.tokens[at][1] if at < len(self.tokens) else ""
-
-    def enter(self) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise OverBudget(f"nested more than {MAX_DEPTH} deep")
-
     def argument(self) -> tuple:
         """{...}, or the next single digit, letter or command, as TeX takes it."""
         token = self.peek()
@@ -323,26 +198,11 @@ class _Parser:
             return _symbol(token[0])
         return self.primary()
 
-    def argument_text(self) -> str:
-        """A subscript as text; it names, it is not evaluated."""
-        if self.peek() != "{":
-            return self.take()
-        self.take()
-        parts = []
-        depth = 1
-        while depth:
-            token = self.take()
-            if not token:
-                raise Unreadable("an open brace")
-            depth += (token == "{") - (token == "}")
-            parts.append(token if depth else "")
-        return "".join(parts)
-
     def group(self, opener: str) -> tuple:
         """A bracket: grouping around one item, else a tuple or interval, a set, a list."""
         self.take()
         self.enter()
-        closers = (")", "]") if opener in ("(", "[") else (_CLOSERS[opener],)
+        closers = (")", "]") if opener in ("(", "[") else (CLOSERS[opener],)
         bars, self.bars = self.bars, 0
         if opener == r"\{" and self.peek() == r"\}":
             found = []
@@ -357,7 +217,7 @@ class _Parser:
             return ("set", tuple(found))
         if opener == "{":
             return found[0] if len(found) == 1 else ("list", tuple(found))
-        if len(found) == 1 and _CLOSERS[opener] == closer:
+        if len(found) == 1 and CLOSERS[opener] == closer:
             return found[0]
         return ("tuple", opener, tuple(found), closer)
 
@@ -393,12 +253,16 @@ class _Parser:
 
     def word(self, token: str) -> tuple:
         """A run of letters: a function, a constant, words, or symbols side by side."""
-        if token in _FUNCTIONS:
+        if token in FUNCTIONS:
             self.take()
             return self.function(token)
         if token in ("sqrt", "cbrt"):
             self.take()
-            return ("root", self.argument() if self.peek() != "(" else self.group("("), 2 if token == "sqrt" else 3)
+            return (
+                "root",
+                self.argument() if self.peek() != "(" else self.group("("),
+                2 if token == "sqrt" else 3,
+            )
         if token in ("pi", "inf", "infinity", "oo", "infty"):
             self.take()
             return ("sym", "pi") if token == "pi" else ("inf",)
@@ -411,28 +275,6 @@ class _Parser:
             return _symbol(token[0])
         self.take()
         return _symbol(token)
-
-    def all_words(self) -> tuple | None:
-        """An item that is nothing but words, one of them longer than two letters, is text."""
-        at = self.at
-        words = []
-        if at and self.tokens[at - 1][1] not in (",", ";", "(", "{", r"\{", "and", "or") and not (
-            self.tokens[at - 1][0] == "space" and self.ends_before(at - 1)
-        ):
-            return None
-        while at < len(self.tokens) and self.tokens[at][0] in ("word", "space"):
-            if self.tokens[at][1] in ("and", "or"):
-                break
-            words.append(self.tokens[at][1])
-            at += 1
-        text = "".join(words).strip()
-        if not self.ends_item(at) or max(map(len, text.split())) < 3:
-            return None
-        self.at = at
-        return ("text", text)
-
-    def ends_before(self, at: int) -> bool:
-        return at == 0 or self.tokens[at - 1][1] in (",", ";", "(", r"\{", "and", "or", "=")
 
     def function(self, name: str) -> tuple:
         power = base = None
@@ -447,7 +289,11 @@ class _Parser:
         else:
             # \sin 2x takes what is multiplied without a sign.
             inner = self.power()
-            while self.starts_factor(self.peek()) and self.peek()[1:] not in _FUNCTIONS and self.kind() != "space":
+            while (
+                self.starts_factor(self.peek())
+                and self.peek()[1:] not in FUNCTIONS
+                and self.kind() != "space"
+            ):
                 inner = self.joined(inner, self.power())
             arguments = (inner,)
         if name in ("log", "lg") and base is not None:
@@ -472,13 +318,13 @@ class _Parser:
             return ("root", self.argument(), int(index[1]))
         if token in (r"\binom", r"\tbinom", r"\dbinom", r"\choose"):
             return ("fn", "binomial", self.argument(), self.argument())
-        if name in _FUNCTIONS:
+        if name in FUNCTIONS:
             return self.function(name)
-        if token in _SETS:
-            return ("inf",) if _SETS[token] == "inf" else ("set", ())
+        if token in SETS:
+            return ("inf",) if SETS[token] == "inf" else ("set", ())
         if token == r"\pi":
             return ("sym", "pi")
-        if name in _GREEK:
+        if name in GREEK:
             return ("sym", name)
         if token in (r"\lfloor", r"\lceil"):
             self.enter()
@@ -488,7 +334,7 @@ class _Parser:
             return ("fn", "floor" if token == r"\lfloor" else "ceil", inner)
         if token == r"\begin":
             return self.matrix()
-        if token in _ACCENTS:
+        if token in ACCENTS:
             return ("sym", f"{name}({self.argument_text()})")
         if token in (r"\lvert",):
             self.at -= 1
@@ -497,7 +343,7 @@ class _Parser:
 
     def matrix(self) -> tuple:
         name = self.argument_text()
-        if name not in _MATRICES:
+        if name not in MATRICES:
             raise Unreadable(f"unknown environment {name}")
         if name == "array" and self.peek() == "{":
             self.argument_text()
@@ -521,6 +367,10 @@ class _Parser:
         if len({len(r) for r in rows}) != 1:
             raise Unreadable("matrix rows of different lengths")
         return ("fn", "det", ("matrix", tuple(rows))) if name == "vmatrix" else ("matrix", tuple(rows))
+
+
+def _is_plain_fraction(tree: tuple) -> bool:
+    return tree[0] == "div" and tree[1][0] == tree[2][0] == "num"
 
 
 def _number(token: str) -> tuple:

@@ -1,5 +1,6 @@
 """Answers that try to be accepted, or to hang, crash or capture the checker: (gold, answer, reasons)."""
 
+# ruff: noqa: E501 - the attacks are quoted whole
 W = {"wrong"}
 R = {"refused"}
 U = {"unparseable", "refused"}

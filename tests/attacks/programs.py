@@ -3,6 +3,7 @@
 Every program is judged on two tests whose expected output is "42"; none may pass.
 """
 
+# ruff: noqa: E501 - the attacks are quoted whole
 CRASH = {"runtime_error"}
 WRONG = {"wrong"}
 TIME = {"time_limit"}
@@ -90,19 +91,28 @@ RESOURCES = {
     ),
     "bytearray_4g": ("x = bytearray(4 << 30)", MEMORY),
     "list_growth": ("x = []\nwhile True: x.append(bytes(1 << 20))", MEMORY | TIME),
-    "string_doubling": ("x = 'x'\nwhile True: x += x", MEMORY),
+    "string_doubling": ("x = 'x'\nwhile True: x += x", MEMORY | TIME),
     "shared_mmap": ("import mmap\nm = [mmap.mmap(-1, 64 << 20) for _ in range(100)]", CRASH | MEMORY),
     "catch_memory_error": (
         "x = []\nwhile True:\n    try:\n        while True: x.append(bytearray(1 << 22))\n    except MemoryError: pass",
         TIME | MEMORY,
     ),
-    "deep_recursion": ("import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return f(n + 1)\nf(0)", CRASH | MEMORY | TIME),
+    "deep_recursion": (
+        "import sys\nsys.setrecursionlimit(10**9)\ndef f(n): return f(n + 1)\nf(0)",
+        CRASH | MEMORY | TIME,
+    ),
     "fork": ("import os\nif os.fork() == 0:\n    while True: pass\nprint(42)", CRASH),
     "posix_fork": ("import posix\nposix.fork()\nprint(42)", CRASH),
     "vfork_syscall": (_syscall(58), WRONG),
     "clone_without_thread": (_syscall(56, 17, 0, 0, 0, 0), WRONG),
-    "clone3": (_CTYPES + "a = (ctypes.c_uint64 * 11)()\nprint(42 if libc.syscall(435, a, 88) >= 0 else 'denied')", WRONG),
-    "multiprocessing": ("import multiprocessing as m\np = m.Process(target=print)\np.start()\nprint(42)", CRASH),
+    "clone3": (
+        _CTYPES + "a = (ctypes.c_uint64 * 11)()\nprint(42 if libc.syscall(435, a, 88) >= 0 else 'denied')",
+        WRONG,
+    ),
+    "multiprocessing": (
+        "import multiprocessing as m\np = m.Process(target=print)\np.start()\nprint(42)",
+        CRASH,
+    ),
     "thread_bomb": (
         "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(1000,)).start()",
         CRASH | TIME | MEMORY,
@@ -131,7 +141,10 @@ RESOURCES = {
     ),
     "segfault": ("import ctypes\nctypes.string_at(0)", CRASH),
     "abort": ("import os\nos.abort()", CRASH),
-    "core_dump": ("import os, resource\nresource.setrlimit(resource.RLIMIT_CORE, (1 << 30, 1 << 30))\nos.abort()", CRASH),
+    "core_dump": (
+        "import os, resource\nresource.setrlimit(resource.RLIMIT_CORE, (1 << 30, 1 << 30))\nos.abort()",
+        CRASH,
+    ),
 }
 
 ISOLATION = {

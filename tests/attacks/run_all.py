@@ -23,7 +23,12 @@ def _code_attacks():
     for name, candidate in suites.CANDIDATES.items():
         reference = {"asserts": suites.ASSERTS, "extract": "whole", **limits}
         yield f"suite:{name}", "code", candidate, reference, None
-        calls = {"entry_point": "f", "inputs": [[1], [2], [[1]]], "outputs": [41, 43, [2]], "extract": "whole"}
+        calls = {
+            "entry_point": "f",
+            "inputs": [[1], [2], [[1]]],
+            "outputs": [41, 43, [2]],
+            "extract": "whole",
+        }
         yield f"call:{name}", "code", candidate, {**calls, **limits}, None
 
 

@@ -1,5 +1,6 @@
 """Candidates that try to cheat assert suites and function calls; none may pass."""
 
+# ruff: noqa: E501 - the attacks are quoted whole
 _ALWAYS = (
     "class Always:\n"
     "    def __eq__(self, other): return True\n"
@@ -35,7 +36,7 @@ CANDIDATES = {
         "        for v in list(frame.f_locals.values()):\n"
         "            if isinstance(v, (str, bytes)) and '== 4' in str(v): return 41\n        frame = frame.f_back\n    return 0"
     ),
-    "forged_reply_on_link": "import os\nos.write(5, b'\\x10\\0\\0\\0{\"t\":[\"ok\",41]}\\n')\ndef f(x): return 0",
+    "forged_reply_on_link": 'import os\nos.write(5, b\'\\x10\\0\\0\\0{"t":["ok",41]}\\n\')\ndef f(x): return 0',
     "huge_reply": "def f(x): return [0] * 10**7",
     "deep_reply": "def f(x):\n    r = []\n    for _ in range(5000): r = [r]\n    return r",
     "endless_integer": "def f(x): return 1 << 10**6",

@@ -1,1 +1,1 @@
-"""Running a candidate's code so that it can neither harm nor deceive. The only place that starts processes."""
+"""Running a candidate's code so that it can neither harm nor deceive; nothing else here starts processes."""

@@ -64,7 +64,9 @@ def enter(uid: int) -> Jail:
     jail.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     root = os.geteuid() == 0
     outer = (os.geteuid(), os.getegid())
-    kinds = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
+    kinds = (
+        linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
+    )
     try:
         linux.unshare(kinds | linux.CLONE_NEWCGROUP | (0 if root else linux.CLONE_NEWUSER))
     except OSError as problem:

@@ -166,7 +166,11 @@ def landlock_ruleset(readable: list[str], writable: list[str], devices: list[str
     attributes = struct.pack("=QQQ", rights, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0)
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     ruleset = _syscall("landlock_create", _SYS_LANDLOCK_CREATE, ctypes.c_char_p(attributes[:size]), size, 0)
-    for paths, allowed in ((readable, _READ), (writable, _READ | write), (devices, _READ & 4 | _WRITE_DEVICE)):
+    for paths, allowed in (
+        (readable, _READ),
+        (writable, _READ | write),
+        (devices, _READ & 4 | _WRITE_DEVICE),
+    ):
         for path in paths:
             target = os.open(path, os.O_PATH | os.O_CLOEXEC)
             try:

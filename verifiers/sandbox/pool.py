@@ -141,9 +141,10 @@ class Pool:
         slot = self._take()
         try:
             if not at_least(slot.tier, min_isolation):
+                problems = "; ".join(slot.problems) or "no layer reports a problem"
                 raise SlotFailed(
-                    f"isolation is tier {slot.tier}, expected at least {min_isolation}; see `python -m verifiers "
-                    f"probe` ({'; '.join(slot.problems) or 'no layer reports a problem'})"
+                    f"isolation is tier {slot.tier}, expected at least {min_isolation}; "
+                    f"see `python -m verifiers probe` ({problems})"
                 )
             turn = _turns.take()
             try:

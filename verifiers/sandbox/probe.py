@@ -25,11 +25,12 @@ _PROGRAMS = {
         "import resource as r\nh = r.getrlimit(r.RLIMIT_AS)[1]\n"
         "try: r.setrlimit(r.RLIMIT_AS, (h + 1, h + 1))\nexcept (OSError, ValueError): print('held')"
     ),
-    "no_root": "import os\ntry: os.setuid(0)\nexcept OSError: print('held')\nelse: print('held' * (os.getuid() != 0))",
-    "no_environment": "import os\nprint('held' * (not os.environ))",
-    "namespaces": (
-        "import os\ntry: os.stat({folder!r})\nexcept OSError: print('held' * (os.getpid() == 1))"
+    "no_root": (
+        "import os\ntry: os.setuid(0)\nexcept OSError: print('held')\n"
+        "else: print('held' * (os.getuid() != 0))"
     ),
+    "no_environment": "import os\nprint('held' * (not os.environ))",
+    "namespaces": ("import os\ntry: os.stat({folder!r})\nexcept OSError: print('held' * (os.getpid() == 1))"),
     "landlock": "try: open('/dev/full', 'w')\nexcept OSError: print('held')",
     "box": "open('/box/x', 'w').write('1')\nprint('held' * (open('/box/x').read() == '1'))",
 }

@@ -1,5 +1,6 @@
 """The slot's request loop: fork locked-down children, watch them, answer with what they did."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -30,7 +31,7 @@ def set_ruleset(setup) -> None:
         else:
             from verifiers.sandbox.jail import _visible
 
-            ruleset = linux.landlock_ruleset(_visible() + ["/dev/urandom", "/dev/zero"], [], ["/dev/null"])
+            ruleset = linux.landlock_ruleset([*_visible(), "/dev/urandom", "/dev/zero"], [], ["/dev/null"])
     except OSError as problem:
         setup.problems.append(f"landlock: {problem}")
         return
@@ -194,10 +195,8 @@ class _Server:
 
     def end(self) -> None:
         """Kill, reap, close."""
-        try:
+        with contextlib.suppress(ProcessLookupError):  # already dead, not yet reaped
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # already dead, not yet reaped
         os.waitpid(self.pid, 0)
         for fd in (self.pidfd, self.to, self.back):
             os.close(fd)
@@ -248,7 +247,10 @@ def _ask(server, setup, header: dict, blobs: list[bytes]) -> tuple[_Server | Non
     except OSError as problem:
         ending, message = "crashed", None
         header["detail"] = str(problem)
-    measured = {"cpu_ms": 1000 * (child.cpu_now() - cpu_before), "wall_ms": 1000 * (time.monotonic() - started)}
+    measured = {
+        "cpu_ms": 1000 * (child.cpu_now() - cpu_before),
+        "wall_ms": 1000 * (time.monotonic() - started),
+    }
     server.asks += 1
     if ending != "done":
         server.end()

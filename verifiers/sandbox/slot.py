@@ -13,9 +13,9 @@ import sys
 from dataclasses import dataclass, field
 
 _WARM = {
-    "bare": "abc array ast bisect cmath collections copy dataclasses datetime decimal enum fractions functools "
-    "hashlib heapq io itertools json math operator queue random re select selectors socket statistics string struct textwrap "
-    "threading time traceback typing unicodedata",
+    "bare": "abc array ast bisect cmath collections copy dataclasses datetime decimal enum fractions "
+    "functools hashlib heapq io itertools json math operator queue random re select selectors socket "
+    "statistics string struct textwrap threading time traceback typing unicodedata",
     "science": "numpy sympy",
     "puzzles": "numpy sympy verifiers.gym_scores",
     "math": "sympy latex2sympy2_extended verifiers.symbolic",

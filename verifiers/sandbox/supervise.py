@@ -4,6 +4,7 @@ Never waits for a pipe or a process alone: a child that closes its output and sp
 exits while its output is still in the pipe, is seen by the same poll.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -156,10 +157,8 @@ def _run_delay(child: Watched, proc: int) -> float:
 
 
 def _kill(child: Watched) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself between the poll and now
         signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it ended by itself between the poll and now
     _reap(child)
 
 

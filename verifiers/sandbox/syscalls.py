@@ -4,14 +4,38 @@ The default is EPERM, so that a library that probes for a call finds a refusal a
 honest program tries kills the process, and is reported as an attack.
 """
 
+# ruff: noqa: SIM905 - long word lists read better as words
 import errno
 import os
 
-ALLOWED = ["read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "close", "fstat", "newfstatat", "stat", "lstat", "statx", "lseek", "mmap", "munmap", "mremap", "mprotect", "brk", "madvise", "mincore", "membarrier", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "rt_sigpending", "rt_sigtimedwait", "pause", "restart_syscall", "access", "faccessat", "faccessat2", "open", "openat", "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "truncate", "ftruncate", "fallocate", "fsync", "fdatasync", "getdents", "getdents64", "readlink", "readlinkat", "umask", "chmod", "fchmod", "fchmodat", "utimensat", "utime", "utimes", "getcwd", "chdir", "fchdir", "statfs", "fstatfs", "fadvise64", "copy_file_range", "sendfile", "pipe", "pipe2", "select", "pselect6", "poll", "ppoll", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2", "dup", "dup2", "dup3", "nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres", "gettimeofday", "time", "times", "alarm", "setitimer", "getitimer", "timerfd_create", "timerfd_settime", "timerfd_gettime", "getpid", "getppid", "gettid", "getuid", "geteuid", "getgid", "getegid", "getgroups", "getresuid", "getresgid", "getpgrp", "getpgid", "getsid", "sched_yield", "sched_getaffinity", "sched_getparam", "sched_getscheduler", "sched_get_priority_max", "sched_get_priority_min", "getpriority", "getrandom", "futex", "set_robust_list", "get_robust_list", "rseq", "set_tid_address", "exit", "exit_group", "getrlimit", "getrusage", "sysinfo", "uname", "getcpu", "arch_prctl", "capget"]
+ALLOWED = """
+read write readv writev pread64 pwrite64 preadv pwritev close fstat newfstatat stat lstat statx lseek
+mmap munmap mremap mprotect brk madvise mincore membarrier
+rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack rt_sigpending rt_sigtimedwait pause restart_syscall
+access faccessat faccessat2 open openat mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2
+truncate ftruncate fallocate fsync fdatasync getdents getdents64 readlink readlinkat umask
+chmod fchmod fchmodat
+utimensat utime utimes getcwd chdir fchdir statfs fstatfs fadvise64 copy_file_range sendfile
+pipe pipe2 select pselect6 poll ppoll epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait eventfd2
+dup dup2 dup3 nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times
+alarm setitimer getitimer timerfd_create timerfd_settime timerfd_gettime
+getpid getppid gettid getuid geteuid getgid getegid getgroups getresuid getresgid getpgrp getpgid getsid
+sched_yield sched_getaffinity sched_getparam sched_getscheduler sched_get_priority_max
+sched_get_priority_min getpriority getrandom futex set_robust_list get_robust_list rseq set_tid_address
+exit exit_group getrlimit getrusage sysinfo uname getcpu arch_prctl capget
+""".split()
 
-KILLED = ["ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "pidfd_send_signal", "mount", "umount2", "pivot_root", "chroot", "unshare", "setns", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr", "bpf", "io_uring_setup", "io_uring_enter", "io_uring_register", "perf_event_open", "userfaultfd", "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "swapon", "swapoff"]
+KILLED = """
+ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd pidfd_send_signal
+mount umount2 pivot_root chroot unshare setns move_mount open_tree fsopen fsconfig fsmount fspick
+mount_setattr bpf io_uring_setup io_uring_enter io_uring_register perf_event_open userfaultfd
+init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff
+""".split()
 
-REFUSED = ["socket", "socketpair", "execve", "execveat", "memfd_create", "memfd_secret", "keyctl", "add_key", "request_key", "open_by_handle_at", "name_to_handle_at", "shmget", "shmat", "msgget", "semget", "mq_open", "fork", "vfork"]
+REFUSED = """
+socket socketpair execve execveat memfd_create memfd_secret keyctl add_key request_key open_by_handle_at
+name_to_handle_at shmget shmat msgget semget mq_open fork vfork
+""".split()
 
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030, 1032)  # DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC, GETPIPE_SZ
 _IOCTL_COMMANDS = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX

@@ -52,7 +52,10 @@ def test_a_killed_slot_costs_one_retry():
 
 
 def test_a_slot_killed_while_running_does_not_hurt_the_batch():
-    requests = [(n, "code", f"import time\ntime.sleep(0.05)\nprint({n})", {"inputs": [""], "outputs": [f"{n}\n"]}) for n in range(30)]
+    requests = [
+        (n, "code", f"import time\ntime.sleep(0.05)\nprint({n})", {"inputs": [""], "outputs": [f"{n}\n"]})
+        for n in range(30)
+    ]
 
     def kill_one():
         time.sleep(0.4)
@@ -98,7 +101,12 @@ def test_nothing_leaks_in_a_thousand_runs(slot):
         resident = int(status.split("VmRSS:")[1].split()[0])
         return len(os.listdir(f"/proc/{inner}/fd")), resident
 
-    programs = [b"print(42)", b"open('/box/x', 'w').write('x')", b"import os\nos._exit(3)", b"x = bytearray(1 << 30)"]
+    programs = [
+        b"print(42)",
+        b"open('/box/x', 'w').write('x')",
+        b"import os\nos._exit(3)",
+        b"x = bytearray(1 << 30)",
+    ]
     suite = {"kind": "suite", "entries": ["f"], "limits": LIMITS}
     for n in range(100):
         slot.run({"kind": "program", "limits": LIMITS}, programs[n % 4], b"")
@@ -108,7 +116,11 @@ def test_nothing_leaks_in_a_thousand_runs(slot):
     for _ in range(100):
         slot.run(suite, b"def f(x): return x", b"", b"assert f(1) == 1")
     for _ in range(4):
-        slot.run({"kind": "program", "limits": LIMITS}, b"import os\nos.close(1)\nwhile True: os.write(2, b'x' * 9999)", b"")
+        slot.run(
+            {"kind": "program", "limits": LIMITS},
+            b"import os\nwhile True: os.write(2, b'x' * 9999)",
+            b"",
+        )
     after = state()
     assert after[0] == before[0]
     assert after[1] < before[1] + 2000  # kB
@@ -130,7 +142,13 @@ def test_soak_of_a_hundred_thousand_runs(slot):
 
 @pytest.mark.parametrize(
     ("without", "tier"),
-    [((), "A"), (("namespaces",), "B"), (("landlock",), "B-landlock"), (("namespaces", "landlock"), "C"), (("seccomp",), "none")],
+    [
+        ((), "A"),
+        (("namespaces",), "B"),
+        (("landlock",), "B-landlock"),
+        (("namespaces", "landlock"), "C"),
+        (("seccomp",), "none"),
+    ],
 )
 def test_the_tier_is_what_the_probes_find(without, tier):
     slot = pool.Slot("bare", without)
@@ -203,7 +221,10 @@ def test_two_trainers_use_different_uids(slot):
     if os.geteuid() != 0:
         pytest.skip("only root gives each slot a uid of its own")
     other = pool.Slot("bare")
-    asked = [s.run({"kind": "program", "limits": LIMITS}, b"import os\nprint(os.getuid())", b"").stdout for s in (slot, other)]
+    asked = [
+        s.run({"kind": "program", "limits": LIMITS}, b"import os\nprint(os.getuid())", b"").stdout
+        for s in (slot, other)
+    ]
     other.end()
     assert asked[0] != asked[1] and b"0\n" not in asked
 
@@ -222,5 +243,7 @@ def test_a_starved_candidate_is_our_failure():
         "o = slot.run({'kind': 'program', 'limits': limits}, b'while True: pass', b'')\n"
         "for pid in busy: os.kill(pid, 9)\nprint(o.ending, o.cpu_ms < 400)\nslot.end()\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.split() == ["starved", "True"], (done.stdout, done.stderr)
