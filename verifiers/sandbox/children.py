@@ -41,8 +41,9 @@ def lock_down(limits: dict, setup) -> None:
         _limit(resource.RLIMIT_NPROC, limits["threads"])
         os.setgroups([])
         os.setresgid(jail.uid, jail.uid, jail.uid)
-        os.setresuid(jail.uid, jail.uid, jail.uid)
-    linux.drop_capabilities()
+        os.setresuid(jail.uid, jail.uid, jail.uid)  # from root to another: drops all capabilities too
+    else:
+        linux.drop_capabilities()
     linux.set_dumpable(False)
     linux.no_new_privileges()
     if setup.ruleset >= 0:
@@ -58,18 +59,26 @@ def _limit(kind: int, value: int) -> None:
     resource.setrlimit(kind, (value, value))
 
 
-def _fresh_main(name: str, code: str) -> types.ModuleType:
-    """A new __main__ and new text streams on the real descriptors."""
-    sys.stdin = io.TextIOWrapper(
-        io.BufferedReader(io.FileIO(0, "r", closefd=False)), encoding="utf-8", errors="replace"
-    )
-    sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8", errors="surrogateescape"
-    )
+def open_streams() -> None:
+    """New text streams on descriptors 0, 1 and 2, made once in the slot: each child inherits them and
+    puts its own files under the numbers, which is cheaper than making them there."""
+    source, (end, sink) = os.memfd_create("stdin"), os.pipe()
+    os.dup2(source, 0)  # streams remember whether they can seek: a file can, a pipe cannot
+    os.dup2(sink, 1)
+    reader = io.BufferedReader(io.FileIO(0, "r", closefd=False))
+    writer = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
+    sys.stdin = io.TextIOWrapper(reader, encoding="utf-8", errors="replace")
+    sys.stdout = io.TextIOWrapper(writer, encoding="utf-8", errors="surrogateescape")
     sys.stderr = io.TextIOWrapper(
         io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    for fd in (source, end, sink):
+        os.close(fd)
+
+
+def _fresh_main(name: str, code: str) -> types.ModuleType:
+    """A new __main__."""
     sys.argv = [name]
     module = types.ModuleType("__main__")
     module.__file__ = name

@@ -144,13 +144,13 @@ def _own_root(jail: Jail) -> None:
     for link in ("/lib", "/lib64"):
         if os.path.islink(link):
             os.symlink(os.readlink(link), stage + link)
-    os.makedirs(stage + "/dev")
+    os.makedirs(stage + "/dev", exist_ok=True)
     for name in _DEVICES:
         with open(f"{stage}/dev/{name}", "w"):
             pass
         linux.mount(f"/dev/{name}", f"{stage}/dev/{name}", "none", linux.MS_BIND)
     os.makedirs(stage + BOX)
-    os.makedirs(stage + "/tmp", mode=0o755)
+    os.makedirs(stage + "/tmp", mode=0o755, exist_ok=True)
     os.makedirs(stage + "/old")
     linux.pivot_root(stage, stage + "/old")
     os.chdir("/")

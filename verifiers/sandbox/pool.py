@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import threading
 import time
+import warnings
 
 from verifiers.sandbox import frames
 from verifiers.sandbox.limits import Limits, Outcome
@@ -108,7 +109,9 @@ _isolation: dict[tuple[str, ...], Isolation] = {}
 def isolation_of(slot: Slot) -> Isolation:
     """What the probe suite found on the first slot with these layers; each other one shares it."""
     if slot.layers not in _isolation:
-        _isolation[slot.layers] = probe(slot)
+        found = _isolation[slot.layers] = probe(slot)
+        if found.tier != "A" and slot.problems:
+            warnings.warn(f"sandbox: tier {found.tier}, not A: {'; '.join(slot.problems)}", stacklevel=2)
     return _isolation[slot.layers]
 
 

@@ -71,6 +71,7 @@ def main(configuration: dict) -> None:
     statm = os.open(statm_wanted.removeprefix("/proc/"), os.O_RDONLY, dir_fd=walls.proc)
     setup.address_space = int(os.pread(statm, 200, 0).split()[0]) * os.sysconf("SC_PAGE_SIZE")
     os.close(statm)
+    children.open_streams()
     os.environ.clear()
     atexit._clear()  # a child runs its program's exit functions, not ours
     gc.collect()
