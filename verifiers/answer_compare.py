@@ -14,6 +14,7 @@ from verifiers.fields import NoImage, TooLarge, Undefined
 
 Leaf = Callable[[tuple, tuple], bool]
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_INFINITE = (("inf",), ("neg", ("inf",)))
 _MAX_ITEMS = 100
 _EXPRESSIONS = frozenset(("num", "sym", "add", "neg", "mul", "div", "pow", "root", "fn"))
 
@@ -61,7 +62,7 @@ def same(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
         return _same_based(gold, answer)
     if "text" in kinds:
         return gold[0] == answer[0] and gold[1].casefold().split() == answer[1].casefold().split()
-    if "inf" in kinds or (gold[0] == answer[0] == "neg" and ("inf",) in (gold[1], answer[1])):
+    if gold in _INFINITE or answer in _INFINITE:
         return gold == answer
     return leaf(gold, answer)
 

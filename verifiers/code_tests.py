@@ -24,6 +24,9 @@ _ENDING_REASON = {
 }  # fmt: skip
 
 
+_WRAPPERS = frozenset(("abs", "set", "sorted", "tuple", "list", "round", "len", "str", "all", "any", "dict"))
+
+
 class _Starved(Exception):
     """The machine did not give a runnable child its CPU."""
 
@@ -170,8 +173,9 @@ def _tests(inputs, outputs, asserts, test, prompt, setup, entry_point, tolerance
 
 
 def _entries(asserts: list[str]) -> list[str]:
-    """The function that the asserts are about: the call common to all that is no builtin's, else the
-    outermost. Only it may shadow a builtin; `abs` in a test stays ours whatever the candidate defines."""
+    """The function that the asserts are about: the call common to all that is no builtin's, else one
+    that tests do not wrap results in. Only it may shadow a builtin: `abs` in a test stays Python's,
+    whatever the candidate defines."""
     called = []
     for statement in asserts:
         names = [
@@ -183,7 +187,7 @@ def _entries(asserts: list[str]) -> list[str]:
         return []
     common = [name for name in called[0] if all(name in names for names in called)]
     own = [name for name in common if not hasattr(builtins, name)]
-    return (own or common)[:1]
+    return (own or [name for name in common if name not in _WRAPPERS] or common)[:1]
 
 
 def _reached(outcome: Outcome) -> str:

@@ -73,6 +73,7 @@ def bare(response: str) -> str | None:
 _ENVIRONMENT = re.compile(r"\$\$([^$]+)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\[(.*?)\\\]|\\\((.*?)\\\)", re.DOTALL)
 _COMMAND = re.compile(r"\\(?:text|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _A_WORD = re.compile(r"\b(?!sqrt\b|inf\b)[a-zA-Z]{3,}|[^\x00-\x7f]|\$|\\[(\[]")
+_AND = re.compile(r"\b(?:and|or)\b")
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,.;]|\\[()\[\]]|and|or|\\quad|\\qquad|\\text\s*\{[^{}]{0,40}\b(?:and|or)\s*\})*"
 )
@@ -113,6 +114,11 @@ def last_math(response: str) -> str | None:
     short = bare(response)
     if short is not None and not _A_WORD.search(_COMMAND.sub(" 0 ", short)):
         return short
+    if said:
+        # "$12$ and $13$": formulas and nothing else are one answer.
+        plain = said.replace("$", " ").strip(' \\"')
+        if not _A_WORD.search(_AND.sub(",", _COMMAND.sub(" 0 ", plain))):
+            return plain
     text = said if said is not None else response
     formula = number = None
     for formula in _ENVIRONMENT.finditer(text):  # noqa: B007
@@ -179,7 +185,13 @@ def auto(response: str) -> str | None:
     return None
 
 
+def raw(response: str) -> str | None:
+    """The response as it is, white space included: a completion that continues a prompt."""
+    return response
+
+
 RULES = {
+    "raw": raw,
     "auto": auto,
     "boxed": boxed,
     "hashes": after_hashes,

@@ -51,6 +51,15 @@ def test_a_killed_slot_costs_one_retry():
     assert verify("code", "print(42)", PRINT_42).status == "correct"
 
 
+def test_slots_outlive_the_thread_that_wanted_them():
+    requests = [(n, "code", "print(42)", PRINT_42) for n in range(8)]
+    list(verify_many(requests))
+    before = {slot.process.pid for slot in pool.shared_pool("bare")._idle}
+    time.sleep(0.2)
+    assert {verdict.status for _, verdict in verify_many(requests)} == {"correct"}
+    assert before and before <= {slot.process.pid for slot in pool.shared_pool("bare")._idle}
+
+
 def test_a_slot_killed_while_running_does_not_hurt_the_batch():
     requests = [
         (n, "code", f"import time\ntime.sleep(0.05)\nprint({n})", {"inputs": [""], "outputs": [f"{n}\n"]})

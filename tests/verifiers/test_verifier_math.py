@@ -108,3 +108,88 @@ def test_hostile_text_is_read_in_linear_time(junk):
     verdict = verify("math", junk, {"answer": "5"})
     assert verdict.status != "correct"
     assert verdict.cpu_ms < 2000
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("x^2+2x+1", "(x+1)^2"),
+        (r"\sqrt{50}", r"5\sqrt{2}"),
+        (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"),
+        (r"\frac{\sqrt{2}}{\sqrt{3}}", r"\frac{\sqrt{6}}{3}"),
+        ("2024^{4046}", "2024^{4046}"),
+        (r"\sqrt{-4}", "2i"),
+        (r"\{2,1\}", r"\{1,2\}"),
+        ("2,1", "1,2"),
+        (r"1\pm\sqrt{19}", r"\{1+\sqrt{19},1-\sqrt{19}\}"),
+        ("x=5", "5"),
+        ("5", "x=5"),
+        (r"x\in[-2,7]", r"-2\le x\le 7"),
+        ("x>5", r"(5,\infty)"),
+        ("-x>-1", "x<1"),
+        ("y=-0.5x+0.75", "2x+4y-3=0"),
+        ("(p,q)=(3,2)", "(3,2)"),
+        ("p=5,q=2;p=7,q=2", "(5,2),(7,2)"),
+        (r"\begin{pmatrix}1&\frac12\\0&1\end{pmatrix}", r"\begin{bmatrix}1&0.5\\0&1\end{bmatrix}"),
+        ("3x+3y", "3(x+y)"),
+        ("9", "9 (apples)"),
+        ("6 and 8", r"6 \text{ and } 8"),
+        (r"\sqrt{4}=2", "2"),
+        (r"1\frac{1}{2}", r"\frac32"),
+        # by algebra, in the sandbox
+        (r"\sec^2(y)", r"\tan^2(y)+1"),
+        (r"1+\sqrt{2}", r"\sqrt{3+2\sqrt{2}}"),
+        (r"2\sqrt[3]{2}", r"\sqrt[3]{16}"),
+        (r"e^{i\pi}", "-1"),
+        (r"3\ln 2", r"\ln 8"),
+        (r"\sin(\pi/6)", "0.5"),
+        (r"\sum_{k=1}^{10} k", "55"),
+    ],
+)
+def test_equivalent(answer, gold):
+    verdict = verify("math", rf"\boxed{{{answer}}}", {"answer": gold})
+    assert verdict.status == "correct", verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("3(1/2)", "3.5"),
+        ("x^2+1", "x^2+2"),
+        (r"\sqrt{2}+\sqrt{3}", r"\sqrt{5}"),
+        (r"\sqrt{2}", "1.41421356237309504880168872420969807857"),
+        (r"\pi", "3.14159265358979323846264338327950288"),
+        (r"\pi+10^{-250}", r"\pi"),
+        (r"\sin(x)", r"\cos(x)"),
+        ("(2,1)", "(1,2)"),
+        ("[0,1]", "[0,1)"),
+        ("x<1", "x>1"),
+        ("y=2x", "y=3x"),
+        (r"\{1,2,3\}", r"\{1,2\}"),
+        ("1,1,2", "1,2,3"),
+        ("2ab", "2bc"),
+        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&5\end{pmatrix}"),
+        ("204_6", "204_5"),
+        ("12:30", "12:31"),
+    ],
+)
+def test_not_equivalent(answer, gold):
+    verdict = verify("math", rf"\boxed{{{answer}}}", {"answer": gold})
+    assert (verdict.status, verdict.reason) == ("incorrect", "wrong"), verdict
+
+
+@pytest.mark.parametrize("gold", ["0/0", "nan", r"\frac{1}{", "((((", "1000000000!"])
+def test_unreadable_gold_is_our_error(gold):
+    assert verify("math", r"\boxed{5}", {"answer": gold}).status == "error"
+
+
+def test_any_of_several_golds():
+    assert verify("math", r"\boxed{0.5}", {"answer": ["one half", "1/2"]}).status == "correct"
+    assert verify("math", r"\boxed{0.6}", {"answer": ["3/4", "1/2"]}).status == "incorrect"
+    assert verify("math", r"\boxed{0.6}", {"answer": []}).status == "error"
+
+
+def test_places():
+    assert verify("math", r"\boxed{2.67}", {"answer": "8/3", "places": 2}).status == "correct"
+    assert verify("math", r"\boxed{2.66}", {"answer": "8/3", "places": 2}).status == "incorrect"
+    assert verify("math", r"\boxed{2.67}", {"answer": "8/3"}).status == "incorrect"

@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import queue
 import select
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sysconfig
 import threading
 import time
 import warnings
+from concurrent.futures import Future
 
 from verifiers.sandbox import frames
 from verifiers.sandbox.limits import Limits, Outcome
@@ -38,6 +40,46 @@ class SlotFailed(Exception):
     """A slot did not start, died or did not answer: our failure, not the candidate's."""
 
 
+class _Spawner:
+    """A thread that starts processes and lives as long as ours does.
+
+    A slot is killed when the thread that started it ends (that is what PR_SET_PDEATHSIG means), so
+    none may be started by a caller's short-lived thread.
+    """
+
+    def __init__(self):
+        self.pid = os.getpid()
+        self._wanted: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True, name="slot-spawner").start()
+
+    def start(self, command: list[str], **options) -> subprocess.Popen:
+        """subprocess.Popen in the thread. Raises what it raises."""
+        future: Future = Future()
+        self._wanted.put((future, command, options))
+        return future.result()
+
+    def _work(self) -> None:
+        while True:
+            future, command, options = self._wanted.get()
+            try:
+                future.set_result(subprocess.Popen(command, **options))
+            except BaseException as problem:
+                future.set_exception(problem)
+
+
+_the_spawner: _Spawner | None = None
+_lock = threading.Lock()
+
+
+def _spawner() -> _Spawner:
+    global _the_spawner
+    with _lock:
+        # After a fork the thread is the parent's only.
+        if _the_spawner is None or _the_spawner.pid != os.getpid():
+            _the_spawner = _Spawner()
+        return _the_spawner
+
+
 class Slot:
     """One warm interpreter of a kind ("bare", "science", "math"). Raises SlotFailed."""
 
@@ -54,8 +96,8 @@ class Slot:
         command = [sys.executable, "-s", "-S", "-P", "-B", "-c", _START, json.dumps(configuration)]
         environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         try:
-            self.process = subprocess.Popen(
-                command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=None,
+            self.process = _spawner().start(
+                command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 env=environment, cwd="/", start_new_session=True,
             )  # fmt: skip
         except OSError as problem:
@@ -165,8 +207,12 @@ class Pool:
         with self._changed:
             while not self._idle and self._count >= self.size:
                 self._changed.wait()
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                slot = self._idle.pop()
+                if slot.process.poll() is None:
+                    return slot
+                slot.end()  # killed while idle: nobody's request has to pay for it
+                self._count -= 1
             self._count += 1
         try:
             return Slot(self.warm, self.without)
@@ -195,13 +241,13 @@ min_isolation = "B"
 _turns = Turns()
 _pools: dict[str, Pool] = {}
 _owner = os.getpid()
-_lock = threading.Lock()
+_pools_lock = threading.Lock()
 
 
 def shared_pool(warm: str) -> Pool:
     """This process's pool of a kind; after a fork the child gets pools of its own."""
     global _owner
-    with _lock:
+    with _pools_lock:
         if _owner != os.getpid():
             _pools.clear()
             _owner = os.getpid()
