@@ -191,7 +191,8 @@ def unit_name(written: str) -> str:
     base, _, power = name.partition("^")
     if power:
         return f"{_UNIT_OF.get(base, base)}^{power}"
-    return _UNIT_OF.get(name.replace(" ", "_"), name)
+    # "apple" and "apples" are one unit.
+    return _UNIT_OF.get(name.replace(" ", "_"), name.removesuffix("s"))
 
 
 def same_quantity(gold: Quantity, answer: Quantity, slack: Fraction = Fraction(0)) -> bool:

@@ -8,6 +8,7 @@ import re
 # What comes before the last million characters can't be a final answer.
 MAX_SCANNED_CHARS = 1_000_000
 MAX_BARE_CHARS = 200
+_MAX_FORMULA_CHARS = 20_000
 
 _BRACE_OR_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[ \d$-]))|\\[\\{}]|[{}]")
 _UNBRACED = re.compile(r"\s*([^\s{}$\\]{1,60})")
@@ -18,26 +19,31 @@ _FENCE = re.compile(r"^[ \t]*```+[ \t]*([\w+-]*)[^\n]*$", re.MULTILINE)
 _PROSE = re.compile(r"[A-Za-z']{2,}(?:[ ,;]+[A-Za-z']{2,}){3}")
 
 
-def boxed(response: str) -> str | None:
-    r"""The inside of the last complete outermost \boxed{...} or \fbox{...}; None if there is none."""
-    open_braces: list[int] = []
-    last = None
+def boxes(response: str) -> list[tuple[int, int, str]]:
+    r"""Every complete outermost \boxed{...} or \fbox{...}, in order: (start, end, what is inside)."""
+    open_braces: list[tuple[int, int]] = []  # (where the box's command starts, or -1; where its inside does)
+    found: list[tuple[int, int, str]] = []
     for match in _BRACE_OR_BOX.finditer(response):
         token = match.group()
         if token == "{":
-            open_braces.append(-1)
+            open_braces.append((-1, 0))
         elif token == "}":
-            # The box that closes last lies in no other complete box, hence is outermost.
-            start = open_braces.pop() if open_braces else -1
+            start, inside = open_braces.pop() if open_braces else (-1, 0)
             if start >= 0:
-                last = response[start : match.start()]
-        elif len(token) > 2:
-            if match.group(1):
-                open_braces.append(match.end())
-            else:
-                unbraced = _UNBRACED.match(response, match.end())
-                last = unbraced.group(1) if unbraced else last
-    return last.strip() if last is not None else None
+                while found and found[-1][0] > start:
+                    found.pop()  # boxes inside this one
+                found.append((start, match.end(), response[inside : match.start()].strip()))
+        elif match.group(1):
+            open_braces.append((match.start(), match.end()))
+        elif len(token) > 2 and (unbraced := _UNBRACED.match(response, match.end())):
+            found.append((match.start(), unbraced.end(), unbraced.group(1)))
+    return found
+
+
+def boxed(response: str) -> str | None:
+    """The inside of the last complete outermost box; None if there is none."""
+    found = boxes(response)
+    return found[-1][2] if found else None
 
 
 def after_hashes(response: str) -> str | None:
@@ -70,7 +76,9 @@ def bare(response: str) -> str | None:
     return text
 
 
-_ENVIRONMENT = re.compile(r"\$\$([^$]+)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\[(.*?)\\\]|\\\((.*?)\\\)", re.DOTALL)
+_ENVIRONMENT = re.compile(
+    r"\$\$([^$]+)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\[(.{0,2000}?)\\\]|\\\((.{0,2000}?)\\\)", re.DOTALL
+)
 _COMMAND = re.compile(r"\\(?:text|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _A_WORD = re.compile(r"\b(?!sqrt\b|inf\b)[a-zA-Z]{3,}|[^\x00-\x7f]|\$|\\[(\[]")
 _AND = re.compile(r"\b(?:and|or)\b")
@@ -84,28 +92,12 @@ _LAST_NUMBER = re.compile(
 )
 
 
-def _closing_brace(response: str, at: int) -> int | None:
-    """Where the brace that is open at `at` closes, within an answer's length."""
-    depth = 1
-    for position in range(at, min(len(response), at + 5_000)):
-        depth += (response[position] == "{") - (response[position] == "}")
-        if depth == 0:
-            return position
-    return None
-
-
 def last_math(response: str) -> str | None:
     """Lenient, for answers that were not asked to be boxed: the last boxes, with no words between
     them, unless "answer is" follows; else what follows that; else the last formula or number."""
-    ends: list[tuple[int, int, str]] = []
-    rest = 0
-    while (start := response.find("\\boxed{", rest)) >= 0 and len(ends) < 1000:
-        end = _closing_brace(response, start + len("\\boxed{"))
-        rest = start + len("\\boxed{") if end is None else end + 1
-        if end is not None:
-            ends.append((start, end + 1, response[start + len("\\boxed{") : end].strip()))
+    ends = boxes(response)
     # An answer stated behind the last box is the final one.
-    said = after_answer_is(response[rest:])
+    said = after_answer_is(response[ends[-1][1] :] if ends else response)
     if ends and not said:
         last = len(ends) - 1
         while last and _BETWEEN_BOXES.fullmatch(response, ends[last - 1][1], ends[last][0]):
@@ -119,7 +111,8 @@ def last_math(response: str) -> str | None:
         plain = said.replace("$", " ").strip(' \\"')
         if not _A_WORD.search(_AND.sub(",", _COMMAND.sub(" 0 ", plain))):
             return plain
-    text = said if said is not None else response
+    # Formulas are found by scanning ahead, so only the end is looked at.
+    text = (said if said is not None else response)[-_MAX_FORMULA_CHARS:]
     formula = number = None
     for formula in _ENVIRONMENT.finditer(text):  # noqa: B007
         pass

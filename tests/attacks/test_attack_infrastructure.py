@@ -86,9 +86,10 @@ def test_a_slot_killed_while_running_does_not_hurt_the_batch():
 
 def test_a_killed_trainer_leaves_no_orphan():
     script = (
-        "import sys, time, threading\nfrom verifiers.sandbox import pool\nfrom verifiers.sandbox.limits import Limits\n"
+        "from verifiers.sandbox import pool\nfrom verifiers.sandbox.limits import Limits\n"
         "slot = pool.Slot('bare')\nprint(slot.process.pid, flush=True)\n"
-        "slot.run({'kind': 'program', 'limits': Limits(cpu_s=60, wall_s=60).as_dict()}, b'while True: pass', b'')\n"
+        "header = {'kind': 'program', 'limits': Limits(cpu_s=60, wall_s=60).as_dict()}\n"
+        "slot.run(header, b'while True: pass', b'')\n"
     )
     trainer = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     outer = int(trainer.stdout.readline())
@@ -256,3 +257,10 @@ def test_a_starved_candidate_is_our_failure():
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.split() == ["starved", "True"], (done.stdout, done.stderr)
+
+
+def test_a_slot_that_cannot_be_set_up_says_why():
+    with pytest.raises(
+        pool.SlotFailed, match="a no_such_kind slot cannot be set up: KeyError: 'no_such_kind'"
+    ):
+        pool.Slot("no_such_kind")

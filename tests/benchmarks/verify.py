@@ -229,8 +229,8 @@ def math_mixed() -> dict:
 _HANGS = (
     "9^{9^{9^{NN}}}", r"((NN!)!)!", r"\int_0^1 x^{x+NN} dx", r"\sum_{k=1}^{NN000000} \frac{1}{k^{k}}",
     r"\binom{NN0000000}{NN000000}", r"(x+y+z+w+NN)^{200}", r"\int \frac{\sin(x^{x})}{x+NN} dx",
-    r"\lim_{n \to \infty} \left(\sum_{k=1}^{n} \frac{1}{k^{NN}}\right)^{n}", r"\prod_{k=1}^{NN00000} (1+k^{-k})",
-    r"\sqrt{2+\sqrt{3+\sqrt{5+\sqrt{7+\sqrt{NN+\sqrt[3]{NN}}}}}}",
+    r"\lim_{n \to \infty} \left(\sum_{k=1}^{n} \frac{1}{k^{NN}}\right)^{n}",
+    r"\prod_{k=1}^{NN00000} (1+k^{-k})", r"\sqrt{2+\sqrt{3+\sqrt{5+\sqrt{7+\sqrt{NN+\sqrt[3]{NN}}}}}}",
 )  # fmt: skip
 
 
@@ -258,6 +258,8 @@ def hanging_batch() -> dict:
     assert len(verdicts) == 1000
     correct = sum(verdicts[n].status == "correct" for n in verdicts)
     assert correct >= 940, correct
+    slots = [slot for slot in pool.shared_pool("math")._idle if slot.process.poll() is None]
+    assert len(slots) == pool.shared_pool("math").size, "a worker was lost"
     started = time.perf_counter()
     for gold, answer in _hanging(100, 2):
         with contextlib.redirect_stderr(io.StringIO()):

@@ -101,11 +101,20 @@ def test_no_final_answer_is_no_answer():
     assert (verdict.status, verdict.reason) == ("no_answer", "unparseable")
 
 
+@pytest.mark.parametrize("rule", ["auto", "last_math", "choice", "code"])
 @pytest.mark.parametrize(
-    "junk", [r"\boxed{" * 50_000, "{" * 300_000, "#### " * 60_000, "answer is " * 30_000, "$" * 200_000]
+    "junk",
+    [
+        r"\boxed{" * 50_000,
+        "{" * 300_000,
+        "#### " * 60_000,
+        "answer is " * 30_000,
+        "$" * 200_000,
+        r"\[" * 400_000,
+    ],
 )
-def test_hostile_text_is_read_in_linear_time(junk):
-    verdict = verify("math", junk, {"answer": "5"})
+def test_hostile_text_is_read_in_linear_time(junk, rule):
+    verdict = verify("math", junk, {"answer": "5", "extract": rule})
     assert verdict.status != "correct"
     assert verdict.cpu_ms < 2000
 

@@ -25,6 +25,7 @@ _START = (
 )
 _START_S = 60.0
 _GRACE_S = 5.0
+_RECYCLE_RUNS = 50_000  # nothing grows in 100,000 runs (the soak test); what we do not know of might
 # The interpreter's own folders; whatever else is on our path is no candidate's business.
 _LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 
@@ -38,6 +39,10 @@ _PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 
 class SlotFailed(Exception):
     """A slot did not start, died or did not answer: our failure, not the candidate's."""
+
+
+class TooLittleIsolation(SlotFailed):
+    """This machine does not give the isolation that candidates need; trying again will not help."""
 
 
 class _Spawner:
@@ -108,6 +113,9 @@ class Slot:
         self.socket = ours
         self.runs = 0
         header, _ = self._receive(_START_S)
+        if not header["ready"]:
+            self.end()
+            raise SlotFailed(f"a {warm} slot cannot be set up: {header['problem']}")
         self.layers: tuple[str, ...] = tuple(header["layers"])
         self.problems: tuple[str, ...] = tuple(header["problems"])
         self.tier = "none"
@@ -187,7 +195,7 @@ class Pool:
         try:
             if not at_least(slot.tier, min_isolation):
                 problems = "; ".join(slot.problems) or "no layer reports a problem"
-                raise SlotFailed(
+                raise TooLittleIsolation(
                     f"isolation is tier {slot.tier}, expected at least {min_isolation}; "
                     f"see `python -m verifiers probe` ({problems})"
                 )
@@ -222,6 +230,9 @@ class Pool:
 
     def _return(self, slot: Slot | None) -> None:
         with self._changed:
+            if slot is not None and slot.runs >= _RECYCLE_RUNS:
+                slot.end()
+                slot = None
             if slot is None:
                 self._count -= 1
             else:
@@ -272,6 +283,8 @@ def run(warm: str, header: dict, *blobs: bytes, limits: Limits | None = None) ->
     header = {**header, "limits": (limits or Limits()).as_dict()}
     try:
         return shared_pool(warm).run(header, *blobs)
+    except TooLittleIsolation:
+        raise
     except SlotFailed:
         time.sleep(0.05)
         return shared_pool(warm).run(header, *blobs)

@@ -12,6 +12,9 @@ import secrets
 import sys
 from dataclasses import dataclass, field
 
+# All of the project that a child needs: behind the walls its folder cannot be seen any more.
+from verifiers.sandbox import children, frames, jail, linux, serve, syscalls
+
 _WARM = {
     "bare": "abc array ast bisect cmath collections copy dataclasses datetime decimal enum fractions "
     "functools hashlib heapq io itertools json math operator queue random re select selectors socket "
@@ -37,16 +40,26 @@ class Setup:
 
 
 def main(configuration: dict) -> None:
-    """Set up, say what stands, serve until the socket closes."""
+    """Set up, say what stands or what failed, serve until the socket closes."""
     # Low descriptors are the child's: ours start above.
     control = _high(os.dup(0))
+    try:
+        setup = _set_up(configuration)
+    except Exception as problem:
+        frames.write(
+            control, frames.pack({"ready": False, "problem": f"{type(problem).__name__}: {problem}"})
+        )
+        return
+    frames.write(control, frames.pack({"ready": True, "layers": setup.layers, "problems": setup.problems}))
+    serve.requests(control, setup)
+
+
+def _set_up(configuration: dict) -> Setup:
+    """Filter, warm imports, walls, streams; in this order, as each needs what the next takes away."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(_FIRST_FREE_FD):
         if fd != 2:
             os.dup2(null, fd)
-    statm_wanted = "/proc/self/statm"
-    from verifiers.sandbox import frames, jail, linux, syscalls
-
     program = None
     problems = []
     if "seccomp" not in configuration["without"]:
@@ -54,8 +67,6 @@ def main(configuration: dict) -> None:
             program = linux.SeccompProgram(syscalls.compile_filter())
         except (ImportError, OSError, ValueError) as problem:
             problems.append(f"seccomp: {problem}")
-    from verifiers.sandbox import children, serve, suite, supervise, values  # noqa: F401  before the project vanishes
-
     _warm(configuration["warm"])
     sys.path[:] = [path for path in sys.path if path not in configuration["hidden"]]
     if "namespaces" in configuration["without"]:
@@ -68,7 +79,7 @@ def main(configuration: dict) -> None:
     setup.layers += ["seccomp"] if program else []
     if "landlock" not in configuration["without"]:
         serve.set_ruleset(setup)
-    statm = os.open(statm_wanted.removeprefix("/proc/"), os.O_RDONLY, dir_fd=walls.proc)
+    statm = os.open("self/statm", os.O_RDONLY, dir_fd=walls.proc)
     setup.address_space = int(os.pread(statm, 200, 0).split()[0]) * os.sysconf("SC_PAGE_SIZE")
     os.close(statm)
     children.open_streams()
@@ -76,8 +87,7 @@ def main(configuration: dict) -> None:
     atexit._clear()  # a child runs its program's exit functions, not ours
     gc.collect()
     gc.freeze()
-    frames.write(control, frames.pack({"ready": True, "layers": setup.layers, "problems": setup.problems}))
-    serve.requests(control, setup)
+    return setup
 
 
 def _high(fd: int) -> int:
