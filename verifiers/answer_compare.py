@@ -23,6 +23,10 @@ class Undecided(Exception):
     """Neither equality nor difference could be shown."""
 
 
+class Malformed(Undecided):
+    """A unit, a relation or an infinity where only an expression has a meaning: "3% 9", "1(x<2)"."""
+
+
 def field_leaf(gold: tuple, answer: tuple) -> bool:
     """Equality where the fields of verifiers.fields decide it. Raises Undecided; TooLarge."""
     if gold[0] in ("text", "inf") or answer[0] in ("text", "inf"):
@@ -118,9 +122,13 @@ def _value(tree: tuple, leaf: Leaf) -> tuple:
         return sides[1]
     if signs == ("=",) and _names_something(sides[1]):
         return sides[0]
-    if signs == ("=",) and all(map(_is_expression, sides)) and leaf(*sides):
+    if signs == ("=",) and all(map(_is_expression, sides)):
         # "sqrt(4) = 2" is true and says 2; "7 = 5" is not, and says nothing.
-        return sides[1]
+        try:
+            if leaf(*sides):
+                return sides[1]
+        except Malformed:
+            return tree
     interval = _interval(tree)
     return interval if interval is not None else tree
 
@@ -157,6 +165,8 @@ def _same_relations(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
         try:
             return fields.proportional(("add", a, ("neg", b)), ("add", c, ("neg", d)))
         except (NoImage, Undefined) as problem:
+            if not all(map(_is_expression, answer[1])):
+                return False
             if a == c or b == d:
                 return leaf(b, d) if a == c else leaf(a, c)
             raise Undecided(f"two equations: {problem}") from problem

@@ -30,6 +30,7 @@ _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|tt|normal)?|mbox|math(?:rm|bf|it)|operatorname)\s*\{([^{}]*)\}"
 )
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b|\\circ\b")
+_NO_MEANING = re.compile(r"^\s*\\(?:approx|sim)(?![a-zA-Z])|\\[hv]?phantom(?![a-zA-Z])")
 _NEGATIVE_SPACE = re.compile(r"\\!\s*")
 # "\\frac" with two backslashes, out of a string that was escaped twice.
 _DOUBLED = re.compile(r"\\(?=\\[a-zA-Z])")
@@ -76,6 +77,7 @@ def canonical(answer: str) -> str:
     if "\\" in text or "~" in text or "&" in text:
         text = _DOUBLED.sub("", text) if r"\begin" not in text else text
         text = _NEGATIVE_SPACE.sub("", text)
+        text = _NO_MEANING.sub(" ", text)
         text = _SPACING.sub(" ", text)
         text = _FRACTION_COMMAND.sub(r"\\frac", text)
         text = _DEGREES.sub(r"^\\circ ", text)

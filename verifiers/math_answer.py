@@ -6,6 +6,7 @@ asked of killable children in the sandbox. Nothing of a response is ever evaluat
 """
 
 import json
+import re
 from fractions import Fraction
 from functools import lru_cache
 
@@ -20,7 +21,10 @@ _MAX_NESTING = 60
 _NO_VALUE = frozenset(("nan", "zoo", "undefined", "null", "none"))
 # What code would need and an answer would not; such text is refused unread.
 _CODE = ("__", "lambda", "import", "exec(", "eval(", "().", "open(")
+# Words and nothing else, one of them longer than an abbreviation.
+_PROSE = re.compile(r"(?=.*[A-Za-z]{4})(?!.*(?:sqrt|infty))[A-Za-z][A-Za-z ,.'-]*")
 _CHOICE = frozenset("ABCDEFGHIJ")
+_SECOND_CHOICE = re.compile(r"\b(?:or|and)\b|\([A-J]\)|\b[A-J][.:)]|[,/;] ?[A-J]\b")
 
 
 def math(
@@ -105,6 +109,8 @@ def _compare(gold_text: str, found: str, places: int | None = None) -> Verdict |
     choice = _choice(gold)
     if choice and choice == _choice(answer):
         return right
+    if _PROSE.fullmatch(gold):
+        return right if gold.casefold() == answer.casefold() else wrong
     same_text = gold.replace(" ", "") == answer.replace(" ", "")
     try:
         gold_tree = tex.parse(gold)
@@ -160,6 +166,8 @@ def _choice(text: str) -> str | None:
     stripped = text.strip()
     if stripped in _CHOICE:
         return stripped
+    if _SECOND_CHOICE.search(stripped, 3):
+        return None  # "(A) or (B)" is no choice
     if len(stripped) >= 3 and stripped[0] == "(" and stripped[1] in _CHOICE and stripped[2] == ")":
         return stripped[1]
     if len(stripped) >= 2 and stripped[0] in _CHOICE and stripped[1] in ".:)":

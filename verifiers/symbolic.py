@@ -7,7 +7,7 @@ A question is JSON (gold, answer), both canonical texts; the reply is one of the
 import json
 
 from verifiers import answer_compare, tex
-from verifiers.answer_compare import Undecided
+from verifiers.answer_compare import Malformed, Undecided
 from verifiers.fields import TooLarge, Undefined
 
 _DIGITS = 60
@@ -54,7 +54,11 @@ def leaf(gold: tuple, answer: tuple) -> bool:
         return answer_compare.field_leaf(gold, answer)
     except Undecided:
         pass
-    return same_expressions(to_sympy(gold), to_sympy(answer))
+    left = to_sympy(gold)
+    try:
+        return same_expressions(left, to_sympy(answer))
+    except Malformed:
+        return False
 
 
 def to_sympy(tree: tuple):
@@ -67,12 +71,10 @@ def to_sympy(tree: tuple):
     if kind == "sym":
         constant = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I}.get(tree[1])
         return constant if constant is not None else sympy.Symbol(tree[1], real=True)
-    if kind == "inf":
-        return sympy.oo
     if kind == "fn":
         return _function_to_sympy(tree)
     if kind not in ("add", "mul", "div", "neg", "pow", "root"):
-        raise Undecided(f"a {kind} inside an expression")
+        raise Malformed(f"a {kind} inside an expression")
     first = to_sympy(tree[1])
     if kind == "neg":
         return -first
@@ -103,7 +105,7 @@ def _function_to_sympy(tree: tuple):
     name = tree[1]
     if name == "det":
         if tree[2][0] != "matrix":
-            raise Undecided("a determinant of a name")
+            raise Malformed("a determinant of a name")
         rows = [[to_sympy(item) for item in row] for row in tree[2][1]]
         if len(rows) > 8:
             raise TooLarge("determinant")

@@ -253,6 +253,8 @@ class _Parser(Tokens):
 
     def word(self, token: str) -> tuple:
         """A run of letters: a function, a constant, words, or symbols side by side."""
+        if token in ("and", "or"):
+            raise Unreadable(f"{token!r} between nothing")
         if token in FUNCTIONS:
             self.take()
             return self.function(token)

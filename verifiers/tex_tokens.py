@@ -195,7 +195,7 @@ class Tokens:
             words.append(self.tokens[at][1])
             at += 1
         text = "".join(words).strip()
-        if not self.ends_item(at) or max(map(len, text.split())) < 3:
+        if not self.ends_item(at) or max(map(len, text.split()), default=0) < 3:
             return None
         self.at = at
         return ("text", text)

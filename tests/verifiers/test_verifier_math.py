@@ -202,3 +202,22 @@ def test_places():
     assert verify("math", r"\boxed{2.67}", {"answer": "8/3", "places": 2}).status == "correct"
     assert verify("math", r"\boxed{2.66}", {"answer": "8/3", "places": 2}).status == "incorrect"
     assert verify("math", r"\boxed{2.67}", {"answer": "8/3"}).status == "incorrect"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "and*", "or", "and", "3%9", "1($3x+2)", "0$0", r"\pm\infty\infty;;m^2", "yx% = 2", r"\sqrt", "{", "}",
+        "(", "^", r"\frac", r"\begin{pmatrix}1", "|x", "x_", "5 5", "=", "5=", ",", r"\log_", r"\int", "x!!!!",
+        r"\unknown{5}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("gold", ["7", r"y=2x+1", r"\sqrt{3}", "(1,2)"])
+def test_junk_is_the_candidates_fault(answer, gold):
+    verdict = verify("math", answer, {"answer": gold, "extract": "whole"})
+    assert verdict.status == "incorrect", verdict
+
+
+def test_prose_is_compared_as_text():
+    assert verify("math", r"\boxed{the second team}", {"answer": "The second team"}).status == "correct"
+    assert verify("math", r"\boxed{The first team}", {"answer": "The second team"}).reason == "wrong"
