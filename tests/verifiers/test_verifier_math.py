@@ -208,8 +208,8 @@ def test_places():
     "answer",
     [
         "and*", "or", "and", "3%9", "1($3x+2)", "0$0", r"\pm\infty\infty;;m^2", "yx% = 2", r"\sqrt", "{", "}",
-        "(", "^", r"\frac", r"\begin{pmatrix}1", "|x", "x_", "5 5", "=", "5=", ",", r"\log_", r"\int", "x!!!!",
-        r"\unknown{5}",
+        "(", "^", r"\frac", r"\begin{pmatrix}1", "|x", "x_", "5 5", "=", "5=", ",", r"\log_", r"\int",
+        "x!!!!", r"\unknown{5}",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("gold", ["7", r"y=2x+1", r"\sqrt{3}", "(1,2)"])
