@@ -8,6 +8,7 @@ A leaf: knows no model, no tree, no torch. Importing it loads nothing heavy and 
 
 import difflib
 import importlib
+import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
@@ -22,6 +23,8 @@ Verifier = Callable[..., Verdict]
 VERIFIERS = {
     "math": "verifiers.math_answer:math",
     "steps": "verifiers.arithmetic_steps:steps",
+    "code": "verifiers.code_tests:code",
+    "logic": "verifiers.logic:logic",
 }
 _loaded: dict[str, Verifier] = {}
 
@@ -58,30 +61,74 @@ def verify(name: str, response: str, reference: dict) -> Verdict:
 
     Raises UnknownVerifier. Whatever a verifier raises is our failure: error/internal_error.
     """
-    verifier = lookup(name)
-    started, cpu_started = time.perf_counter(), time.process_time()
+    return _judge(lookup(name), name, response, reference)
+
+
+def verify_many(
+    requests: Iterable[tuple[Hashable, str, str, dict]], workers: int | None = None
+) -> Iterator[tuple[Hashable, Verdict]]:
+    """Judge (id, name, response, reference) requests; yields (id, verdict) as they come.
+
+    What a verifier can settle in this process (its `quick` attribute) is settled at once; the rest
+    waits for sandbox slots in `workers` threads (default: one per core), and comes back in the order
+    in which it ends, so keep the ids. Requests are drawn lazily, a few ahead of the verdicts: a
+    generator may still be writing them. Raises UnknownVerifier.
+    """
+    import queue
+    from concurrent.futures import ThreadPoolExecutor
+
+    workers = workers or len(os.sched_getaffinity(0))
+    finished: queue.SimpleQueue = queue.SimpleQueue()
+    waiting = 0
+
+    def judge_and_tell(request_id, verifier, name, response, reference) -> None:
+        finished.put((request_id, _judge(verifier, name, response, reference)))
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="verify") as threads:
+        try:
+            for request_id, name, response, reference in requests:
+                verifier = lookup(name)
+                quick = getattr(verifier, "quick", None)
+                verdict = _judge(quick, name, response, reference) if quick is not None else None
+                if verdict is not None:
+                    yield request_id, verdict
+                else:
+                    threads.submit(judge_and_tell, request_id, verifier, name, response, reference)
+                    waiting += 1
+                while waiting and (waiting > 4 * workers or not finished.empty()):
+                    yield finished.get()
+                    waiting -= 1
+            for _ in range(waiting):
+                yield finished.get()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def _judge(verifier: Verifier, name: str, response: str | bytes, reference: dict) -> Verdict | None:
+    """The verifier's verdict, timed and with one printable line of detail; None is a quick one's
+    "not decided here"."""
+    started, cpu_started = time.perf_counter(), time.thread_time()
     try:
         verdict = verifier(_as_text(response), **reference)
+        if verdict is None and verifier is getattr(lookup(name), "quick", None):
+            return None
         if not isinstance(verdict, Verdict):
             verdict = failure(f"verifier {name!r} returned a {type(verdict).__name__}, expected a Verdict")
     except Exception as problem:
         verdict = failure(f"verifier {name!r}: {type(problem).__name__}: {problem}"[:500])
     return replace(
         verdict,
-        cpu_ms=verdict.cpu_ms or 1000 * (time.process_time() - cpu_started),
+        detail=_printable(verdict.detail),
+        cpu_ms=verdict.cpu_ms + 1000 * (time.thread_time() - cpu_started),
         wall_ms=1000 * (time.perf_counter() - started),
     )
 
 
-def verify_many(
-    requests: Iterable[tuple[Hashable, str, str, dict]],
-) -> Iterator[tuple[Hashable, Verdict]]:
-    """Judge (id, name, response, reference) requests; yields (id, verdict) as they come.
-
-    Requests are drawn lazily, so a generator may still be writing them. Raises UnknownVerifier.
-    """
-    for request_id, name, response, reference in requests:
-        yield request_id, verify(name, response, reference)
+def _printable(detail: str) -> str:
+    """One line without control characters: details hold a candidate's words and go to logs."""
+    if detail.isprintable():
+        return detail
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in detail)
 
 
 def _as_text(response: str | bytes) -> str:

@@ -23,20 +23,27 @@ _CONFUSABLES = str.maketrans(
     }
 )  # fmt: skip
 _SPACING = re.compile(
-    r"\\(?:[,;:!> \n]|(?:quad|qquad|displaystyle|limits|left|right|[bB]ig[lr]?)(?![a-zA-Z]))|~|&nbsp;"
+    r"(?<!\\)\\(?:[,;:!> \n]|(?:quad|qquad|displaystyle|limits|left|right|[bB]ig[lr]?)(?![a-zA-Z]))|~|&nbsp;"
 )
 _FRACTION_COMMAND = re.compile(r"\\[dtc]?frac(?![a-zA-Z])")
 _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|tt|normal)?|mbox|math(?:rm|bf|it)|operatorname)\s*\{([^{}]*)\}"
 )
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b|\\circ\b")
+_NO_MEANING = re.compile(r"^\s*\\(?:approx|sim)(?![a-zA-Z])|\\[hv]?phantom(?![a-zA-Z])")
+_NEGATIVE_SPACE = re.compile(r"\\!\s*")
+# "\\frac" with two backslashes, out of a string that was escaped twice.
+_DOUBLED = re.compile(r"\\(?=\\[a-zA-Z])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
 _WRAPPERS = (
     ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), (r"\boxed{", "}"),
 )  # fmt: skip
 _SPACES = re.compile(r"\s+")
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?:[ ][0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
+# Words, at most four, none of them a connective: "5 or 6" is two answers, not 5 of a unit.
+_WORD = r"(?!(?:or|and|not|but|to)\b)[A-Za-z]{1,20}\.?"
+_UNIT = rf"{_WORD}(?:[ ]?[ /-][ ]?{_WORD}){{0,3}}(?:[ ]?\^?\{{?[23]\}}?|[²³])?"
 _NUMBER = re.compile(
     rf"""(?P<sign>[-+]?)\s*(?P<currency>\\?[$€£])?\s*(?P<inner_sign>-?)
     (?: (?P<whole>[0-9]{{1,9}})?\s*\\frac\s*\{{\s*(?P<tex_sign>-?)(?P<top>{_DIGITS})\s*\}}
@@ -47,7 +54,7 @@ _NUMBER = re.compile(
         (?: [eE](?P<exponent>[-+]?[0-9]{{1,4}})
           | \s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*\{{?\s*(?P<power>-?[0-9]{{1,4}})\s*\}}? )?
     )
-    \s*(?P<unit>\\?%|\\?[$€£]|\^\\circ\b|[A-Za-z][A-Za-z ./^0-9{{}}²³-]*|)\s*""",
+    \s*(?P<unit>\\?%|\\?[$€£]|\^\\circ\b|{_UNIT}|)\s*""",
     re.VERBOSE,
 )
 
@@ -68,7 +75,9 @@ def canonical(answer: str) -> str:
     text = answer.translate(_CONFUSABLES).strip()
     text = _unwrap(text).replace("{,}", ",")
     if "\\" in text or "~" in text or "&" in text:
-        text = text.replace(r"\!", "")
+        text = _DOUBLED.sub("", text) if r"\begin" not in text else text
+        text = _NEGATIVE_SPACE.sub("", text)
+        text = _NO_MEANING.sub(" ", text)
         text = _SPACING.sub(" ", text)
         text = _FRACTION_COMMAND.sub(r"\\frac", text)
         text = _DEGREES.sub(r"^\\circ ", text)
@@ -140,7 +149,7 @@ def _decimal(digits: str) -> Fraction:
 
 
 _UNITS = {
-    "%": "% percent",
+    "%": "% percent pct percentage percents",
     "$": "$ dollar dollars usd",
     "€": "€ euro euros eur",
     "£": "£ pound_sterling gbp",
@@ -184,15 +193,18 @@ def unit_name(written: str) -> str:
     base, _, power = name.partition("^")
     if power:
         return f"{_UNIT_OF.get(base, base)}^{power}"
-    return _UNIT_OF.get(name.replace(" ", "_"), name)
+    # "apple" and "apples" are one unit.
+    return _UNIT_OF.get(name.replace(" ", "_"), name.removesuffix("s"))
 
 
-def same_quantity(gold: Quantity, answer: Quantity) -> bool:
-    """Exactly equal numbers whose units do not contradict each other.
+def same_quantity(gold: Quantity, answer: Quantity, slack: Fraction = Fraction(0)) -> bool:
+    """Equal numbers (but for `slack`) whose units do not contradict each other.
 
     A unit missing on one side is taken as implied by the question, except that 3% is not 3; where
     both sides name one, it has to be the same (10 cm is not 10 m).
     """
+    if slack and (gold.unit == answer.unit or not gold.unit or not answer.unit):
+        return abs(gold.value - answer.value) <= slack
     if gold.unit == answer.unit:
         return gold.value == answer.value
     if answer.unit == "%":

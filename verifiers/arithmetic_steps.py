@@ -111,6 +111,9 @@ def steps(
     return Verdict("correct", "ok", 1.0, final)
 
 
+steps.quick = steps
+
+
 def _check_line(text: str, known: set[Number] | None) -> tuple[bool | None, str]:
     """(right, why) of one line; adds the line's written results to `known`."""
     plain = _PLAIN.fullmatch(text)

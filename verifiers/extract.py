@@ -8,38 +8,42 @@ import re
 # What comes before the last million characters can't be a final answer.
 MAX_SCANNED_CHARS = 1_000_000
 MAX_BARE_CHARS = 200
+_MAX_FORMULA_CHARS = 20_000
 
 _BRACE_OR_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[ \d$-]))|\\[\\{}]|[{}]")
 _UNBRACED = re.compile(r"\s*([^\s{}$\\]{1,60})")
 _HASHES = re.compile(r"^[ \t>*]*####[ \t]*(\S[^\n]*)", re.MULTILINE)
-_ANSWER_IS = re.compile(
-    r"\banswer\b(?:[ \t]{0,3}(?:is|are|equals|:|=|\*\*)){1,4}[ \t]{0,3}([^\n]*)", re.IGNORECASE
-)
+_ANSWER_IS = re.compile(r"\banswer\b(?:[ \t]{0,3}(?:is|are|equals|:|=|\*\*)){1,4}[ \t]{0,3}", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?=\s|$|\*\*)")
 _FENCE = re.compile(r"^[ \t]*```+[ \t]*([\w+-]*)[^\n]*$", re.MULTILINE)
 _PROSE = re.compile(r"[A-Za-z']{2,}(?:[ ,;]+[A-Za-z']{2,}){3}")
 
 
-def boxed(response: str) -> str | None:
-    r"""The inside of the last complete outermost \boxed{...} or \fbox{...}; None if there is none."""
-    open_braces: list[int] = []
-    last = None
+def boxes(response: str) -> list[tuple[int, int, str]]:
+    r"""Every complete outermost \boxed{...} or \fbox{...}, in order: (start, end, what is inside)."""
+    open_braces: list[tuple[int, int]] = []  # (where the box's command starts, or -1; where its inside does)
+    found: list[tuple[int, int, str]] = []
     for match in _BRACE_OR_BOX.finditer(response):
         token = match.group()
         if token == "{":
-            open_braces.append(-1)
+            open_braces.append((-1, 0))
         elif token == "}":
-            # The box that closes last lies in no other complete box, hence is outermost.
-            start = open_braces.pop() if open_braces else -1
+            start, inside = open_braces.pop() if open_braces else (-1, 0)
             if start >= 0:
-                last = response[start : match.start()]
-        elif len(token) > 2:
-            if match.group(1):
-                open_braces.append(match.end())
-            else:
-                unbraced = _UNBRACED.match(response, match.end())
-                last = unbraced.group(1) if unbraced else last
-    return last.strip() if last is not None else None
+                while found and found[-1][0] > start:
+                    found.pop()  # boxes inside this one
+                found.append((start, match.end(), response[inside : match.start()].strip()))
+        elif match.group(1):
+            open_braces.append((match.start(), match.end()))
+        elif len(token) > 2 and (unbraced := _UNBRACED.match(response, match.end())):
+            found.append((match.start(), unbraced.end(), unbraced.group(1)))
+    return found
+
+
+def boxed(response: str) -> str | None:
+    """The inside of the last complete outermost box; None if there is none."""
+    found = boxes(response)
+    return found[-1][2] if found else None
 
 
 def after_hashes(response: str) -> str | None:
@@ -57,7 +61,8 @@ def after_answer_is(response: str) -> str | None:
         pass
     if last is None:
         return None
-    text = last.group(1).strip()
+    newline = response.find("\n", last.end())
+    text = response[last.end() : newline if newline >= 0 else len(response)].strip()
     end = _SENTENCE_END.search(text)
     text = (text[: end.start()] if end else text).strip(" \t*`:")
     return text or None
@@ -69,6 +74,76 @@ def bare(response: str) -> str | None:
     if not text or len(text) > MAX_BARE_CHARS or "\n" in text or _PROSE.search(text):
         return None
     return text
+
+
+_ENVIRONMENT = re.compile(
+    r"\$\$([^$]+)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\[(.{0,2000}?)\\\]|\\\((.{0,2000}?)\\\)", re.DOTALL
+)
+_COMMAND = re.compile(r"\\(?:text|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
+_A_WORD = re.compile(r"\b(?!sqrt\b|inf\b)[a-zA-Z]{3,}|[^\x00-\x7f]|\$|\\[(\[]")
+_AND = re.compile(r"\b(?:and|or)\b")
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$,.;]|\\[()\[\]]|and|or|\\quad|\\qquad|\\text\s*\{[^{}]{0,40}\b(?:and|or)\s*\})*"
+)
+_LAST_NUMBER = re.compile(
+    r"-?\\?[$€£]?(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:[.,]\d+)?(?:/\d+)?(?: ?\\?(?:%|percent|pct))?|-?\.\d+"
+    r"|-?\\[dt]?frac\{-?\d+\}\{-?\d+\}",
+    re.ASCII,
+)
+
+
+def last_math(response: str) -> str | None:
+    """Lenient, for answers that were not asked to be boxed: the last boxes, with no words between
+    them, unless "answer is" follows; else what follows that; else the last formula or number."""
+    ends = boxes(response)
+    # An answer stated behind the last box is the final one.
+    said = after_answer_is(response[ends[-1][1] :] if ends else response)
+    if ends and not said:
+        last = len(ends) - 1
+        while last and _BETWEEN_BOXES.fullmatch(response, ends[last - 1][1], ends[last][0]):
+            last -= 1
+        return ", ".join(text for _, _, text in ends[last:])
+    short = bare(response)
+    if short is not None and not _A_WORD.search(_COMMAND.sub(" 0 ", short)):
+        return short
+    if said:
+        # "$12$ and $13$": formulas and nothing else are one answer.
+        plain = said.replace("$", " ").strip(' \\"')
+        if not _A_WORD.search(_AND.sub(",", _COMMAND.sub(" 0 ", plain))):
+            return plain
+    # Formulas are found by scanning ahead, so only the end is looked at.
+    text = (said if said is not None else response)[-_MAX_FORMULA_CHARS:]
+    formula = number = None
+    for formula in _ENVIRONMENT.finditer(text):  # noqa: B007
+        pass
+    for number in _LAST_NUMBER.finditer(text, formula.end() if formula else 0):  # noqa: B007
+        pass
+    if formula is not None and number is None:
+        return next((part for part in formula.groups() if part), "").strip() or None
+    return number.group().strip() if number else said
+
+
+_CHOICE_SAID = re.compile(r"(?:\banswer\b|\bis\b|\best\b|\bréponse\b)[ \t:*(]{1,6}([A-J])\b")
+_CHOICE_FIRST = re.compile(r"\s*\(?([A-J])(?![A-Za-z'])")
+_CHOICE_ALONE = re.compile(r"(?<![A-Za-z'\\])([A-J])(?![A-Za-z'])")
+
+
+def choice(response: str) -> str | None:
+    """The letter of a multiple choice: in a box, else behind "answer", else at the start of a line
+    that begins with one, else the last letter that stands alone."""
+    inside = boxed(response)
+    if inside is not None:
+        letters = _CHOICE_ALONE.findall(inside)
+        return letters[0] if len(set(letters)) == 1 else inside
+    said = _CHOICE_SAID.findall(response)
+    if said:
+        return said[-1]
+    for line in response.splitlines()[-1:] + response.splitlines()[:1]:
+        first = _CHOICE_FIRST.match(line)
+        if first:
+            return first.group(1)
+    alone = _CHOICE_ALONE.findall(response)
+    return alone[-1] if alone else None
 
 
 def fenced_code(response: str, languages: tuple[str, ...] = ("", "python", "py", "python3")) -> str | None:
@@ -103,11 +178,19 @@ def auto(response: str) -> str | None:
     return None
 
 
+def raw(response: str) -> str | None:
+    """The response as it is, white space included: a completion that continues a prompt."""
+    return response
+
+
 RULES = {
+    "raw": raw,
     "auto": auto,
     "boxed": boxed,
     "hashes": after_hashes,
     "answer_is": after_answer_is,
+    "last_math": last_math,
+    "choice": choice,
     "bare": bare,
     "whole": whole,
     "code": fenced_code,

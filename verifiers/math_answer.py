@@ -1,39 +1,231 @@
 """Math answers: is the final answer of a response the reference's?
 
-Cheap and exact readings come first: one spelling of the text, then numbers as Fractions. What they
-cannot decide is for the symbolic comparison.
+Cheap and exact readings come first, in this process and with static budgets: one spelling of the
+text, plain numbers, then trees compared in random prime fields. What needs computer algebra is
+asked of killable children in the sandbox. Nothing of a response is ever evaluated by Python.
 """
 
+import json
+import re
+from fractions import Fraction
+from functools import lru_cache
+
+from verifiers import answer_compare, tex
 from verifiers.answer_text import MAX_ANSWER_CHARS, canonical, quantity, same_quantity
 from verifiers.extract import final_answer
+from verifiers.fields import NoImage, TooLarge, Undefined, rational
 from verifiers.verdict import Verdict, failure
 
+TIME_LIMIT_S = 0.5
+_MAX_NESTING = 60
+_NO_VALUE = frozenset(("nan", "zoo", "undefined", "null", "none"))
+# What code would need and an answer would not; such text is refused unread.
+_CODE = ("__", "lambda", "import", "exec(", "eval(", "().", "open(")
+# Words and nothing else, one of them longer than an abbreviation.
+_PROSE = re.compile(r"(?=.*[A-Za-z]{4})(?!.*(?:sqrt|infty))[A-Za-z][A-Za-z ,.'-]*")
+_CHOICE = frozenset("ABCDEFGHIJ")
+_SECOND_CHOICE = re.compile(r"\b(?:or|and)\b|\([A-J]\)|\b[A-J][.:)]|[,/;] ?[A-J]\b")
 
-def math(response: str, answer: str | int | float, extract: str = "auto") -> Verdict:
+
+def math(
+    response: str, answer: str | int | float | list, extract: str = "auto", places: int | None = None
+) -> Verdict:
     """Compare the response's final answer with `answer`.
 
-    Reference keys: answer (text or number), extract (a rule of verifiers.extract, default "auto").
-    No final answer: no_answer. Gold that cannot be read: error/internal_error.
+    Reference keys: answer (text or number; a list of them: any one of these), extract (a rule of
+    verifiers.extract, default "auto"), places (rational numbers need to agree in so many decimal
+    places only; default: exactly). No final answer: no_answer. Gold that cannot be read, or an
+    equivalence that cannot be decided: error/internal_error.
     """
-    gold = str(answer)
-    if not gold.strip() or len(gold) > MAX_ANSWER_CHARS:
-        return failure(f"gold answer has {len(gold)} characters, expected 1 to {MAX_ANSWER_CHARS}")
+    quick = math_quick(response, answer, extract, places)
+    if quick is not None:
+        return quick
+    found = final_answer(response, extract)
+    return _best(_ask(canonical(str(gold)), canonical(found), found) for gold in _golds(answer))
+
+
+def math_quick(response: str, answer, extract: str = "auto", places: int | None = None) -> Verdict | None:
+    """The verdict where this process can reach it cheaply, else None."""
+    golds = _golds(answer)
+    for gold in golds:
+        if not str(gold).strip() or len(str(gold)) > MAX_ANSWER_CHARS:
+            return failure(f"gold answer has {len(str(gold))} characters, expected 1 to {MAX_ANSWER_CHARS}")
+    if not golds:
+        return failure("gold answer is an empty list, expected at least one answer")
     found = final_answer(response, extract)
     if not found:
         return Verdict("no_answer", "unparseable", detail=f"no final answer by rule {extract!r}")
+    if problem := _refused(found):
+        return Verdict("incorrect", "refused", 0.0, found[:200], problem)
+    verdicts = [_compare(str(gold), found, places) for gold in golds]
+    if any(verdict is None for verdict in verdicts):
+        correct = [verdict for verdict in verdicts if verdict is not None and verdict.status == "correct"]
+        return correct[0] if correct else None
+    return _best(verdicts)
+
+
+math.quick = math_quick
+
+
+def _golds(answer) -> list:
+    return list(answer) if isinstance(answer, list | tuple) else [answer]
+
+
+def _best(verdicts) -> Verdict:
+    """Of the verdicts on several golds: correct before error before incorrect."""
+    order = ("correct", "error", "no_answer", "incorrect")
+    return min(verdicts, key=lambda verdict: order.index(verdict.status))
+
+
+def _refused(found: str) -> str:
+    """Why an answer will not be read, "" where it will."""
     if len(found) > MAX_ANSWER_CHARS:
-        return Verdict("incorrect", "refused", 0.0, found[:200], f"answer of {len(found)} characters")
-    equal = _compare_exactly(canonical(gold), canonical(found))
-    if equal is None:
-        return failure("the texts differ, no plain numbers; symbolic comparison is missing", "unavailable")
-    return Verdict("correct", "ok", 1.0, found) if equal else Verdict("incorrect", "wrong", 0.0, found)
+        return f"answer of {len(found)} characters, at most {MAX_ANSWER_CHARS}"
+    if any(sign in found for sign in _CODE):
+        return "answer that looks like code"
+    depth = deepest = 0
+    for character in found:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return f"answer nested {deepest} deep" if deepest > _MAX_NESTING else ""
 
 
-def _compare_exactly(gold: str, found: str) -> bool | None:
-    """True or False where texts or plain numbers decide, None where they do not."""
-    gold_number, number = quantity(gold), quantity(found)
+@lru_cache(maxsize=16_384)
+def _compare(gold_text: str, found: str, places: int | None = None) -> Verdict | None:
+    """A verdict from text, numbers and fields; None where algebra has to decide."""
+    gold, answer = canonical(gold_text), canonical(found)
+    right = Verdict("correct", "ok", 1.0, found)
+    wrong = Verdict("incorrect", "wrong", 0.0, found)
+    if gold.casefold() in _NO_VALUE or not gold:
+        return failure(f"gold answer {gold_text[:100]!r} has no value")
+    gold_number, number = quantity(gold), quantity(answer)
     if gold_number is not None and number is not None:
-        return same_quantity(gold_number, number)
-    if gold.replace(" ", "") == found.replace(" ", ""):
-        return True
+        return right if same_quantity(gold_number, number, _slack(places)) else wrong
+    if gold_number is not None and gold_number.value.denominator != 1 and "," in answer and " " not in answer:
+        # A decimal comma; where the gold is no integer it cannot be a list of two.
+        comma = quantity(answer.replace(",", "."))
+        if comma is not None:
+            return right if same_quantity(gold_number, comma) else wrong
+    choice = _choice(gold)
+    if choice and choice == _choice(answer):
+        return right
+    if _PROSE.fullmatch(gold):
+        return right if gold.casefold() == answer.casefold() else wrong
+    same_text = gold.replace(" ", "") == answer.replace(" ", "")
+    try:
+        gold_tree = tex.parse(gold)
+    except tex.Unreadable:
+        # Prose, or notation beyond our grammar: equal texts are equal, the rest is for the children.
+        return right if same_text and _balanced(gold) else None
+    try:
+        answer_tree = tex.parse(answer)
+        equal = answer_compare.same(gold_tree, answer_tree, _leaf(places))
+    except tex.OverBudget as problem:
+        return Verdict("incorrect", "refused", 0.0, found, str(problem))
+    except tex.Unreadable:
+        return None
+    except (TooLarge, Undefined) as problem:
+        return _without_value(gold_tree, gold_text, found, problem)
+    except answer_compare.Undecided:
+        return right if same_text else None
+    return right if equal else wrong
+
+
+def _slack(places: int | None) -> Fraction:
+    return Fraction(0) if places is None else Fraction(1, 2 * 10 ** min(max(places, 0), 50))
+
+
+def _leaf(places: int | None) -> answer_compare.Leaf:
+    """Equality of expressions, in so many decimal places where both are rational numbers."""
+    if places is None:
+        return answer_compare.field_leaf
+
+    def leaf(gold: tuple, answer: tuple) -> bool:
+        try:
+            return abs(rational(gold) - rational(answer)) <= _slack(places)
+        except NoImage:
+            return answer_compare.field_leaf(gold, answer)
+
+    return leaf
+
+
+def _without_value(gold_tree: tuple, gold_text: str, found: str, problem: Exception) -> Verdict:
+    """Whose fault a missing value is: gold's is our failure, the answer's makes it wrong."""
+    try:
+        answer_compare.same(gold_tree, gold_tree, answer_compare.field_leaf)
+    except (TooLarge, Undefined) as ours:
+        return failure(f"gold answer {gold_text[:100]!r} has no value that can be had: {ours}")
+    except answer_compare.Undecided:
+        pass
+    reason = "refused" if isinstance(problem, TooLarge) else "wrong"
+    return Verdict("incorrect", reason, 0.0, found, f"no value: {problem}")
+
+
+def _choice(text: str) -> str | None:
+    """The letter of "B", "(B)", "B.", "(B) 42"; None for anything else."""
+    stripped = text.strip()
+    if stripped in _CHOICE:
+        return stripped
+    if _SECOND_CHOICE.search(stripped, 3):
+        return None  # "(A) or (B)" is no choice
+    if len(stripped) >= 3 and stripped[0] == "(" and stripped[1] in _CHOICE and stripped[2] == ")":
+        return stripped[1]
+    if len(stripped) >= 2 and stripped[0] in _CHOICE and stripped[1] in ".:)":
+        return stripped[0]
     return None
+
+
+def _balanced(text: str) -> bool:
+    plain = text.replace(r"\{", "").replace(r"\}", "")
+    return plain.count("{") == plain.count("}")
+
+
+def _ask(gold: str, answer: str, found: str) -> Verdict:
+    """The verdict by computer algebra, in a child that may be killed."""
+    word, outcome = _question(gold, answer)
+    if outcome is None:
+        return failure(word, "unavailable")
+    if word in ("time_limit", "memory_limit", "too large") and not _gold_is_readable(gold):
+        return failure(f"gold answer {gold[:100]!r} cannot be compared even with itself: {word}")
+    measured = {"answer": found, "isolation": outcome.isolation, "cpu_ms": outcome.cpu_ms}
+    return _VERDICTS.get(word, _undecided)(word, outcome.detail, measured)
+
+
+@lru_cache(maxsize=4096)
+def _gold_is_readable(gold: str) -> bool:
+    return _question(gold, gold)[0] == "equal"
+
+
+def _question(gold: str, answer: str):
+    """(word, outcome) of the children; outcome None and the word a problem where none can be had."""
+    from verifiers.sandbox import pool
+    from verifiers.sandbox.limits import Limits
+
+    limits = Limits(cpu_s=TIME_LIMIT_S, wall_s=10 * TIME_LIMIT_S, memory=512 << 20)
+    question = json.dumps([gold, answer]).encode()
+    try:
+        outcome = pool.run(
+            "math", {"kind": "ask", "entry": "verifiers.symbolic:decide"}, question, limits=limits
+        )
+    except pool.SlotFailed as problem:
+        return str(problem), None
+    return outcome.value.decode() if outcome.ending == "done" else outcome.ending, outcome
+
+
+def _undecided(word: str, detail: str, measured: dict) -> Verdict:
+    return Verdict("error", "internal_error", None, detail=f"{word}: {detail}".strip(": "), **measured)
+
+
+def _incorrect(reason: str):
+    return lambda word, detail, measured: Verdict("incorrect", reason, 0.0, detail=word, **measured)
+
+
+_VERDICTS = {
+    "equal": lambda word, detail, measured: Verdict("correct", "ok", 1.0, **measured),
+    "different": _incorrect("wrong"),
+    "undefined": _incorrect("wrong"),
+    "unreadable": _incorrect("unparseable"),
+    "too large": _incorrect("refused"),
+    "time_limit": _incorrect("time_limit"),
+    "memory_limit": _incorrect("memory_limit"),
+}

@@ -1,0 +1,266 @@
+"""What happens to us: killed slots, killed trainers, missing layers, no descriptors, no disk, leaks."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from verifiers import verify, verify_many
+from verifiers.sandbox import pool, probe
+from verifiers.sandbox.limits import Limits
+from verifiers.sandbox.turns import Turns
+
+ROOT = Path(__file__).resolve().parents[2]
+PRINT_42 = {"inputs": [""], "outputs": ["42\n"]}
+LIMITS = Limits(cpu_s=0.5, wall_s=1.0).as_dict()
+
+
+@pytest.fixture
+def slot():
+    one = pool.Slot("bare")
+    yield one
+    one.end()
+
+
+def _inside(process_id: int) -> int:
+    """The slot proper: the one child of the process that we started."""
+    return int(Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()[0])
+
+
+def _gone(process_id: int, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_killed_slot_costs_one_retry():
+    assert verify("code", "print(42)", PRINT_42).status == "correct"
+    for slot in list(pool.shared_pool("bare")._idle):
+        os.kill(slot.process.pid, signal.SIGKILL)
+    assert verify("code", "print(42)", PRINT_42).status == "correct"
+
+
+def test_slots_outlive_the_thread_that_wanted_them():
+    requests = [(n, "code", "print(42)", PRINT_42) for n in range(8)]
+    list(verify_many(requests))
+    before = {slot.process.pid for slot in pool.shared_pool("bare")._idle}
+    time.sleep(0.2)
+    assert {verdict.status for _, verdict in verify_many(requests)} == {"correct"}
+    assert before and before <= {slot.process.pid for slot in pool.shared_pool("bare")._idle}
+
+
+def test_a_slot_killed_while_running_does_not_hurt_the_batch():
+    requests = [
+        (n, "code", f"import time\ntime.sleep(0.05)\nprint({n})", {"inputs": [""], "outputs": [f"{n}\n"]})
+        for n in range(30)
+    ]
+
+    def kill_one():
+        time.sleep(0.4)
+        ours = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        slots = [int(p) for p in ours if b"sandbox.slot" in Path(f"/proc/{p}/cmdline").read_bytes()]
+        os.kill(slots[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    verdicts = {}
+    for number, verdict in verify_many(requests):
+        if not verdicts:
+            killer.start()
+        verdicts[number] = verdict.status
+    killer.join()
+    assert sorted(verdicts) == list(range(30))
+    assert list(verdicts.values()).count("correct") >= 29
+    assert set(verdicts.values()) <= {"correct", "error"}
+
+
+def test_a_killed_trainer_leaves_no_orphan():
+    script = (
+        "from verifiers.sandbox import pool\nfrom verifiers.sandbox.limits import Limits\n"
+        "slot = pool.Slot('bare')\nprint(slot.process.pid, flush=True)\n"
+        "header = {'kind': 'program', 'limits': Limits(cpu_s=60, wall_s=60).as_dict()}\n"
+        "slot.run(header, b'while True: pass', b'')\n"
+    )
+    trainer = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    outer = int(trainer.stdout.readline())
+    inner = _inside(outer)
+    deadline = time.monotonic() + 5
+    while not (candidates := Path(f"/proc/{inner}/task/{inner}/children").read_text().split()):
+        assert time.monotonic() < deadline
+    trainer.kill()
+    trainer.wait()
+    trainer.stdout.close()
+    assert all(_gone(p) for p in (outer, inner, *map(int, candidates)))
+
+
+def test_nothing_leaks_in_a_thousand_runs(slot):
+    inner = _inside(slot.process.pid)
+
+    def state():
+        status = Path(f"/proc/{inner}/status").read_text()
+        resident = int(status.split("VmRSS:")[1].split()[0])
+        return len(os.listdir(f"/proc/{inner}/fd")), resident
+
+    programs = [
+        b"print(42)",
+        b"open('/box/x', 'w').write('x')",
+        b"import os\nos._exit(3)",
+        b"x = bytearray(1 << 30)",
+    ]
+    suite = {"kind": "suite", "entries": ["f"], "limits": LIMITS}
+    for n in range(100):
+        slot.run({"kind": "program", "limits": LIMITS}, programs[n % 4], b"")
+    before = state()
+    for n in range(800):
+        slot.run({"kind": "program", "limits": LIMITS}, programs[n % 4], b"")
+    for _ in range(100):
+        slot.run(suite, b"def f(x): return x", b"", b"assert f(1) == 1")
+    for _ in range(4):
+        slot.run(
+            {"kind": "program", "limits": LIMITS},
+            b"import os\nwhile True: os.write(2, b'x' * 9999)",
+            b"",
+        )
+    after = state()
+    assert after[0] == before[0]
+    assert after[1] < before[1] + 2000  # kB
+    assert Path(f"/proc/{inner}/task/{inner}/children").read_text() == ""
+
+
+@pytest.mark.slow
+def test_soak_of_a_hundred_thousand_runs(slot):
+    inner = _inside(slot.process.pid)
+    resident = []
+    for n in range(100_000):
+        slot.run({"kind": "program", "limits": LIMITS}, b"print(42)", b"")
+        if n % 10_000 == 9_999:
+            resident.append(int(Path(f"/proc/{inner}/statm").read_text().split()[1]))
+    assert max(resident) - min(resident) < 500  # pages
+    assert len(os.listdir(f"/proc/{inner}/fd")) < 20
+    assert Path(f"/proc/{inner}/task/{inner}/children").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("without", "tier"),
+    [
+        ((), "A"),
+        (("namespaces",), "B"),
+        (("landlock",), "B-landlock"),
+        (("namespaces", "landlock"), "C"),
+        (("seccomp",), "none"),
+    ],
+)
+def test_the_tier_is_what_the_probes_find(without, tier):
+    slot = pool.Slot("bare", without)
+    try:
+        assert slot.tier == tier
+        assert slot.run({"kind": "program", "limits": LIMITS}, b"print(42)", b"").isolation == tier
+    finally:
+        slot.end()
+
+
+def test_below_the_minimum_nothing_runs(monkeypatch):
+    weak = pool.Pool("bare", 1, without=("namespaces", "landlock"))
+    monkeypatch.setitem(pool._pools, "bare", weak)
+    monkeypatch.setattr(pool, "_owner", os.getpid())
+    verdict = verify("code", "print(42)", PRINT_42)
+    assert (verdict.status, verdict.reason) == ("error", "unavailable")
+    assert "isolation is tier C, expected at least B" in verdict.detail
+    monkeypatch.setattr(pool, "min_isolation", "C")
+    assert verify("code", "print(42)", PRINT_42).isolation == "C"
+    weak.close()
+
+
+def test_an_unknown_tier_is_refused():
+    with pytest.raises(ValueError):
+        probe.at_least("A", "Z")
+
+
+def test_no_descriptors_left_is_our_failure():
+    script = (
+        "import os, resource\nfrom verifiers import lookup, verify\nlookup('code')\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\nheld = []\n"
+        "try:\n    while True: held.append(os.open('/dev/null', os.O_RDONLY))\nexcept OSError: pass\n"
+        "v = verify('code', 'print(42)', {'inputs': [''], 'outputs': ['42']})\nprint(v.status, v.reason)\n"
+        "for fd in held: os.close(fd)\n"
+        "print(verify('code', 'print(42)', {'inputs': [''], 'outputs': ['42']}).status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    first, second = done.stdout.splitlines()
+    assert first in ("error unavailable", "error internal_error"), done.stderr
+    assert second in ("correct", "error")
+
+
+def test_no_room_for_turns_is_no_obstacle(tmp_path):
+    (tmp_path / "file").write_text("")
+    turns = Turns(2, str(tmp_path / "file" / "folder"))
+    assert turns.take() == -1
+    turns.give(-1)
+
+
+def test_turns_are_shared_between_processes(tmp_path):
+    ours = Turns(1, str(tmp_path / "turns"))
+    turn = ours.take()
+    script = (
+        "import sys, time\nfrom verifiers.sandbox.turns import Turns\nt = Turns(1, sys.argv[1])\n"
+        "print('waiting', flush=True)\nt.take()\nprint('taken', flush=True)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "turns")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "waiting\n"
+    time.sleep(0.2)
+    assert other.poll() is None
+    ours.give(turn)
+    assert other.stdout.readline() == "taken\n"
+    assert other.wait(5) == 0
+    other.stdout.close()
+
+
+def test_two_trainers_use_different_uids(slot):
+    if os.geteuid() != 0:
+        pytest.skip("only root gives each slot a uid of its own")
+    other = pool.Slot("bare")
+    asked = [
+        s.run({"kind": "program", "limits": LIMITS}, b"import os\nprint(os.getuid())", b"").stdout
+        for s in (slot, other)
+    ]
+    other.end()
+    assert asked[0] != asked[1] and b"0\n" not in asked
+
+
+@pytest.mark.slow
+def test_a_starved_candidate_is_our_failure():
+    # Among twelve busy sessions on one core it is runnable and hardly runs.
+    script = (
+        "import os\nfrom verifiers.sandbox import pool\nfrom verifiers.sandbox.limits import Limits\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "slot = pool.Slot('bare')\nbusy = []\n"
+        "for _ in range(12):\n"
+        "    busy.append(os.fork())\n"
+        "    if busy[-1] == 0:\n        os.setsid()\n        while True: pass\n"
+        "limits = Limits(cpu_s=0.4, wall_s=0.4).as_dict()\n"
+        "o = slot.run({'kind': 'program', 'limits': limits}, b'while True: pass', b'')\n"
+        "for pid in busy: os.kill(pid, 9)\nprint(o.ending, o.cpu_ms < 400)\nslot.end()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["starved", "True"], (done.stdout, done.stderr)
+
+
+def test_a_slot_that_cannot_be_set_up_says_why():
+    with pytest.raises(
+        pool.SlotFailed, match="a no_such_kind slot cannot be set up: KeyError: 'no_such_kind'"
+    ):
+        pool.Slot("no_such_kind")

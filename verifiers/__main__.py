@@ -1,0 +1,40 @@
+"""`python -m verifiers probe [--json]`: what isolation this machine gives."""
+
+import argparse
+import json
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the probe suite on one slot of each kind; 0 where candidates may run, 1 where they may not."""
+    parser = argparse.ArgumentParser(prog="python -m verifiers")
+    commands = parser.add_subparsers(dest="command", required=True)
+    probe = commands.add_parser("probe", help="what isolation this machine gives")
+    probe.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    options = parser.parse_args(arguments)
+
+    from verifiers.sandbox import pool
+    from verifiers.sandbox.probe import at_least
+
+    try:
+        slot = pool.Slot("bare")
+    except pool.SlotFailed as problem:
+        print(json.dumps({"tier": "none", "problem": str(problem)}) if options.json else problem)
+        return 1
+    isolation = pool.isolation_of(slot)
+    slot.end()
+    if options.json:
+        print(json.dumps({
+            "tier": isolation.tier, "held": isolation.held, "layers": slot.layers, "problems": slot.problems,
+        }))  # fmt: skip
+    else:
+        print(f"tier {isolation.tier}   layers: {', '.join(slot.layers) or 'none'}")
+        for problem in slot.problems:
+            print(f"problem: {problem}")
+        for name, held in isolation.held.items():
+            print(f"  {name.replace('_', ' '):<22} {'held' if held else 'NOT HELD'}")
+    return 0 if at_least(isolation.tier, pool.min_isolation) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

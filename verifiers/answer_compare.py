@@ -1,0 +1,338 @@
+"""Typed comparison of two answers as trees: a set is no tuple, 10 cm is not 10 m, 7=5 is not 5.
+
+Which expressions are equal is asked of `leaf(gold, answer) -> bool`; which kinds of things may be
+equal at all is decided here.
+"""
+
+import itertools
+from collections.abc import Callable
+from fractions import Fraction
+
+from verifiers import fields
+from verifiers.answer_text import Quantity, same_quantity
+from verifiers.fields import NoImage, TooLarge, Undefined
+
+Leaf = Callable[[tuple, tuple], bool]
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_INFINITE = (("inf",), ("neg", ("inf",)))
+_MAX_ITEMS = 100
+_EXPRESSIONS = frozenset(("num", "sym", "add", "neg", "mul", "div", "pow", "root", "fn"))
+
+
+class Undecided(Exception):
+    """Neither equality nor difference could be shown."""
+
+
+class Malformed(Undecided):
+    """A unit, a relation or an infinity where only an expression has a meaning: "3% 9", "1(x<2)"."""
+
+
+def field_leaf(gold: tuple, answer: tuple) -> bool:
+    """Equality where the fields of verifiers.fields decide it. Raises Undecided; TooLarge."""
+    if gold[0] in ("text", "inf") or answer[0] in ("text", "inf"):
+        return gold == answer
+    try:
+        return fields.equal(gold, answer)
+    except NoImage as problem:
+        if gold == answer:
+            return True
+        raise Undecided(str(problem)) from problem
+
+
+def same(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
+    """Is the answer the gold? Raises Undecided, TooLarge, Undefined (0/0 and the like, on any side)."""
+    gold, answer = _conclusion(gold), _conclusion(answer)
+    if gold is None or answer is None:
+        return False
+    if gold[0] == answer[0] == "rel" and (gold[2] == ("in",)) == (answer[2] == ("in",)):
+        return _same_relations(gold, answer, leaf)
+    gold, answer = _value(gold, leaf), _value(answer, leaf)
+    kinds = {gold[0], answer[0]}
+    if "rel" in kinds:
+        return False
+    if kinds & {"list", "set", "pm"}:
+        return _same_collections(gold, answer, leaf)
+    if "tuple" in kinds:
+        return gold[0] == answer[0] and _same_tuples(gold, answer, leaf)
+    if "matrix" in kinds:
+        return gold[0] == answer[0] and _same_matrices(gold, answer, leaf)
+    if kinds & {"union", "meet", "minus"}:
+        return gold[0] == answer[0] and _same_unions(gold, answer, leaf)
+    if "ratio" in kinds:
+        return gold[0] == answer[0] and _pairwise(gold[1], answer[1], leaf)
+    if "unit" in kinds:
+        return _same_units(gold, answer, leaf)
+    if "based" in kinds:
+        return _same_based(gold, answer)
+    if "text" in kinds:
+        return gold[0] == answer[0] and gold[1].casefold().split() == answer[1].casefold().split()
+    if gold in _INFINITE or answer in _INFINITE:
+        return gold == answer
+    return leaf(gold, answer)
+
+
+def _conclusion(tree: tuple) -> tuple | None:
+    """What a chain states: "x = 1+1 = 2" → x = 2. None for a chain that contradicts itself (y=3=5)."""
+    if tree[0] != "rel":
+        return tree
+    sides, signs = tree[1], tree[2]
+    while signs and signs[-1] == "~":
+        # "9.5/3.14 ≈ 3.01": the exact side is the answer.
+        sides, signs = sides[:-1], signs[:-1]
+    if not signs:
+        return sides[0]
+    if "~" in signs or set(signs) != {"="} or len(signs) == 1:
+        return ("rel", sides, signs)
+    for left, right in itertools.pairwise(sides[1:]):
+        try:
+            if not fields.equal(left, right):
+                return None
+        except (NoImage, Undefined):
+            return None
+    return ("rel", (sides[0], sides[-1]), ("=",))
+
+
+def _names_something(tree: tuple) -> bool:
+    """x, x_1, f(x), (p, q), NO/BO, |AB|: a left side that says what the value is of."""
+    if tree[0] == "tuple":
+        return all(_names_something(item) for item in tree[2])
+    if tree[0] in ("mul", "div"):
+        return _names_something(tree[1]) and _names_something(tree[2])
+    if tree[0] == "ratio":
+        return all(_names_something(item) for item in tree[1])
+    if tree[0] == "fn":
+        return tree[1] in ("abs", "det", "max", "min") and all(map(_names_something, tree[2:]))
+    if tree[0] == "text":
+        return True
+    return tree[0] == "sym" and tree[1] not in ("pi", "e", "i")
+
+
+def _is_expression(tree: tuple) -> bool:
+    if tree[0] not in _EXPRESSIONS:
+        return False
+    return tree[0] == "fn" or all(_is_expression(p) for p in tree[1:] if isinstance(p, tuple))
+
+
+def _value(tree: tuple, leaf: Leaf) -> tuple:
+    """The value that a relation with a name states, to be compared with what is no relation."""
+    if tree[0] != "rel":
+        return tree
+    sides, signs = tree[1], tree[2]
+    if signs in (("=",), ("in",)) and _names_something(sides[0]):
+        return sides[1]
+    if signs == ("=",) and _names_something(sides[1]):
+        return sides[0]
+    if signs == ("=",) and all(map(_is_expression, sides)):
+        # "sqrt(4) = 2" is true and says 2; "7 = 5" is not, and says nothing.
+        try:
+            if leaf(*sides):
+                return sides[1]
+        except Malformed:
+            return tree
+    interval = _interval(tree)
+    return interval if interval is not None else tree
+
+
+def _interval(tree: tuple) -> tuple | None:
+    """1 < x <= 3 as (1, 3], x > 5 as (5, oo); None for other relations."""
+    sides, signs = tree[1], tree[2]
+    if not all(sign in _FLIPPED for sign in signs):
+        return None
+    if signs[0] in (">", ">="):
+        sides, signs = sides[::-1], tuple(_FLIPPED[sign] for sign in signs[::-1])
+    if not all(sign in ("<", "<=") for sign in signs):
+        return None
+    if len(sides) == 2:
+        if _names_something(sides[0]):
+            sides, signs = (("neg", ("inf",)), *sides), ("<", *signs)
+        elif _names_something(sides[1]):
+            sides, signs = (*sides, ("inf",)), (*signs, "<")
+        else:
+            return None
+    if len(sides) != 3 or not _names_something(sides[1]):
+        return None
+    return ("tuple", "(" if signs[0] == "<" else "[", (sides[0], sides[2]), ")" if signs[1] == "<" else "]")
+
+
+def _same_relations(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
+    if gold == answer:
+        return True
+    signs = {gold[2], answer[2]}
+    if signs == {("=",)}:
+        (a, b), (c, d) = gold[1], answer[1]
+        if _names_something(a) and _names_something(c) and a == c:
+            return same(b, d, leaf)
+        try:
+            return fields.proportional(("add", a, ("neg", b)), ("add", c, ("neg", d)))
+        except (NoImage, Undefined) as problem:
+            if not all(map(_is_expression, answer[1])):
+                return False
+            if a == c or b == d:
+                return leaf(b, d) if a == c else leaf(a, c)
+            raise Undecided(f"two equations: {problem}") from problem
+    if signs == {("in",)}:
+        return gold[1][0] == answer[1][0] and same(gold[1][1], answer[1][1], leaf)
+    left, right = _interval(gold), _interval(answer)
+    if left is not None and right is not None:
+        return _same_tuples(left, right, leaf)
+    if len(gold[2]) == 1 and len(answer[2]) == 1:
+        return _same_inequalities(gold, answer)
+    if gold[2] == answer[2] and len(gold[1]) == len(answer[1]):
+        return _pairwise(gold[1], answer[1], leaf)
+    return False
+
+
+def _same_inequalities(gold: tuple, answer: tuple) -> bool:
+    """l < r against l' < r': the differences are positive multiples of each other."""
+    differences, strict = [], []
+    for (left, right), (sign,) in ((gold[1], gold[2]), (answer[1], answer[2])):
+        if sign in (">", ">="):
+            left, right, sign = right, left, _FLIPPED[sign]
+        differences.append(("add", left, ("neg", right)))
+        strict.append(sign)
+    if strict[0] != strict[1]:
+        return False
+    try:
+        if not fields.proportional(*differences):
+            return False
+        point = {
+            name: Fraction(3 + 2 * n, 7) for n, name in enumerate(sorted(fields.symbols(differences[0])))
+        }
+        first, second = (fields.rational(_at(tree, point)) for tree in differences)
+    except NoImage as problem:
+        raise Undecided(f"two inequalities: {problem}") from problem
+    if first == 0 or second == 0:
+        raise Undecided("two inequalities that meet at the point tried")
+    return (first > 0) == (second > 0)
+
+
+def _at(tree: tuple, point: dict[str, Fraction]) -> tuple:
+    if tree[0] == "sym":
+        return ("num", point[tree[1]]) if tree[1] in point else tree
+    return tuple(_at(p, point) if isinstance(p, tuple) and p and isinstance(p[0], str) else p for p in tree)
+
+
+def _items(tree: tuple) -> list[tuple] | None:
+    """The members of a list, set or ± expression, in order; None where there is no such thing."""
+    if tree[0] in ("list", "set"):
+        found: list[tuple] = []
+        for item in tree[1]:
+            found += _items(item) or [item]
+        return found
+    if (
+        tree[0] == "rel"
+        and tree[2] == ("=",)
+        and _names_something(tree[1][0])
+        and tree[1][1][0] in ("list", "pm")
+    ):
+        return _items(tree[1][1])
+    expanded = _plus_minus(tree)
+    return expanded if len(expanded) > 1 else None
+
+
+def _plus_minus(tree: tuple) -> list[tuple]:
+    """Both readings of the first ±: all ± of an expression go the same way."""
+    plus, minus = _signed(tree, False), _signed(tree, True)
+    return [plus] if plus == minus else [plus, minus]
+
+
+def _signed(tree: tuple, minus: bool) -> tuple:
+    if tree[0] == "pm":
+        right = _signed(tree[2], minus)
+        return ("add", _signed(tree[1], minus), ("neg", right) if minus else right)
+    return tuple(
+        _signed(part, minus) if isinstance(part, tuple) and part and isinstance(part[0], str) else part
+        for part in tree
+    )
+
+
+def _same_collections(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
+    if (gold[0] == "set" and answer[0] == "tuple") or (gold[0] == "tuple" and answer[0] == "set"):
+        return False
+    if gold[0] == "tuple" and answer[0] == "list":
+        return gold[1] == "(" and gold[3] == ")" and _pairwise(gold[2], answer[1], leaf)
+    left, right = _items(gold), _items(answer)
+    if left is None:
+        left = [gold]
+    if right is None:
+        right = [answer]
+    if len(left) != len(right):
+        left, right = _grouped(left), _grouped(right)
+    if max(len(left), len(right)) > _MAX_ITEMS:
+        raise TooLarge("collection")
+    # As sets: a member named twice counts once, a member too many or too few is wrong.
+    missing = list(range(len(right)))
+    for item in left:
+        found = [position for position, other in enumerate(right) if same(item, other, leaf)]
+        if not found:
+            return False
+        missing = [position for position in missing if position not in found]
+    return not missing
+
+
+def _grouped(items: list[tuple]) -> list[tuple]:
+    """p=5, q=2, p=7, q=2 as (5, 2), (7, 2): assignments that begin again with the first name."""
+    if not items or not all(i[0] == "rel" and i[2] == ("=",) and i[1][0][0] == "sym" for i in items):
+        return items
+    first = items[0][1][0]
+    width = next((n for n, item in enumerate(items) if n and item[1][0] == first), 0)
+    if width < 2 or len(items) % width:
+        return items
+    rows = [items[n : n + width] for n in range(0, len(items), width)]
+    if any([i[1][0] for i in row] != [i[1][0] for i in rows[0]] for row in rows):
+        return items
+    return [("tuple", "(", tuple(i[1][1] for i in row), ")") for row in rows]
+
+
+def _pairwise(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
+    return len(gold) == len(answer) and all(same(a, b, leaf) for a, b in zip(gold, answer, strict=True))
+
+
+def _same_tuples(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
+    return gold[1] == answer[1] and gold[3] == answer[3] and _pairwise(gold[2], answer[2], leaf)
+
+
+def _same_matrices(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
+    return len(gold[1]) == len(answer[1]) and all(
+        _pairwise(row, other, leaf) for row, other in zip(gold[1], answer[1], strict=True)
+    )
+
+
+def _same_unions(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
+    if gold[0] != "union":
+        return same(gold[1], answer[1], leaf) and same(gold[2], answer[2], leaf)
+    parts = [[], []]
+    for tree, found in ((gold, parts[0]), (answer, parts[1])):
+        stack = [tree]
+        while stack:
+            top = stack.pop()
+            if top[0] == "union":
+                stack += [top[1], top[2]]
+            else:
+                found.append(top)
+    return len(parts[0]) == len(parts[1]) and all(any(same(a, b, leaf) for b in parts[1]) for a in parts[0])
+
+
+def _same_units(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
+    """As same_quantity, for values that are no plain numbers; the question may imply the unit."""
+    gold, gold_unit = (gold[1], gold[2]) if gold[0] == "unit" else (gold, "")
+    answer, answer_unit = (answer[1], answer[2]) if answer[0] == "unit" else (answer, "")
+    if "text" in (gold[0], answer[0]):
+        return False
+    try:
+        values = fields.rational(gold), fields.rational(answer)
+        return same_quantity(Quantity(values[0], gold_unit), Quantity(values[1], answer_unit))
+    except NoImage:
+        pass
+    if gold_unit != answer_unit and ((gold_unit and answer_unit) or "%" in (gold_unit, answer_unit)):
+        return False
+    return same(gold, answer, leaf)
+
+
+def _same_based(gold: tuple, answer: tuple) -> bool:
+    """Digits in a base; the base may be left out, as the question names it."""
+    if gold[0] == answer[0]:
+        return gold == answer
+    other = answer if gold[0] == "based" else gold
+    based = gold if gold[0] == "based" else answer
+    return gold[0] == "based" and other == ("num", based[1])

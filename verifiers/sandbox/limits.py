@@ -1,0 +1,49 @@
+"""What a child may use, and what became of it."""
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one child. Seconds, bytes, counts.
+
+    wall_s counts time in which the child could have run and did not want to (sleep, wait) as well as
+    time in which it ran; time in which it was runnable but did not get a CPU is not its own, see
+    verifiers.sandbox.supervise. memory is address space beyond the warm interpreter's.
+    """
+
+    cpu_s: float = 2.0
+    wall_s: float = 6.0
+    memory: int = 512 << 20
+    stdout: int = 1 << 20
+    stderr: int = 64 << 10
+    file_size: int = 16 << 20
+    open_files: int = 64
+    threads: int = 32
+
+    def as_dict(self) -> dict:
+        """For the frame to the slot."""
+        return asdict(self)
+
+
+# How a child ended. "done" needs its completed frame: an exit code means nothing.
+ENDINGS = ("done", "crashed", "time_limit", "memory_limit", "output_limit", "security", "starved")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One finished run, as seen from outside; everything in it but `ending` may be the child's lie.
+
+    ending: one of ENDINGS; "starved" is our failure (no CPU was to be had). value: the encoded
+    return value or result frame, b"" without one. cpu_ms, wall_ms, peak_kb: measured by the slot.
+    """
+
+    ending: str
+    stdout: bytes = b""
+    stderr: bytes = b""
+    value: bytes = b""
+    detail: str = ""
+    cpu_ms: float = 0.0
+    wall_ms: float = 0.0
+    peak_kb: int = 0
+    isolation: str = "none"
