@@ -1,0 +1,136 @@
+"""The command line: parse, read the config, make one call."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from reasoner.config import apply_overrides, read_yaml, validate
+from reasoner.registry import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Train language models to reason: trees, verifiers, process rewards, step-level PPO.")  # fmt: skip
+config_app = typer.Typer(no_args_is_help=True, help="About configuration files.")
+app.add_typer(config_app, name="config")
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="changes to the YAML: key.sub=value, list items by number")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the metric rows as JSON instead of tables")]
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@app.command()
+def run(config: Annotated[Path, typer.Argument(help="YAML with problems and stages")], overrides: Overrides = None,
+        as_json: AsJson = False) -> None:  # fmt: skip
+    """Run all stages of CONFIG; what is done already is not done again.
+
+    Example: reasoner run configs/demo.yaml seed=1 out=runs/demo-1
+    """
+    _run(config, overrides or [], as_json)
+
+
+@app.command()
+def demo(overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Train a model from nothing by the whole method, in minutes on a CPU, and show what each part gave."""
+    _run(CONFIGS / "demo.yaml", overrides or [], as_json)
+
+
+@app.command()
+def train(config: Annotated[Path, typer.Argument(help="YAML with one training stage")], overrides: Overrides = None) -> None:
+    """Run one trainer, also on several processes.
+
+    Example: accelerate launch --config_file launch/accelerate/cpu_2proc.yaml -m reasoner train configs/smoke/ppo.yaml
+    """
+    from reasoner.stages import TRAINERS
+
+    resolved = _read(config, overrides or [])
+    trainers = [s.name for s in resolved.stages if s.kind in TRAINERS]
+    if len(trainers) != 1:
+        raise UserError(f"{config} has {len(trainers)} training stages ({', '.join(trainers)}); expected one, or use reasoner run")
+    _execute(resolved, False)
+
+
+@config_app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a run's YAML: every key with its type, default and meaning."""
+    from reasoner.pipeline import RunConfig
+
+    print(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+def _run(config: Path, overrides: list[str], as_json: bool) -> None:
+    _execute(_read(config, overrides), as_json)
+
+
+def _read(path: Path, overrides: list[str]):
+    from reasoner.pipeline import RunConfig
+
+    raw = apply_overrides(read_yaml(path), overrides)
+    if not raw.get("out"):
+        raw["out"] = f"runs/{path.stem}"
+    return validate(RunConfig, raw, str(path))
+
+
+def _execute(resolved, as_json: bool) -> None:
+    from reasoner.evals.rows import rich_table, to_json
+    from reasoner.pipeline import run as run_stages
+
+    _quiet()
+    console = Console(stderr=True)
+    is_first = os.environ.get("RANK", "0") == "0"
+    columns = (TextColumn("{task.description:<14}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console, disable=not is_first) as bars:
+        tasks = {s.name: bars.add_task(s.name, total=None, start=False, note="") for s in resolved.stages}
+
+        def progress(stage: str, done: int, total: int, note: str) -> None:
+            if not bars.tasks[tasks[stage]].started:
+                bars.start_task(tasks[stage])
+            bars.update(tasks[stage], completed=done, total=total, note=note)
+            if note and done == total == 1:
+                bars.stop_task(tasks[stage])
+
+        rows = run_stages(resolved, progress)
+    if not is_first:
+        return
+    if as_json:
+        print(to_json(rows))
+    elif rows:
+        Console().print(rich_table(rows))
+    console.print(f"report: {resolved.out}/report.html   metrics: {resolved.out}/metrics.json")
+
+
+def _quiet() -> None:
+    """Keep other libraries' bars and notices out of ours."""
+    warnings.filterwarnings("ignore")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2."""
+    try:
+        app(standalone_mode=False)
+    except UserError as problem:
+        print(f"reasoner: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        print("reasoner: stopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+    except Exception as problem:
+        if type(problem).__module__.startswith(("click", "typer")):
+            print(f"reasoner: {getattr(problem, 'format_message', lambda: problem)()}; see reasoner --help", file=sys.stderr)
+            sys.exit(2)
+        raise
