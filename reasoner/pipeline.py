@@ -23,7 +23,6 @@ from reasoner.stages import STAGES, TRAINERS, Context, StageConfig, clear
 from reasoner.store import is_done, mark_done, read_json, write_text
 from reasoner.tracking import Tracker
 from reasoner.trainers.loop import Session
-from verifiers import lookup as lookup_verifier
 
 
 class RunConfig(Config):
@@ -102,11 +101,7 @@ class _main_first:
 
 
 def _check_same(config: RunConfig, out: Path) -> None:
-    """Check names that only show when used, and that the folder belongs to this config; then claim it."""
-    for sources in config.problems.values():
-        for source in sources:
-            if source.size < 1:
-                raise UserError(f"a source of {source.name} has size {source.size}; expected at least 1")
+    """Check that the folder belongs to this config, and claim it."""
     saved = out / "config.yaml"
     mine = config.model_dump(mode="json")
     if saved.is_file():
@@ -145,11 +140,3 @@ def _conclude(config: RunConfig, out: Path, ledger: Ledger) -> list[MetricRow]:
     write_report(out / "report.html", config.title or out.name, rows, costs, config_yaml, history, samples)
     return rows
 
-
-def check_verifiers(names: set[str]) -> None:
-    """Load each verifier once, so that a name that does not exist is an error before anything runs."""
-    for name in sorted(names):
-        try:
-            lookup_verifier(name)
-        except KeyError as problem:
-            raise UserError(str(problem)) from problem

@@ -14,6 +14,7 @@ from reasoner.config import Config
 from reasoner.data.demonstrator import work_out
 from reasoner.registry import UserError, lookup
 from reasoner.tree import Problem
+from verifiers import lookup as lookup_verifier
 
 
 class SourceConfig(Config):
@@ -43,6 +44,11 @@ def load_items(config: SourceConfig) -> list[Item]:
     distinct: dict[str, Item] = {}
     for item in source(config):
         distinct.setdefault(item.problem.prompt, item)
+    for name in {i.problem.verifier for i in distinct.values()}:
+        try:
+            lookup_verifier(name)
+        except KeyError as problem:
+            raise UserError(f"the source {config.name} asks for a verifier that is not there: {problem}") from problem
     if not distinct:
         raise UserError(f"the source {config.name} ({config.path or config.start}) is empty; expected at least one problem")
     return list(distinct.values())

@@ -68,7 +68,7 @@ def _chosen(curves: Mapping[str, Curve]) -> list[Curve]:
 
 
 def calibrations(history: Sequence[Mapping[str, Any]]) -> dict[str, list[CalibrationPoint]]:
-    """Reliability diagrams by name, from entries {"method": "prm", "calibration": calibration_curve(…)}.
+    """Reliability diagrams by name, from entries {"method": "prm", "calibration": [CalibrationPoint's fields by name, …]}.
 
     An entry's "when" or "stage", if it has one, joins the name. The last entry of a name is drawn.
     """
@@ -77,5 +77,5 @@ def calibrations(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Calibra
         if entry.get("calibration"):
             parts = (entry.get("method", "reward model"), entry.get("when") or entry.get("stage"))
             name = ", ".join(str(part) for part in parts if part)
-            found[name] = [CalibrationPoint(*point) for point in entry["calibration"]]
+            found[name] = [CalibrationPoint(**point) for point in entry["calibration"]]
     return found

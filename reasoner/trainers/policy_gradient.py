@@ -38,7 +38,7 @@ from reasoner.search.grow import Growth, grow
 from reasoner.signals.advantages import ADVANTAGES, AdvantageConfig
 from reasoner.signals.packing import Packed, batches, pack
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
-from reasoner.trainers.ranks import gathered_state, same_count, summed
+from reasoner.trainers.ranks import check_supported, same_count, summed
 from reasoner.tree import ROOT, Node, Problem, Tree
 
 
@@ -110,6 +110,7 @@ def train_policy(
         raise UserError("no problems to train on; expected at least one, check the problem source")
     method = lookup(ADVANTAGES, config.advantage.method, "advantage method")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    check_supported(accelerator)
     torch.manual_seed(session.seed)
     models, sampler = _load(model_path, critic_path, prm_path, config)
     total = config.rounds * config.epochs * config.minibatches
@@ -131,8 +132,7 @@ def train_policy(
     for round in range(config.rounds):
         chosen = [problems[(round * config.problems_per_round + i) % len(problems)] for i in range(config.problems_per_round)]
         mine = [(i, p) for i, p in enumerate(chosen) if i % accelerator.num_processes == accelerator.process_index]
-        engine.load_weights(round, gathered_state(models.policy, accelerator, sampler))
-
+        engine.load_weights(round)  # the engine runs the trained module itself: only old KV must go
         trees = rollout([p for _, p in mine], engine, prompting, config, session.seed, round)
         statuses = judge(trees, prompting.decode)
         kept = [(i, t) for (i, _), t in zip(mine, trees, strict=True) if not config.drop_uniform or is_mixed(t)]
@@ -162,8 +162,7 @@ def train_policy(
         book(session, trees, kept_trees, models, config)
         session.log(describe(trees, statuses, len(kept), seen, config, accelerator), round + 1)
         session.progress(round + 1, config.rounds, "")
-    engine.load_weights(config.rounds, gathered_state(models.policy, accelerator, sampler))
-    _save(models, sampler, prompting, session.out, accelerator)
+    _save(models, prompting, session.out, accelerator)
 
 
 def _load(model_path: str, critic_path: str | None, prm_path: str | None, config: PolicyGradientStage):
@@ -372,15 +371,11 @@ def describe(trees, statuses, kept, seen: Counter, config, accelerator: Accelera
     return {f"ppo/{k}": v for k, v in found.items()}
 
 
-def _save(models: Models, sampler, prompting: Prompting, out: Path, accelerator: Accelerator) -> None:
-    critic_state = None
-    if models.critic is not None:
-        critic_state = accelerator.get_state_dict(models.critic)
+def _save(models: Models, prompting: Prompting, out: Path, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
-        save(models.whole if models.whole is not sampler else sampler, prompting.tokenizer, out / "model")
-        if critic_state is not None:
-            torch_net = accelerator.unwrap_model(models.critic)
-            torch_net.save(prompting.tokenizer, out / "critic")
+        save(models.whole, prompting.tokenizer, out / "model")
+        if models.critic is not None:
+            accelerator.unwrap_model(models.critic).save(prompting.tokenizer, out / "critic")
     accelerator.wait_for_everyone()
 
 

@@ -1,4 +1,4 @@
-"""Keeping several processes in step: sums, equal numbers of micro-batches, and whole weights for the sampler."""
+"""Keeping several processes in step: sums, and equal numbers of micro-batches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+
+from reasoner.registry import UserError
 
 
 def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:
@@ -28,9 +30,10 @@ def same_count(groups: list[list[int]]) -> list[list[int]]:
     return groups + [[] for _ in range(int(most) - len(groups))]
 
 
-def gathered_state(net, accelerator: Accelerator, sampler) -> dict | None:
-    """The sampler's new weights where the trained ones are sharded; None where it shares them already."""
-    if accelerator.distributed_type != DistributedType.FSDP:
-        return None
-    state = accelerator.get_state_dict(net)
-    return {k.removeprefix("lm."): v for k, v in state.items()}
+def check_supported(accelerator: Accelerator) -> None:
+    """The engine samples from the trained module itself, which works where each process holds all of it."""
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise UserError(
+            f"the launch file asks for {accelerator.distributed_type.value}; on-policy training is replicated so far: "
+            "expected e.g. launch/accelerate/cpu_2proc.yaml, or MULTI_GPU"
+        )
