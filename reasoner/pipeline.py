@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +15,11 @@ from pydantic import Field
 
 from reasoner.config import Config, difference, save_resolved
 from reasoner.data.prompting import PromptConfig
-from reasoner.data.sources import SourceConfig
+from reasoner.data.sources import SOURCES, SourceConfig
 from reasoner.evals.report import write_report
 from reasoner.evals.rows import MetricRow, from_json, to_json
 from reasoner.ledger import Ledger
-from reasoner.registry import UserError
+from reasoner.registry import UserError, lookup
 from reasoner.stages import STAGES, TRAINERS, Context, StageConfig, clear
 from reasoner.store import is_done, mark_done, read_json, write_text
 from reasoner.tracking import Tracker
@@ -45,10 +46,12 @@ def run(config: RunConfig, progress: Progress = lambda stage, done, total, note:
     names = [s.name for s in config.stages]
     if len(set(names)) != len(names):
         raise UserError(f"stage names repeat: {', '.join(names)}; expected each once, set name: in the stages")
+    _check_names(config)
     state = PartialState(cpu=not torch.cuda.is_available())
     out = Path(config.out)
-    with _main_first(state):
-        _check_same(config, out)
+    if state.is_main_process:
+        _claim(config, out)
+    state.wait_for_everyone()
     ledger = Ledger.load(out / "ledger.json") if (out / "ledger.json").is_file() else Ledger()
     for stage in config.stages:
         folder = out / "stages" / stage.name
@@ -62,7 +65,12 @@ def run(config: RunConfig, progress: Progress = lambda stage, done, total, note:
             ledger.counts.pop(stage.name, None)
         state.wait_for_everyone()
         if stage.kind in TRAINERS or state.is_main_process:
-            _run_stage(stage, config, out, ledger, state.is_main_process, progress)
+            try:
+                _run_stage(stage, config, out, ledger, state.is_main_process, progress)
+            except UserError:
+                if state.is_main_process:
+                    _withdraw(stage.name, config, out)
+                raise
         state.wait_for_everyone()
         if state.is_main_process:
             ledger.save(out / "ledger.json")
@@ -85,39 +93,53 @@ def _run_stage(stage, config: RunConfig, out: Path, ledger: Ledger, is_main: boo
     progress(stage.name, 1, 1, f"{ledger.seconds[stage.name]:.0f} s")
 
 
-class _main_first:
-    """Let the first process go through a block before the others."""
+def _check_names(config: RunConfig) -> None:
+    """Sources and problem sets exist; every model is an earlier stage, a folder, or may be a name on the hub."""
+    for sources in config.problems.values():
+        for source in sources:
+            lookup(SOURCES, source.name, "problem source")
+    for stage in config.stages:
+        for name in (*getattr(stage, "problems", ()), *getattr(stage, "demonstrations", ())):
+            lookup(config.problems, name, "problem set")
+    earlier: set[str] = set()
+    for stage in config.stages:
+        for key in ("model", "critic", "prm", "orm"):
+            name = getattr(stage, key, None)
+            if name and name not in earlier and "/" not in name and not Path(name).is_dir():
+                known = ", ".join(sorted(earlier)) or "none so far"
+                raise UserError(
+                    f"stages.{stage.name}.{key} is {name!r}, which is no earlier stage ({known}) and no folder; "
+                    "expected one of these, or a hub name like Qwen/Qwen2.5-0.5B"
+                )
+            if name and name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+                raise UserError(f"stages.{stage.name}.{key}: there is no folder {name}; expected a Hugging Face model folder")
+        earlier.add(stage.name)
 
-    def __init__(self, state: PartialState):
-        self.state = state
 
-    def __enter__(self):
-        if not self.state.is_main_process:
-            self.state.wait_for_everyone()
-
-    def __exit__(self, *exception):
-        if self.state.is_main_process and exception[0] is None:
-            self.state.wait_for_everyone()
-
-
-def _check_same(config: RunConfig, out: Path) -> None:
-    """Check that the folder belongs to this config, and claim it."""
+def _claim(config: RunConfig, out: Path) -> None:
+    """Make the folder this config's own; one in which another config has finished a stage is a UserError."""
     saved = out / "config.yaml"
-    mine = config.model_dump(mode="json")
-    if saved.is_file():
+    if saved.is_file() and any((out / "stages").glob("*/done")):
         other = yaml.safe_load(saved.read_text(encoding="utf-8"))
-        found = [d for d in difference(other, mine) if not d.startswith("out:")]
+        found = [d for d in difference(other, config.model_dump(mode="json")) if not d.startswith("out:")]
         if found:
             raise UserError(
                 f"{out} holds a run of another config ({'; '.join(found[:3])}{' …' if len(found) > 3 else ''}); "
                 "expected the same one: set out= to another folder, or remove this one"
             )
-        return
     try:
         out.mkdir(parents=True, exist_ok=True)
+        save_resolved(config, saved)
     except OSError as problem:
-        raise UserError(f"cannot make the folder {out} ({problem.strerror}); expected a writable place, set out=") from problem
-    save_resolved(config, saved)
+        raise UserError(f"cannot write to {out} ({problem.strerror}); expected a writable place with room, set out=") from problem
+
+
+def _withdraw(stage: str, config: RunConfig, out: Path) -> None:
+    """Leave nothing half-written of a stage that could not run; nothing at all where no stage is done."""
+    clear(stage, out)
+    shutil.rmtree(out / "stages" / stage, ignore_errors=True)
+    if not any((out / "stages").glob("*/done")):
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def _conclude(config: RunConfig, out: Path, ledger: Ledger) -> list[MetricRow]:

@@ -1,0 +1,165 @@
+"""The whole pipeline on very small models: every stage, resume by stage, and bad input as one line with exit code 2."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reasoner.store import is_done
+
+ROOT = Path(__file__).parent.parent
+RUN = ROOT / "configs" / "smoke" / "run.yaml"
+PPO = ROOT / "configs" / "smoke" / "ppo.yaml"
+DPO = ROOT / "configs" / "smoke" / "dpo.yaml"
+
+
+def reasoner(*arguments, **options):
+    command = [sys.executable, "-m", "reasoner", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "smoke"
+    done = reasoner("run", RUN, f"out={out}", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out, json.loads(done.stdout)
+
+
+def test_every_stage_leaves_its_files(finished):
+    out, _ = finished
+    for stage in ("base", "sft", "rollout", "verify", "label", "prm", "orm", "ppo", "sft_continued", "evaluate"):
+        assert is_done(out / "stages" / stage), stage
+    for model in ("base", "sft", "prm", "orm", "ppo", "sft_continued"):
+        assert (out / "models" / model / "model" / "model.safetensors").is_file(), model
+    assert (out / "models/ppo/critic/score_head.safetensors").is_file()
+    assert list((out / "trees/verify").glob("*.parquet"))
+    assert {p.name for p in (out / "records/label").iterdir()} >= {"hard", "soft", "outcome"}
+    assert "<svg" in (out / "report.html").read_text()
+
+
+def test_rows_name_metric_method_and_policy(finished):
+    out, rows = finished
+    assert rows == json.loads((out / "metrics.json").read_text())
+    found = {(r["when"], r["metric"], r["method"], r["subset"]) for r in rows}
+    for when in ("base", "sft", "sft_continued", "ppo"):
+        assert (when, "pass@1", "greedy", "all") in found
+    for when in ("sft", "ppo"):
+        assert {(when, m, k, "all") for m, k in [("pass@4", "sampled"), ("maj@4", "sampled"), ("best_of_4", "prm"),
+                                                 ("best_of_4", "orm"), ("pass@1", "sampled")]} <= found  # fmt: skip
+    assert all(r["low"] <= r["value"] <= r["high"] for r in rows if r["low"] is not None)
+    assert len({r["n"] for r in rows if r["subset"] == "all"}) == 1
+
+
+def test_ledger_counts_tokens_and_seconds(finished):
+    out, _ = finished
+    ledger = json.loads((out / "ledger.json").read_text())
+    assert ledger["seconds"]["ppo"] > 0
+    assert ledger["counts"]["rollout"]["policy"]["decoded"] > 0
+    assert ledger["counts"]["verify"]["verifier"]["verifications"] > 0
+    generated = ledger["counts"]["ppo"]["policy"]["trajectories_generated"]
+    assert generated >= ledger["counts"]["ppo"]["policy"]["trajectories_kept"] > 0
+
+
+def test_the_same_command_again_starts_at_once(finished):
+    out, rows = finished
+    before = (out / "models/sft/model/model.safetensors").stat().st_mtime_ns
+    again = reasoner("run", RUN, f"out={out}", "--json")
+    assert again.returncode == 0
+    assert json.loads(again.stdout) == rows
+    assert (out / "models/sft/model/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_same_folder_is_refused(finished):
+    out, _ = finished
+    refused = reasoner("run", RUN, f"out={out}", "seed=7")
+    assert refused.returncode == 2
+    assert "seed: 0 != 7" in refused.stderr
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "reasoner", "run", str(DPO), f"out={out}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not is_done(out / "stages/sft") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert is_done(out / "stages/sft")
+    assert not is_done(out / "stages/evaluate")
+    stamp = (out / "models/sft/model/model.safetensors").stat().st_mtime_ns
+    again = reasoner("run", DPO, f"out={out}", "--json")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert (out / "models/sft/model/model.safetensors").stat().st_mtime_ns == stamp
+    assert {r["when"] for r in json.loads(again.stdout)} == {"sft", "dpo"}
+
+
+def one_line(done, *parts):
+    assert done.returncode == 2, done.stderr[-2000:]
+    line = [x for x in done.stderr.splitlines() if x.startswith("reasoner: ")]
+    assert len(line) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in line[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["stages.1.roundz=3"], ["roundz", "did you mean rounds?"]),
+        (["stages.1.rounds=many"], ["stages.1.rounds", "'many'", "integer"]),
+        (["stages.1.kind=ppoo"], ["ppoo", "'ppo'"]),
+        (["stages.1.model=./no/such/model"], ["./no/such/model", "model folder"]),
+        (["stages.1.model=bose"], ["'bose'", "base"]),
+        (["stages.1.problems=[tran]"], ["'tran'", "train"]),
+        (["problems.train.0.name=arithmatic"], ["arithmatic", "arithmetic"]),
+    ],
+)
+def test_bad_config_is_one_line(tmp_path, overrides, parts):
+    out = tmp_path / "bad"
+    one_line(reasoner("run", PPO, f"out={out}", *overrides), *parts)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [
+        ("", ["empty", "at least one problem"]),
+        ('{"prompt": "1+1"}', ["row 0", "no answer"]),
+        ('{"prompt": "1+1", "answer": "2", "verifier": "mth"}', ["'mth'", "'math'"]),
+        ('{"prompt": "1+1", "answer": ', ["line 1", "not JSON"]),
+        ('{"answer": "2"}', ["row 0", "prompt"]),
+    ],
+)
+def test_bad_problems_are_one_line(tmp_path, row, parts):
+    data = tmp_path / "problems.jsonl"
+    data.write_text(row + "\n" if row else "")
+    done = reasoner("run", PPO, f"out={tmp_path / 'bad'}", "problems.train.0.name=jsonl", "problems.train.0.start=0",
+                    f"problems.train.0.path={data}")  # fmt: skip
+    one_line(done, *parts)
+    assert not (tmp_path / "bad" / "models" / "ppo").exists()
+
+
+def test_no_network_when_the_hub_is_asked(tmp_path):
+    done = reasoner("train", ROOT / "configs/gsm8k/sft.yaml", f"out={tmp_path / 'hub'}", env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    one_line(done, "Qwen/Qwen2.5-0.5B", "network", "local folder")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    one_line(reasoner("run", PPO, f"out={tmp_path / 'file' / 'run'}"), "cannot write", "out=")
+
+
+def test_no_command_and_help():
+    assert reasoner("bogus").returncode == 2
+    shown = reasoner("run", "--help")
+    assert shown.returncode == 0
+    assert "Example" in shown.stdout
+    schema = json.loads(reasoner("config", "schema").stdout)
+    assert "stages" in schema["properties"]

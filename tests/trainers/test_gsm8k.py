@@ -1,0 +1,36 @@
+"""The configs of the real model and the real problems, on a small random model of that architecture."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_models import first_rows, save_small_qwen
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, shared_data):
+    rows = first_rows(shared_data / "gsm8k/train.jsonl.gz", 200)
+    return save_small_qwen(tmp_path_factory.mktemp("qwen"), [r["question"] + r["answer"] for r in rows])
+
+
+def train(config, out, *overrides):
+    done = subprocess.run([sys.executable, "-m", "reasoner", "train", str(ROOT / "configs/gsm8k" / config), f"out={out}", *overrides],
+                          cwd=ROOT, capture_output=True, text=True, timeout=280)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_sft_then_ppo_with_lora_on_real_rows(tmp_path, model, shared_data):
+    data = (f"problems.train.0.path={shared_data / 'gsm8k/train.jsonl.gz'}", "problems.train.0.size=24")
+    sft, ppo = tmp_path / "sft", tmp_path / "ppo"
+    train("sft.yaml", sft, f"stages.0.model={model}", *data, "stages.0.max_steps=2", "stages.0.batch_size=4")
+    adapter = sft / "models/sft/model"
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(model)
+    train("ppo.yaml", ppo, f"stages.0.model={adapter}", *data, "stages.0.rounds=2", "stages.0.problems_per_round=4",
+          "stages.0.max_tokens=24", "stages.0.drop_uniform=false")  # fmt: skip
+    assert (ppo / "models/ppo/model/adapter_model.safetensors").is_file()
+    lines = [json.loads(x) for x in (ppo / "metrics.jsonl").read_text().splitlines()]
+    assert len([x for x in lines if "ppo/loss" in x]) == 2
