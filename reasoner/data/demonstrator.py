@@ -1,13 +1,12 @@
-"""Work an expression out as a patient pupil would: one calculation a line, the rest copied down.
+"""Work an expression out as a patient pupil would: one calculation a line, then the result.
 
-    (3+4)*2-1      =7*2-1
-                   =14-1
-                   =13
+    (3+4)*2-1      3+4=7
+                   7*2=14
+                   14-1=13
                    #### 13
 
-Each line is the expression before it with its first possible calculation done, so a line is right exactly
-if its value is that of the line before. `gcd` and `lcm` are rewritten by Euclid's rule and by
-lcm(a, b) = a / gcd(a, b) · b.
+The expression is rewritten by its first possible calculation until a number is left. `gcd` goes by Euclid's
+remainders, `lcm` by lcm(a, b) = a / gcd(a, b) · b.
 """
 
 from __future__ import annotations
@@ -76,45 +75,49 @@ def work_out(expression: str) -> str | None:
     current = _ungrouped(_parse(tokens))
     if tokens:
         raise ValueError(f"cannot read {''.join(tokens)!r} at the end of {expression!r}; expected an operator")
-    lines = []
+    lines: list[str] = []
     try:
         while not isinstance(current, Number):
-            current = _ungrouped(_reduce(current))
-            lines.append(f"={current}")
+            current = _ungrouped(_reduce(current, lines))
     except Uneven:
         return None
     return "\n".join([*lines, f"#### {current}"])
 
 
-def _reduce(e: Expression) -> Expression:
-    """Do the leftmost calculation whose operands are numbers."""
+def _reduce(e: Expression, lines: list[str]) -> Expression:
+    """Do the leftmost calculation whose operands are numbers, and write it down."""
     match e:
         case Operation(operator, Number(left), Number(right)):
-            return Number(_apply(left, operator, right))
+            result = _apply(left, operator, right)
+            lines.append(f"{left}{operator}{right}={result}")
+            return Number(result)
         case Operation(operator, left, right) if not isinstance(left, Number):
-            return Operation(operator, _reduce(left), right)
+            return Operation(operator, _reduce(left, lines), right)
         case Operation(operator, left, right):
-            return Operation(operator, left, _reduce(right))
+            return Operation(operator, left, _reduce(right, lines))
         case Group(inner, negative):
-            return Group(_reduce(inner), negative)
+            return Group(_reduce(inner, lines), negative)
         case Call(name, arguments):
             for i, argument in enumerate(arguments):
                 if not isinstance(argument, Number):
-                    return Call(name, (*arguments[:i], _reduce(argument), *arguments[i + 1 :]))
-            return _gcd_rule(arguments) if name == "gcd" else _lcm_rule(arguments)
+                    return Call(name, (*arguments[:i], _reduce(argument, lines), *arguments[i + 1 :]))
+            return _gcd_rule(arguments, lines) if name == "gcd" else _lcm_rule(arguments)
     raise AssertionError(f"{e} is a number already")
 
 
-def _gcd_rule(arguments: tuple[Expression, ...]) -> Expression:
-    """gcd(a, 0, …) = gcd(a, …) and gcd(a, b, …) = gcd(b, a mod b, …)."""
+def _gcd_rule(arguments: tuple[Expression, ...], lines: list[str]) -> Expression:
+    """gcd(a, b, …) = gcd(b, a mod b, …), and gcd(a, 0, …) = gcd(a, …)."""
     a, b, *rest = arguments
     assert isinstance(a, Number) and isinstance(b, Number)
     if b.value == 0:
         return Call("gcd", (a, *rest)) if rest else a
-    return Call("gcd", (b, Number(a.value % b.value), *rest))
+    remainder = a.value % b.value
+    lines.append(f"{a}%{b}={remainder}")
+    return Call("gcd", (b, Number(remainder), *rest))
 
 
 def _lcm_rule(arguments: tuple[Expression, ...]) -> Expression:
+    """lcm(a, b, …) = lcm(a / gcd(a, b) · b, …)."""
     a, b, *rest = arguments
     product = Operation("*", Operation("/", a, Call("gcd", (a, b))), b)
     return Call("lcm", (product, *rest)) if rest else product

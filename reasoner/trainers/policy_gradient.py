@@ -10,6 +10,7 @@ Shape suffixes: N sampled tokens, S states that the critic is trained on.
 from __future__ import annotations
 
 import copy
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class PolicyGradientStage(Config):
     kl_weight: float = Field(0.0, ge=0, description="weight of KL(policy ‖ the policy at the start), estimator k3")
     entropy_weight: float = Field(0.0, ge=0, description="weight of the entropy bonus")
     ptx_weight: float = Field(0.0, ge=0, description="weight of imitating demonstrations beside (InstructGPT's PPO-ptx)")
-    ptx_batch: int = Field(32, ge=1, description="demonstrations per update, over all processes")
+    ptx_batch: int = Field(32, ge=1, description="demonstrations per update and process")
+    imitate_self: bool = Field(False, description="imitate the policy's own verified chains as well (self-imitation)")
     importance_limit: float = Field(2.0, gt=0, description="bound of the weight between trainer and sampler")
     drop_uniform: bool = Field(True, description="leave out trees whose judged answers are all right or all wrong")
     whiten: bool = Field(True, description="scale advantages to mean 0 and deviation 1 over the round")
@@ -128,7 +130,8 @@ def train_policy(
         sampler.to(accelerator.device), [prompting.eos_id], config.num_slots,
         max_context=_longest_prompt(problems, prompting) + config.max_tokens, ledger=session.ledger,
     )  # fmt: skip
-    update = 0
+    shown_from = list(demonstrations)
+    rng = random.Random(session.seed + accelerator.process_index)
     for round in range(config.rounds):
         chosen = [problems[(round * config.problems_per_round + i) % len(problems)] for i in range(config.problems_per_round)]
         mine = [(i, p) for i, p in enumerate(chosen) if i % accelerator.num_processes == accelerator.process_index]
@@ -144,6 +147,8 @@ def train_policy(
         samples = [method(t, config.advantage) for t in kept_trees]
         if config.whiten:
             samples = whiten(samples, accelerator)
+        if config.imitate_self:
+            shown_from += verified_chains([p for _, p in mine], trees, prompting)
         parts = [
             [s for (i, _), s in zip(kept, samples, strict=True) if i % config.minibatches == m]
             for m in range(config.minibatches)
@@ -152,13 +157,11 @@ def train_policy(
         seen: Counter[str] = Counter()
         for _ in range(config.epochs):
             for part in prepared:
-                shown = [demonstrations[(update * config.ptx_batch + k) % len(demonstrations)]
-                         for k in range(config.ptx_batch)] if config.ptx_weight else []  # fmt: skip
+                shown = rng.choices(shown_from, k=config.ptx_batch) if config.ptx_weight else []
                 stats = update_once(part, shown, models, optimizers, config, accelerator)
                 seen.update(stats)
                 for schedule in schedules:
                     schedule.step()
-                update += 1
         book(session, trees, kept_trees, models, config)
         session.log(describe(trees, statuses, len(kept), seen, config, accelerator), round + 1)
         session.progress(round + 1, config.rounds, "")
@@ -283,12 +286,25 @@ def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientS
     )
 
 
+def verified_chains(problems: Sequence[Problem], trees: Sequence[Tree], prompting: Prompting) -> list[SFTExample]:
+    """The first chain from the prompt that was verified, of each problem that has one (Oh et al. 2018, self-imitation)."""
+    found = []
+    for problem, tree in zip(problems, trees, strict=True):
+        right = [i for i in tree.children(ROOT) if i in tree.verdicts and tree.verdicts[i].status == "correct"]
+        if right:
+            ids = list(tree.nodes[right[0]].token_ids)
+            found.append(
+                SFTExample(problem.id, problem.prompt, prompting.decode(ids), list(tree.nodes[ROOT].token_ids), ids,
+                           problem.source, problem.licence)
+            )  # fmt: skip
+    return found
+
+
 def imitate(examples: Sequence[SFTExample], models: Models, config: PolicyGradientStage, accelerator: Accelerator) -> float:
-    """Add the gradient of the demonstrations' negative log-likelihood, a mean over their tokens on all processes."""
-    total = sum(len(e.completion_ids) for e in examples)
-    own = examples[accelerator.process_index :: accelerator.num_processes]
-    trees = [_blank()] if not own else []
-    for e in own:
+    """Add the gradient of the examples' negative log-likelihood, a mean over their tokens on all processes."""
+    (total,) = summed([sum(len(e.completion_ids) for e in examples)], accelerator)
+    trees = []
+    for e in examples:
         tree = Tree.of_prompt(Problem(e.problem_id, "", "", {}), e.prompt_ids)
         tree.add(Node(ROOT, len(e.prompt_ids), tuple(e.completion_ids)))
         trees.append(tree)
