@@ -15,7 +15,7 @@ ERROR = Verdict("error", "internal_error")
 
 
 def save_small_qwen(folder: Path, texts: list[str], vocab_size: int = 600) -> Path:
-    """A random model of Qwen2.5-0.5B's architecture (grouped queries, tied embeddings), small, with a Qwen2Tokenizer."""
+    """A random model of Qwen2.5-0.5B's architecture, small (grouped queries, tied embeddings), with its tokenizer."""
     tokenizer = train_tokenizer(texts, vocab_size)
     torch.manual_seed(0)
     config = AutoConfig.for_model(
@@ -38,18 +38,18 @@ def first_rows(path: Path, count: int) -> list[dict]:
 def small_lm(kind: str, vocab_size: int = 64, seed: int = 0, **options):
     """A random two-layer model of an architecture, in float32, with logits far from uniform."""
     torch.manual_seed(seed)
-    shape = dict(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=256
-    )  # fmt: skip
-    grouped = {} if kind in ("phi", "gpt2") else dict(num_key_value_heads=2, head_dim=8)
+    grouped = {} if kind in ("phi", "gpt2") else {"num_key_value_heads": 2, "head_dim": 8}
     config = AutoConfig.for_model(
-        kind, vocab_size=vocab_size, initializer_range=0.3, bos_token_id=None, eos_token_id=0, pad_token_id=0,
-        **{**shape, **grouped, **options},
+        kind, vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=256, initializer_range=0.3,
+        bos_token_id=None, eos_token_id=0, pad_token_id=0, **grouped, **options,
     )  # fmt: skip
     return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
 
 
-def make_tree(prompt: list[int], *nodes: tuple, verdicts: dict[int, Verdict] | None = None, name: str = "p") -> Tree:
+def make_tree(
+    prompt: list[int], *nodes: tuple, verdicts: dict[int, Verdict] | None = None, name: str = "p"
+) -> Tree:
     """A tree of (parent, offset, token_ids, step_ends) rows after the root; verdicts by node."""
     tree = Tree.of_prompt(Problem(name, "", "math", {"answer": "1"}, source="hand", licence="cc0"), prompt)
     for parent, offset, token_ids, step_ends in nodes:
@@ -59,7 +59,7 @@ def make_tree(prompt: list[int], *nodes: tuple, verdicts: dict[int, Verdict] | N
 
 
 def branching_tree() -> Tree:
-    """Two chains; the first branches at a step end (node 3, continued by 5) and inside a step (node 4, branched by 6).
+    """Two chains; one branches at a step end (node 3, continued by 5) and inside a step (node 4, branched by 6).
 
     prompt 1 2 3 ┬ 10 11| 12 13| 14 15|     node 1, branches after 12 and after 13
                  └ 20| 21 22|               node 2

@@ -71,7 +71,8 @@ def test_value_mse():
 
 
 def test_step_bce_takes_soft_labels_and_skips_nan():
-    logits = T([0.0, math.log(3), math.log(3), math.log(3), 5.0], requires_grad=True)  # p = 1/2, 3/4, 3/4, 3/4
+    # p = 1/2, 3/4, 3/4, 3/4
+    logits = T([0.0, math.log(3), math.log(3), math.log(3), 5.0], requires_grad=True)
     losses = step_bce(logits, T([1.0, 1.0, 0.0, 0.5, math.nan]))
     soft = -0.5 * math.log(0.75) - 0.5 * math.log(0.25)
     expected = [math.log(2), -math.log(0.75), math.log(4), soft, 0.0]
