@@ -15,7 +15,7 @@ ERROR = Verdict("error", "internal_error")
 
 
 def save_small_qwen(folder: Path, texts: list[str], vocab_size: int = 600) -> Path:
-    """A random model of Qwen2.5-0.5B's architecture, small (grouped queries, tied embeddings), with its tokenizer."""
+    """A small random model of Qwen2.5-0.5B's architecture (tied embeddings) with its tokenizer."""
     tokenizer = train_tokenizer(texts, vocab_size)
     torch.manual_seed(0)
     config = AutoConfig.for_model(
@@ -59,7 +59,7 @@ def make_tree(
 
 
 def branching_tree() -> Tree:
-    """Two chains; one branches at a step end (node 3, continued by 5) and inside a step (node 4, branched by 6).
+    """Two chains; one branches at a step end (node 3, then 5) and inside a step (node 4, then 6).
 
     prompt 1 2 3 ┬ 10 11| 12 13| 14 15|     node 1, branches after 12 and after 13
                  └ 20| 21 22|               node 2
