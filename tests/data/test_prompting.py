@@ -6,8 +6,13 @@ from reasoner.data.prompting import PromptConfig, Prompting
 from reasoner.policy.models import END_OF_TEXT, train_tokenizer
 from reasoner.registry import UserError
 
-TEXTS = [f"First, {a} + {b} is right.\n\nThen {a * b}.\n\nSo it is {a}.\n\n" for a in range(9) for b in range(9)]
-CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<reply>{% endif %}"
+TEXTS = [
+    f"First, {a} + {b} is right.\n\nThen {a * b}.\n\nSo it is {a}.\n\n" for a in range(9) for b in range(9)
+]
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<reply>{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,9 @@ def test_tokens_beyond_the_tokenizer_end_no_step(tokenizer):
     assert prompting.mark_steps([len(tokenizer) + 5, len(tokenizer), 5]) == [2]
 
 
-@pytest.mark.parametrize("text", ["a\n\n\nb", "  x = 1 ;\n\ty", "12 + 34 = 46\nSo 46.", "don 't , n't .", "é 中\n😀", ""])
+@pytest.mark.parametrize(
+    "text", ["a\n\n\nb", "  x = 1 ;\n\ty", "12 + 34 = 46\nSo 46.", "don 't , n't .", "é 中\n😀", ""]
+)
 def test_round_trip(tokenizer, text):
     prompting = prompting_of(tokenizer)
     assert prompting.decode(prompting.encode(text)) == text

@@ -119,7 +119,9 @@ def test_same_tokens_alone_and_in_company(lm, num_slots):
     assert len({c.token_ids for c in together}) > 25
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.6), Sampling(temperature=1.5, top_k=6)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=0.6), Sampling(temperature=1.5, top_k=6)]
+)
 def test_first_tokens_follow_the_distribution(lm, sampling):
     n = 4000
     asked = [request(i, PROMPT, 1, sampling) for i in range(n)]
@@ -287,7 +289,9 @@ def test_nan_logits_end_all_requests_and_leave_no_trace(lm):
 def test_nan_in_one_row_stays_there(lm):
     poisoned = copy.deepcopy(lm)
     with torch.no_grad():
-        poisoned.base_model.embed_tokens.weight = torch.nn.Parameter(lm.base_model.embed_tokens.weight.clone())
+        poisoned.base_model.embed_tokens.weight = torch.nn.Parameter(
+            lm.base_model.embed_tokens.weight.clone()
+        )
         poisoned.base_model.embed_tokens.weight[50] = math.nan
         poisoned.lm_head.weight = torch.nn.Parameter(lm.lm_head.weight.clone())
     engine = engine_of(poisoned, num_slots=2)

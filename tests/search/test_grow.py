@@ -107,7 +107,9 @@ def test_branches_where_entropy_is_highest(lm):
     assert num_branched > 10
 
 
-@pytest.mark.parametrize(("num_points", "offsets"), [(0, []), (1, [7]), (2, [5, 9]), (3, [3, 7, 9]), (9, [3, 5, 7, 9])])
+@pytest.mark.parametrize(
+    ("num_points", "offsets"), [(0, []), (1, [7]), (2, [5, 9]), (3, [3, 7, 9]), (9, [3, 5, 7, 9])]
+)
 def test_every_step_spreads_its_points(num_points, offsets):
     tree = Tree.of_prompt(Problem("p", "", "math", {}), [1])
     tree.add(Node(ROOT, 1, tuple(range(11)), step_ends=(2, 4, 6, 8, 10)))
@@ -165,8 +167,12 @@ def test_children_share_the_prefix_and_the_budget(lm, policy):
             assert tree.token_ids(i) == prefix + list(node.token_ids)
             length = len(tree.completion_ids(i))
             assert length <= MAX_TOKENS
-            assert (node.stop_reason == "length") == (length == MAX_TOKENS and node.token_ids[-1] not in (0, 20))
-            assert len(node.token_ids) == len(node.logprobs) == len(node.logprobs_full) == len(node.entropy) > 0
+            assert (node.stop_reason == "length") == (
+                length == MAX_TOKENS and node.token_ids[-1] not in (0, 20)
+            )
+            assert (
+                len(node.token_ids) == len(node.logprobs) == len(node.logprobs_full) == len(node.entropy) > 0
+            )
             assert list(node.step_ends) == mark_steps(node.token_ids)
             reasons.add(node.stop_reason)
     assert reasons == {"length", "eos"}

@@ -13,7 +13,7 @@ UNDISCOUNTED = AdvantageConfig(gamma=1, lam=1)
 
 
 def chain(verdict, stop_reason: str = "eos") -> Tree:
-    """Three steps of 2, 1 and 3 tokens with values before them of 0.5, 0.6 and 0.8, and 0.9 after the last."""
+    """Three steps of 2, 1 and 3 tokens; values 0.5, 0.6 and 0.8 before them, and 0.9 after the last."""
     tree = Tree.of_prompt(Problem("p", "", "math", {}), [1, 2])
     tree.add(Node(ROOT, 2, (5, 6, 7, 8, 9, 10), step_ends=(1, 2, 5), stop_reason=stop_reason))
     tree.verdicts[1] = verdict
@@ -45,7 +45,7 @@ def test_steps_begin_in_ancestors():
 
 def test_gae_over_three_steps():
     sample = step_ppo(chain(CORRECT), AdvantageConfig(gamma=0.9, lam=0.5))
-    # deltas: 0.9 · 0.6 - 0.5 = 0.04, 0.9 · 0.8 - 0.6 = 0.12, 1 - 0.8 = 0.2; each adds 0.45 of the next advantage
+    # deltas: 0.9 · 0.6 - 0.5 = 0.04, 0.9 · 0.8 - 0.6 = 0.12, 1 - 0.8 = 0.2; each adds 0.45 of the next
     a1, a2, a3 = 0.1345, 0.21, 0.2
     assert sample.advantages[1].tolist() == pytest.approx([a1, a1, a2, a3, a3, a3])
     assert sample.weights[1].tolist() == [1] * 6
@@ -74,7 +74,7 @@ def test_process_rewards_enter_in_min_form():
 def test_undiscounted_advantages_are_the_reward_less_the_value_at_the_root(leaf, outcome):
     """Σ of step advantages telescopes at λ = 0; at λ = 1 the first is that sum and each is R - V(before)."""
     tree = valued_tree()
-    tree.verdicts = {i: ERROR for i in tree.leaves()} | {leaf: outcome}  # one chain alone, on any path
+    tree.verdicts = dict.fromkeys(tree.leaves(), ERROR) | {leaf: outcome}  # one chain alone, on any path
     reward = float(outcome is CORRECT)
     steps = steps_of(tree, leaf)
     ends = [step.end for step in steps]
@@ -113,7 +113,9 @@ def test_shared_tokens_get_the_weighted_mean_and_errors_weigh_nothing():
 
 
 def test_rloo_on_a_fan():
-    tree = make_tree([1], *[(0, 1, [5, 6], [0, 1])] * 4, verdicts={1: CORRECT, 2: WRONG, 3: WRONG, 4: CORRECT})
+    tree = make_tree(
+        [1], *[(0, 1, [5, 6], [0, 1])] * 4, verdicts={1: CORRECT, 2: WRONG, 3: WRONG, 4: CORRECT}
+    )
     found = rloo(tree, AdvantageConfig(method="rloo")).advantages
     for leaf, advantage in {1: 2 / 3, 2: -2 / 3, 3: -2 / 3, 4: 2 / 3}.items():
         assert found[leaf].tolist() == pytest.approx([advantage] * 2)

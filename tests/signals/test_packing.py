@@ -1,4 +1,4 @@
-"""Packed trees against the same trees flattened into one row per leaf: equal log-probabilities and gradients."""
+"""Packed trees against the same trees flattened, a row per leaf: equal log-probabilities and gradients."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,14 @@ from reasoner.signals.packing import batches, num_tokens, pack
 
 
 def trees() -> list:
-    """Branches in the middle of nodes, nested, at a node's start and at its end; an empty node; a bare chain."""
+    """Branches inside nodes, nested, at a start and at an end; an empty node; a bare chain."""
     return [
         branching_tree(),
         make_tree([4, 5], (0, 2, [6, 7, 8], [2]), (1, 0, [9, 10], [1]), (2, 1, [11], [0]), (1, 3, [12], [0])),
         make_tree([13], (0, 1, [14, 15, 16, 17], [3])),
-        make_tree([18, 19, 20, 21], (0, 4, [22], [0]), (0, 4, [], []), (2, 0, [23, 24], [1]), (0, 2, [25], [0])),
+        make_tree(
+            [18, 19, 20, 21], (0, 4, [22], [0]), (0, 4, [], []), (2, 0, [23, 24], [1]), (0, 2, [25], [0])
+        ),
     ]
 
 
@@ -43,7 +45,10 @@ def packed_loss(model, some_trees, row_tokens: int) -> torch.Tensor:
     net = PolicyNet(model)
     logprobs, _ = net(packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N)
     weights = [
-        {i: w[:-1] * [token_factor(t) for t in tree.nodes[i].token_ids] for i, w in enumerate(path_weights(tree))}
+        {
+            i: w[:-1] * [token_factor(t) for t in tree.nodes[i].token_ids]
+            for i, w in enumerate(path_weights(tree))
+        }
         for tree in some_trees
     ]
     return -(packed.flat(weights) * logprobs).sum()

@@ -22,13 +22,17 @@ def wide_tree():
         (1, 2, [12], [0]),  # 8 wrong
         (1, 2, [13], [0]),  # 9 correct
         (1, 1, [14], [0]),  # 10 wrong, without a sibling
-        verdicts={1: CORRECT, 2: WRONG, 3: CORRECT, 4: ERROR, 5: CORRECT, 6: WRONG, 7: WRONG, 8: WRONG, 9: CORRECT,
-                  10: WRONG},
+        verdicts={
+            1: CORRECT, 2: WRONG, 3: CORRECT, 4: ERROR, 5: CORRECT, 6: WRONG, 7: WRONG, 8: WRONG, 9: CORRECT,
+            10: WRONG,
+        },
     )  # fmt: skip
 
 
 def found(config: PairConfig) -> list[tuple]:
-    return [(p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in sibling_pairs([wide_tree()], config, decode)]
+    return [
+        (p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in sibling_pairs([wide_tree()], config, decode)
+    ]
 
 
 AT_PROMPT = [([1, 2], [5, 6, 7], [8]), ([1, 2], [10], [11])]

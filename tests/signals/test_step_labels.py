@@ -82,7 +82,7 @@ E, R, NUM_STEPS, NUM_DRAWS, NUM_TREES = 0.3, 0.1, 4, 3, 2500
 
 
 def simulated_trees() -> list[Tree]:
-    """Per tree a chain, and from each of its inner steps NUM_DRAWS continuations; a token is the state, 1 for right."""
+    """Per tree a chain, and NUM_DRAWS continuations of each inner step; a token is the state, 1 for right."""
     rng = random.Random(0)
 
     def run(state: int, steps: int) -> list[int]:
