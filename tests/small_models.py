@@ -1,4 +1,4 @@
-"""Small models that tests build and save; nothing is downloaded."""
+"""Small models and trees that tests build; nothing is downloaded."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from reasoner.policy.models import save, train_tokenizer
+from reasoner.tree import Node, Problem, Tree
+from verifiers import Verdict
+
+CORRECT, WRONG = Verdict("correct", "ok"), Verdict("incorrect", "wrong")
+ERROR = Verdict("error", "internal_error")
 
 
 def save_small_qwen(folder: Path, texts: list[str], vocab_size: int = 600) -> Path:
-    """A random model of Qwen2.5-0.5B's architecture (grouped queries, tied embeddings), small, with a Qwen2Tokenizer."""
+    """A small random model of Qwen2.5-0.5B's architecture (tied embeddings) with its tokenizer."""
     tokenizer = train_tokenizer(texts, vocab_size)
     torch.manual_seed(0)
     config = AutoConfig.for_model(
@@ -28,3 +33,44 @@ def first_rows(path: Path, count: int) -> list[dict]:
 
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for _, line in zip(range(count), lines, strict=False)]
+
+
+def small_lm(kind: str, vocab_size: int = 64, seed: int = 0, **options):
+    """A random two-layer model of an architecture, in float32, with logits far from uniform."""
+    torch.manual_seed(seed)
+    grouped = {} if kind in ("phi", "gpt2") else {"num_key_value_heads": 2, "head_dim": 8}
+    config = AutoConfig.for_model(
+        kind, vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=256, initializer_range=0.3,
+        bos_token_id=None, eos_token_id=0, pad_token_id=0, **grouped, **options,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+
+
+def make_tree(
+    prompt: list[int], *nodes: tuple, verdicts: dict[int, Verdict] | None = None, name: str = "p"
+) -> Tree:
+    """A tree of (parent, offset, token_ids, step_ends) rows after the root; verdicts by node."""
+    tree = Tree.of_prompt(Problem(name, "", "math", {"answer": "1"}, source="hand", licence="cc0"), prompt)
+    for parent, offset, token_ids, step_ends in nodes:
+        tree.add(Node(parent, offset, tuple(token_ids), step_ends=tuple(step_ends)))
+    tree.verdicts.update(verdicts or {})
+    return tree
+
+
+def branching_tree() -> Tree:
+    """Two chains; one branches at a step end (node 3, then 5) and inside a step (node 4, then 6).
+
+    prompt 1 2 3 ┬ 10 11| 12 13| 14 15|     node 1, branches after 12 and after 13
+                 └ 20| 21 22|               node 2
+    """
+    return make_tree(
+        [1, 2, 3],
+        (0, 3, [10, 11, 12, 13, 14, 15], [1, 3, 5]),
+        (0, 3, [20, 21, 22], [0, 2]),
+        (1, 4, [30, 31], [1]),
+        (1, 3, [40, 41, 42], [0, 2]),
+        (3, 2, [50], [0]),
+        (4, 1, [60, 61], [1]),
+        verdicts={1: CORRECT, 2: WRONG, 4: CORRECT, 5: ERROR, 6: WRONG},
+    )

@@ -72,5 +72,5 @@ class Prompting:
         return ends
 
     def step_texts(self, token_ids: Sequence[int], step_ends: Sequence[int]) -> list[str]:
-        starts = [0, *(e + 1 for e in step_ends[:-1])]
+        starts = [0, *(e + 1 for e in step_ends)][: len(step_ends)]
         return [self.decode(token_ids[a : b + 1]) for a, b in zip(starts, step_ends, strict=True)]

@@ -43,6 +43,9 @@ class SlotCache(Cache):
             self.kv_L2RHSD[:, :, slot, :, at : at + length] = segment
             at += length
 
+    def clear(self, slot: int) -> None:
+        self.kv_L2RHSD[:, :, slot] = 0
+
     def move(self, source: int, target: int, length: int) -> None:
         self.kv_L2RHSD[:, :, target, :, :length] = self.kv_L2RHSD[:, :, source, :, :length]
 

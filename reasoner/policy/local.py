@@ -76,11 +76,16 @@ class LocalEngine:
         ]  # fmt: skip
 
     def submit(self, requests: Iterable[Request]) -> None:
+        requests = list(requests)
+        for request in requests:
+            if not request.prefix_ids:
+                raise ValueError(f"request {request.id!r} has an empty prefix; expected at least one token (a BOS will do)")
         self.pending.extend(requests)
 
     def cancel(self, ids: Iterable[Hashable]) -> None:
-        """Pending requests are dropped, running ones end before their next token; both come back as `cancelled`."""
-        self.cancelled.update(ids)
+        """Pending requests are dropped, running ones end with their next token; both come back as `cancelled`."""
+        # an id of neither kind must not wait for a later request that is called the same
+        self.cancelled.update({r.id for r in (*self.pending, *self.rows)}.intersection(ids))
 
     def poll(self) -> list[Completion]:
         """Run until something finishes; an empty list means that nothing is left to do."""
@@ -149,8 +154,6 @@ class LocalEngine:
         if request.id in self.cancelled:
             self.cancelled.discard(request.id)
             return "cancelled"
-        if not request.prefix_ids:
-            raise ValueError(f"request {request.id!r} has an empty prefix; expected at least one token (a BOS will do)")
         return "context" if len(request.prefix_ids) >= self.max_context else ""
 
     def _prefill(self, slots: list[int]) -> None:
@@ -161,8 +164,9 @@ class LocalEngine:
         missing: list[tuple[int, int, tuple[int, ...]]] = []
         for prefix, slot in first.items():
             known, segments = self.prefixes.match(prefix)
+            self.cache.write(slot, segments)
+            self._count(reused=known)
             if known < len(prefix):
-                self.cache.write(slot, segments)
                 missing.append((known, slot, prefix))
         missing.sort(key=lambda m: len(m[2]) - m[0])
         while missing:
@@ -171,11 +175,11 @@ class LocalEngine:
             self._prefill_chunk(chunk)
         for slot in slots:
             prefix = tuple(self.rows[slot].prefix_ids[:-1])
-            known, segments = self.prefixes.match(prefix)
-            if first[prefix] != slot or known == len(prefix):
-                self.cache.write(slot, segments)
-            self.known[slot] = known
-            self._count(reused=known)
+            if first[prefix] != slot:
+                # from its twin's slot: the prefix cache may have dropped it already
+                self.cache.move(first[prefix], slot, len(prefix))
+                self._count(reused=len(prefix))
+            self.known[slot] = self.prefixes.match(prefix)[0]
 
     def _prefill_chunk(self, chunk: list[tuple[int, int, tuple[int, ...]]]) -> None:
         longest = max(len(prefix) - known for known, _, prefix in chunk)
@@ -250,6 +254,8 @@ class LocalEngine:
         whole = [*request.prefix_ids, *tokens[:-1]]  # the last token was never fed
         if not is_nan and self.known[row] < len(whole):
             self.prefixes.insert(whole, self.cache.read(row, self.known[row], len(whole)), self.known[row])
+        if is_nan:
+            self.cache.clear(row)  # a masked NaN still spreads: 0 · NaN is NaN
         tail = len(self.rows) - 1
         if row != tail:
             self.cache.move(tail, row, int(self.position_R[tail]))

@@ -55,5 +55,5 @@ def sequence_logprobs(model, sequences: Sequence[Sequence[int]], tokens_per_batc
         hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1]
         picked, _ = token_logprobs(hidden_BTD.flatten(0, 1), model.lm_head, ids_BT[:, 1:].flatten())
         for i, values in zip(rows, picked.view(len(rows), -1).tolist(), strict=True):
-            found[i] = values[: len(sequences[i]) - 1]
+            found[i] = values[: max(0, len(sequences[i]) - 1)]
     return found

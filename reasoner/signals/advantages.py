@@ -92,7 +92,7 @@ def rloo(tree: Tree, config: AdvantageConfig) -> PolicySample:
     returns = {}
     for leaf in weights:
         reward = outcome_reward(tree.verdicts.get(leaf))
-        if reward is not None:
+        if reward is not None and tree.nodes[leaf].token_ids:
             n = len(tree.step_ends(leaf))
             scores = tree.path_scores("prm", leaf) if prm else None
             returns[leaf] = float(step_rewards(reward, scores, n, config.reward).sum())

@@ -49,7 +49,7 @@ def step_labels(
         labelled: set[tuple[int, int]] = set()
         for leaf in tree.leaves():
             verdict = tree.verdicts.get(leaf)
-            if verdict is None or verdict.status == "error":
+            if verdict is None or verdict.status == "error" or not tree.step_ends(leaf):
                 continue
             completion_ids = tree.completion_ids(leaf)
             labels: list[float] = []

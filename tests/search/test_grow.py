@@ -1,0 +1,190 @@
+"""Growing trees: the same trees whatever the batching, and the shapes that each branch policy asks for."""
+
+import pytest
+from small_models import branching_tree, small_lm
+
+from reasoner.policy.engine import Sampling, place_key
+from reasoner.policy.local import LocalEngine
+from reasoner.search.branch import BranchConfig, every_step, highest_entropy, tree_of
+from reasoner.search.chain import fan
+from reasoner.search.grow import Branch, Growth, _requests, grow, place_paths
+from reasoner.tree import ROOT, Node, Problem, Tree
+
+PROMPTS = [[3, 1, 4, 1, 5], [2, 7, 1, 8], [1, 6, 1], [3, 1, 4, 1, 6, 6], [9]]
+MAX_TOKENS = 14
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return small_lm("qwen2")
+
+
+def mark_steps(tokens) -> list[int]:
+    """A step ends at each token below 16, and at the last."""
+    return [i for i, t in enumerate(tokens) if t < 16 or i == len(tokens) - 1]
+
+
+def grown(lm, policy, numbers=range(5), num_slots=8, eos_ids=(0, 20), **options) -> list[Tree]:
+    trees = [Tree.of_prompt(Problem(f"problem {i}", "", "math", {}), PROMPTS[i]) for i in numbers]
+    engine = LocalEngine(lm, eos_ids, num_slots, max_context=64)
+    grow(trees, engine, policy, Growth(mark_steps, MAX_TOKENS, **options))
+    return trees
+
+
+def shape(tree: Tree) -> list:
+    return [(n.parent, n.offset, n.token_ids, n.step_ends, n.stop_reason) for n in tree.nodes]
+
+
+EVERY_STEP = BranchConfig(num_roots=3, where="every_step", num_points=2, num_children=2, num_rounds=2)
+ENTROPY = BranchConfig(num_roots=3, where="entropy", num_points=2, num_children=2, num_rounds=2)
+
+
+@pytest.mark.parametrize("policy", [fan(4), tree_of(EVERY_STEP), tree_of(ENTROPY)])
+def test_same_trees_whatever_else_is_under_way(lm, policy):
+    trees = grown(lm, policy, num_slots=8)
+    for num_slots in (1, 3, 64):
+        assert [shape(t) for t in grown(lm, policy, num_slots=num_slots)] == [shape(t) for t in trees]
+    for i in (0, 3):
+        assert shape(grown(lm, policy, numbers=[i])[0]) == shape(trees[i])
+    assert [shape(t) for t in grown(lm, policy, numbers=[4, 2, 0])] == [shape(trees[i]) for i in (4, 2, 0)]
+
+
+def test_seed_and_round_change_the_trees(lm):
+    plain = shape(grown(lm, fan(2))[0])
+    assert shape(grown(lm, fan(2), seed=1)[0]) != plain
+    assert shape(grown(lm, fan(2), round=1)[0]) != plain
+
+
+def test_fan(lm):
+    for tree in grown(lm, fan(6)):
+        assert len(tree.nodes) == 7 and tree.leaves() == [1, 2, 3, 4, 5, 6]
+        assert {(n.parent, n.offset) for n in tree.nodes[1:]} == {(ROOT, len(tree.nodes[ROOT].token_ids))}
+        assert len({n.token_ids for n in tree.nodes[1:]}) > 1
+        assert all(t.is_independent for t in tree.trajectories())
+
+
+def waves(tree: Tree) -> list[int]:
+    depth = [0]
+    for node in tree.nodes[1:]:
+        depth.append(depth[node.parent] + 1)
+    return depth
+
+
+def inner_step_ends(node: Node) -> list[int]:
+    return [i + 1 for i in node.step_ends if i + 1 < len(node.token_ids)]
+
+
+def test_branches_at_step_ends(lm):
+    num_branched = 0
+    for tree in grown(lm, tree_of(EVERY_STEP)):
+        depth = waves(tree)
+        assert depth.count(1) == 3 and max(depth) <= 3
+        for i, node in enumerate(tree.nodes[1:], start=1):
+            offsets = [tree.nodes[c].offset for c in tree.children(i)]
+            states = inner_step_ends(node)
+            if depth[i] < 3:
+                assert len(offsets) == 2 * min(2, len(states))  # two children at each of at most two states
+            assert set(offsets) <= set(states)
+            assert all(offsets.count(o) == 2 for o in offsets)
+            num_branched += bool(offsets)
+    assert num_branched > 10
+
+
+def test_branches_where_entropy_is_highest(lm):
+    num_branched = 0
+    for tree in grown(lm, tree_of(ENTROPY)):
+        depth = waves(tree)
+        for i, node in enumerate(tree.nodes[1:], start=1):
+            offsets = sorted({tree.nodes[c].offset for c in tree.children(i)})
+            if depth[i] == 3:
+                assert offsets == []
+                continue
+            assert len(offsets) == min(2, len(node.token_ids) - 1)
+            # the entropy at position i is that of the distribution from which token i was drawn
+            others = [e for j, e in enumerate(node.entropy) if j not in offsets and j > 0]
+            assert all(node.entropy[o] >= max(others, default=0) for o in offsets)
+            num_branched += len(offsets)
+    assert num_branched > 10
+
+
+@pytest.mark.parametrize(
+    ("num_points", "offsets"), [(0, []), (1, [7]), (2, [5, 9]), (3, [3, 7, 9]), (9, [3, 5, 7, 9])]
+)
+def test_every_step_spreads_its_points(num_points, offsets):
+    tree = Tree.of_prompt(Problem("p", "", "math", {}), [1])
+    tree.add(Node(ROOT, 1, tuple(range(11)), step_ends=(2, 4, 6, 8, 10)))
+    assert every_step(tree, 1, num_points) == offsets
+
+
+def test_highest_entropy_never_takes_the_first_token():
+    tree = Tree.of_prompt(Problem("p", "", "math", {}), [1])
+    tree.add(Node(ROOT, 1, (5, 6, 7, 8), entropy=(9.0, 0.1, 0.7, 0.3)))
+    assert highest_entropy(tree, 1, 1) == [2]
+    assert highest_entropy(tree, 1, 2) == [2, 3]
+    assert highest_entropy(tree, 1, 9) == [1, 2, 3]
+
+
+def test_place_paths():
+    tree = branching_tree()
+    tree.add(Node(1, 4, (9,)))
+    assert place_paths(tree) == [
+        [],
+        [(3, 0)],
+        [(3, 1)],
+        [(3, 0), (4, 0)],
+        [(3, 0), (3, 0)],
+        [(3, 0), (4, 0), (2, 0)],
+        [(3, 0), (3, 0), (1, 0)],
+        [(3, 0), (4, 1)],
+    ]
+
+
+def test_requests_name_the_place_and_the_rest_of_the_budget():
+    tree = branching_tree()
+    growth = Growth(mark_steps, 7, seed=5, round=2, sampling=Sampling(0.5), stop_ids=frozenset([4]))
+    found = _requests(tree, 8, [Branch(1, 4), Branch(1, 4), Branch(6, 1), Branch(ROOT, 3)], growth)
+    assert [r.id for r in found] == [(8, 0), (8, 1), (8, 2), (8, 3)]
+    assert [r.prefix_ids for r in found] == [
+        [1, 2, 3, 10, 11, 12, 13],
+        [1, 2, 3, 10, 11, 12, 13],
+        [1, 2, 3, 10, 11, 12, 40, 60],
+        [1, 2, 3],
+    ]
+    assert [r.max_tokens for r in found] == [3, 3, 2, 7]
+    # node 3 is continuation 0 of the state (1, 4), nodes 1 and 2 are 0 and 1 of the prompt's end
+    paths = [[(3, 0), (4, 1)], [(3, 0), (4, 2)], [(3, 0), (3, 0), (1, 0), (1, 0)], [(3, 2)]]
+    assert [r.place for r in found] == [place_key(5, 2, "p", path) for path in paths]
+    assert all(r.sampling == Sampling(0.5) and r.stop_ids == {4} for r in found)
+
+
+@pytest.mark.parametrize("policy", [tree_of(EVERY_STEP), tree_of(ENTROPY)])
+def test_children_share_the_prefix_and_the_budget(lm, policy):
+    reasons = set()
+    for tree in grown(lm, policy):
+        for i, node in enumerate(tree.nodes[1:], start=1):
+            prefix = tree.token_ids(node.parent, node.offset)
+            assert tree.token_ids(i)[: len(prefix)] == prefix
+            assert tree.token_ids(i) == prefix + list(node.token_ids)
+            length = len(tree.completion_ids(i))
+            assert length <= MAX_TOKENS
+            assert (node.stop_reason == "length") == (
+                length == MAX_TOKENS and node.token_ids[-1] not in (0, 20)
+            )
+            assert (
+                len(node.token_ids) == len(node.logprobs) == len(node.logprobs_full) == len(node.entropy) > 0
+            )
+            assert list(node.step_ends) == mark_steps(node.token_ids)
+            reasons.add(node.stop_reason)
+    assert reasons == {"length", "eos"}
+
+
+def test_progress_counts_finished_trees(lm):
+    trees = [Tree.of_prompt(Problem(f"problem {i}", "", "math", {}), PROMPTS[i]) for i in range(5)]
+    seen = []
+    growth = Growth(mark_steps, MAX_TOKENS)
+    grow(trees, LocalEngine(lm, [0], 4, max_context=64), fan(3), growth, seen.append)
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_a_policy_that_asks_for_nothing_leaves_the_tree(lm):
+    assert [len(t.nodes) for t in grown(lm, lambda tree, wave: [])] == [1] * 5
