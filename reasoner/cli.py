@@ -21,7 +21,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 config_app = typer.Typer(no_args_is_help=True, help="About configuration files.")
 app.add_typer(config_app, name="config")
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="changes to the YAML: key.sub=value, list items by number")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="changes to the YAML: key.sub=value, list items by number")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print the metric rows as JSON instead of tables")]
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -43,7 +45,9 @@ def demo(overrides: Overrides = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def train(config: Annotated[Path, typer.Argument(help="YAML with one training stage")], overrides: Overrides = None) -> None:
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML with one training stage")], overrides: Overrides = None
+) -> None:
     """Run one trainer, also on several processes.
 
     Example: accelerate launch --config_file launch/accelerate/cpu_2proc.yaml -m reasoner train configs/smoke/ppo.yaml
@@ -53,7 +57,9 @@ def train(config: Annotated[Path, typer.Argument(help="YAML with one training st
     resolved = _read(config, overrides or [])
     trainers = [s.name for s in resolved.stages if s.kind in TRAINERS]
     if len(trainers) != 1:
-        raise UserError(f"{config} has {len(trainers)} training stages ({', '.join(trainers)}); expected one, or use reasoner run")
+        raise UserError(
+            f"{config} has {len(trainers)} training stages ({', '.join(trainers)}); expected one, or use reasoner run"
+        )
     _execute(resolved, False)
 
 
@@ -85,7 +91,13 @@ def _execute(resolved, as_json: bool) -> None:
     _quiet()
     console = Console(stderr=True)
     is_first = os.environ.get("RANK", "0") == "0"
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, disable=not is_first) as bars:
         tasks = {s.name: bars.add_task(s.name, total=None, start=False, note="") for s in resolved.stages}
 
@@ -130,7 +142,8 @@ def main() -> None:
         print("reasoner: stopped; the same command goes on where it was", file=sys.stderr)
         sys.exit(130)
     except Exception as problem:
-        if type(problem).__module__.startswith(("click", "typer")):
-            print(f"reasoner: {getattr(problem, 'format_message', lambda: problem)()}; see reasoner --help", file=sys.stderr)
+        shown = getattr(problem, "format_message", None)
+        if shown and type(problem).__module__.startswith(("click", "typer")):
+            print(f"reasoner: {shown()}; see reasoner --help", file=sys.stderr)
             sys.exit(2)
         raise

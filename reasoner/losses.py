@@ -60,6 +60,8 @@ def step_bce(logits_S: torch.Tensor, labels_S: torch.Tensor) -> torch.Tensor:
     return losses_S * known_S
 
 
-def weighted_mean(values_N: torch.Tensor, weights_N: torch.Tensor, total: torch.Tensor | float) -> torch.Tensor:
+def weighted_mean(
+    values_N: torch.Tensor, weights_N: torch.Tensor, total: torch.Tensor | float
+) -> torch.Tensor:
     """Σ weight · value / total, where `total` may be the weight of a larger, global batch."""
     return (values_N * weights_N).sum() / total

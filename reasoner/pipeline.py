@@ -32,10 +32,16 @@ class RunConfig(Config):
     out: str = Field("", description="folder of the run; by default runs/<name of the config file>")
     seed: int = Field(0, description="seed of everything random")
     title: str = Field("", description="headline of the report")
-    wandb: dict[str, Any] | None = Field(None, description="options of wandb.init, e.g. {project: mine, mode: offline}")
+    wandb: dict[str, Any] | None = Field(
+        None, description="options of wandb.init, e.g. {project: mine, mode: offline}"
+    )
     prompt: PromptConfig = PromptConfig()
-    problems: dict[str, list[SourceConfig]] = Field(description="problem sets by name; prompts of `test` are kept out of the others")
-    stages: list[Annotated[StageConfig, Field(discriminator="kind")]] = Field(min_length=1, description="what to do, in order")
+    problems: dict[str, list[SourceConfig]] = Field(
+        description="problem sets by name; prompts of `test` are kept out of the others"
+    )
+    stages: list[Annotated[StageConfig, Field(discriminator="kind")]] = Field(
+        min_length=1, description="what to do, in order"
+    )
 
 
 Progress = Callable[[str, int, int, str], None]
@@ -45,7 +51,9 @@ def run(config: RunConfig, progress: Progress = lambda stage, done, total, note:
     """Run what is not done yet; returns the metric rows. Another config in the same folder is a UserError."""
     names = [s.name for s in config.stages]
     if len(set(names)) != len(names):
-        raise UserError(f"stage names repeat: {', '.join(names)}; expected each once, set name: in the stages")
+        raise UserError(
+            f"stage names repeat: {', '.join(names)}; expected each once, set name: in the stages"
+        )
     _check_names(config)
     state = PartialState(cpu=not torch.cuda.is_available())
     out = Path(config.out)
@@ -79,9 +87,14 @@ def run(config: RunConfig, progress: Progress = lambda stage, done, total, note:
     return _conclude(config, out, ledger) if state.is_main_process else []
 
 
-def _run_stage(stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress) -> None:
+def _run_stage(
+    stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress
+) -> None:
     models = out / "models" / stage.name if stage.kind in (*TRAINERS, "init") else out / "stages" / stage.name
-    with Tracker(out / "stages" / stage.name, config.wandb, main=is_main) as tracker, ledger.stage(stage.name):
+    with (
+        Tracker(out / "stages" / stage.name, config.wandb, main=is_main) as tracker,
+        ledger.stage(stage.name),
+    ):
         session = Session(
             out=models,
             ledger=ledger,
@@ -112,7 +125,9 @@ def _check_names(config: RunConfig) -> None:
                     "expected one of these, or a hub name like Qwen/Qwen2.5-0.5B"
                 )
             if name and name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-                raise UserError(f"stages.{stage.name}.{key}: there is no folder {name}; expected a Hugging Face model folder")
+                raise UserError(
+                    f"stages.{stage.name}.{key}: there is no folder {name}; expected a Hugging Face model folder"
+                )
         earlier.add(stage.name)
 
 
@@ -131,7 +146,9 @@ def _claim(config: RunConfig, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         save_resolved(config, saved)
     except OSError as problem:
-        raise UserError(f"cannot write to {out} ({problem.strerror}); expected a writable place with room, set out=") from problem
+        raise UserError(
+            f"cannot write to {out} ({problem.strerror}); expected a writable place with room, set out="
+        ) from problem
 
 
 def _withdraw(stage: str, config: RunConfig, out: Path) -> None:
@@ -161,4 +178,3 @@ def _conclude(config: RunConfig, out: Path, ledger: Ledger) -> list[MetricRow]:
     config_yaml = (out / "config.yaml").read_text(encoding="utf-8")
     write_report(out / "report.html", config.title or out.name, rows, costs, config_yaml, history, samples)
     return rows
-

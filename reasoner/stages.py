@@ -56,15 +56,25 @@ class Context:
 
     def items(self, names: list[str]) -> list[Item]:
         """The items of the named sets, distinct by prompt, without any whose prompt is in a set called test."""
-        held = {i.problem.prompt for i in self._set("test")} if "test" in self.problems and "test" not in names else set()
-        distinct = {i.problem.prompt: i for name in names for i in self._set(name) if i.problem.prompt not in held}
+        held = (
+            {i.problem.prompt for i in self._set("test")}
+            if "test" in self.problems and "test" not in names
+            else set()
+        )
+        distinct = {
+            i.problem.prompt: i for name in names for i in self._set(name) if i.problem.prompt not in held
+        }
         if not distinct:
-            raise UserError(f"the problem sets {', '.join(names)} are empty once test problems are left out; expected at least one")
+            raise UserError(
+                f"the problem sets {', '.join(names)} are empty once test problems are left out; expected at least one"
+            )
         return list(distinct.values())
 
     def _set(self, name: str) -> list[Item]:
         if name not in self.problems:
-            raise UserError(f"problem set {name!r} is not there; expected one of {', '.join(self.problems) or 'none'}")
+            raise UserError(
+                f"problem set {name!r} is not there; expected one of {', '.join(self.problems) or 'none'}"
+            )
         return [item for source in self.problems[name] for item in load_items(source)]
 
     def model(self, name: str) -> str:
@@ -84,7 +94,9 @@ class InitStage(TinyModel):
 
     kind: Literal["init"]
     name: str = "base"
-    problems: list[str] = Field(["demonstrations"], description="problem sets whose text the tokenizer learns")
+    problems: list[str] = Field(
+        ["demonstrations"], description="problem sets whose text the tokenizer learns"
+    )
 
 
 def run_init(config: InitStage, context: Context) -> None:
@@ -120,7 +132,9 @@ def run_sft(config: SFT, context: Context) -> None:
         seconds = context.session.ledger.seconds
         missing = [s for s in config.seconds_of if s not in seconds]
         if missing:
-            raise UserError(f"seconds_of names {', '.join(missing)}, which did not run before; expected earlier stages")
+            raise UserError(
+                f"seconds_of names {', '.join(missing)}, which did not run before; expected earlier stages"
+            )
         config = config.model_copy(update={"max_seconds": sum(seconds[s] for s in config.seconds_of)})
     examples = _examples(config.problems, context, context.prompting(config.model))
     train_sft(context.model(config.model), examples, config, context.session)
@@ -152,7 +166,9 @@ def run_rollout(config: Rollout, context: Context) -> None:
     problems = [i.problem for i in context.items(config.problems)][-config.num_problems :]
     trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
     longest = max(len(t.nodes[0].token_ids) for t in trees) + config.max_tokens
-    growth = Growth(prompting.mark_steps, config.max_tokens, Sampling(config.temperature), context.session.seed)
+    growth = Growth(
+        prompting.mark_steps, config.max_tokens, Sampling(config.temperature), context.session.seed
+    )
     grow(trees, _engine(config.model, context, longest, config.num_slots), tree_of(config.tree), growth,
          lambda done: context.session.progress(done, len(trees), ""))  # fmt: skip
     context.session.ledger.add("policy", trajectories_generated=sum(len(t.leaves()) for t in trees))
@@ -171,7 +187,9 @@ class Verify(Config):
 def run_verify(config: Verify, context: Context) -> None:
     trees = context.trees(config.trees)
     total = sum(len(t.leaves()) for t in trees)
-    statuses = judge(trees, context.prompting(config.model).decode, lambda done: context.session.progress(done, total, ""))
+    statuses = judge(
+        trees, context.prompting(config.model).decode, lambda done: context.session.progress(done, total, "")
+    )
     context.session.ledger.add("verifier", verifications=total)
     context.session.log({f"verify/{status}": n for status, n in statuses.items()}, 0)
     write_trees(context.out / "trees" / config.name, trees)
@@ -200,7 +218,9 @@ def run_label(config: Label, context: Context) -> None:
     if pairs:
         made["pairs"] = write_records(folder / "pairs", pairs)
     kept = sum(any(v.status == "correct" for v in t.verdicts.values()) for t in trees)
-    context.session.log({"label/problems_solved_sometimes": kept, **{f"label/{k}": n for k, n in made.items()}}, 0)
+    context.session.log(
+        {"label/problems_solved_sometimes": kept, **{f"label/{k}": n for k, n in made.items()}}, 0
+    )
     context.session.ledger.add("policy", trajectories_kept=made["outcome"])
 
 
@@ -251,7 +271,9 @@ def run_ppo(config: PPO, context: Context) -> None:
     prompting = context.prompting(config.model)
     shown = _examples(config.demonstrations, context, prompting) if config.ptx_weight else []
     if config.ptx_weight and not shown:
-        raise UserError("ptx_weight is set but demonstrations names no problem set with solutions; expected one, or ptx_weight=0")
+        raise UserError(
+            "ptx_weight is set but demonstrations names no problem set with solutions; expected one, or ptx_weight=0"
+        )
     train_policy(
         context.model(config.model), prompting, _shuffled(context.items(config.problems), context.session.seed), config,
         context.session, config.critic and context.model(config.critic), config.prm and context.model(config.prm), shown,
@@ -291,8 +313,12 @@ class Evaluate(Config):
     max_tokens: int = Field(256, ge=1, description="longest completion")
     prm: str | None = Field(None, description="stage of the PRM that ranks answers")
     orm: str | None = Field(None, description="stage of the ORM that ranks answers")
-    aggregate: str | None = Field(None, description="from step scores to one score; by default fits Monte-Carlo labels")
-    calibrate_on: str | None = Field(None, description="stage whose judged trees set the PRM's error threshold")
+    aggregate: str | None = Field(
+        None, description="from step scores to one score; by default fits Monte-Carlo labels"
+    )
+    calibrate_on: str | None = Field(
+        None, description="stage whose judged trees set the PRM's error threshold"
+    )
     num_slots: int = Field(256, ge=1, description="sequences decoded at once")
 
 
@@ -316,8 +342,12 @@ def run_evaluate(config: Evaluate, context: Context) -> None:
     for i, policy in enumerate(config.policies):
         num = config.num_samples if policy in config.sampled else 0
         subject = Subject(policy, _engine(policy, context, longest, config.num_slots), num)
-        found = measure(subject, problems, prompting, models, config.max_tokens, context.session.seed + 10**6, config.name,
-                        lambda done, total, note, i=i: context.session.progress(i * total + done, total * len(config.policies), note))  # fmt: skip
+
+        def progress(done: int, total: int, note: str, i: int = i) -> None:
+            context.session.progress(i * total + done, total * len(config.policies), note)
+
+        seed = context.session.seed + 10**6  # far from the seeds of training
+        found = measure(subject, problems, prompting, models, config.max_tokens, seed, config.name, progress)
         rows += found.rows
         samples += found.samples[:6]
         if found.step_scores:

@@ -92,7 +92,9 @@ class Tree:
     def add(self, node: Node) -> int:
         """Append a node and return its id; its parent must be there and have at least `offset` tokens."""
         if not 0 <= node.parent < len(self.nodes):
-            raise ValueError(f"node's parent is {node.parent}, expected one of the {len(self.nodes)} nodes so far")
+            raise ValueError(
+                f"node's parent is {node.parent}, expected one of the {len(self.nodes)} nodes so far"
+            )
         if not 0 <= node.offset <= len(self.nodes[node.parent].token_ids):
             have = len(self.nodes[node.parent].token_ids)
             raise ValueError(f"node's offset is {node.offset}, expected 0 to its parent's {have} tokens")
@@ -102,9 +104,7 @@ class Tree:
     def children(self, node: int, offset: int | None = None) -> list[int]:
         """Ids of the continuations of `node`, or of the state (node, offset)."""
         return [
-            i
-            for i, n in enumerate(self.nodes)
-            if n.parent == node and (offset is None or n.offset == offset)
+            i for i, n in enumerate(self.nodes) if n.parent == node and (offset is None or n.offset == offset)
         ]
 
     def leaves(self) -> list[int]:

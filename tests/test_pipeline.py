@@ -33,7 +33,18 @@ def finished(tmp_path_factory):
 
 def test_every_stage_leaves_its_files(finished):
     out, _ = finished
-    for stage in ("base", "sft", "rollout", "verify", "label", "prm", "orm", "ppo", "sft_continued", "evaluate"):
+    for stage in (
+        "base",
+        "sft",
+        "rollout",
+        "verify",
+        "label",
+        "prm",
+        "orm",
+        "ppo",
+        "sft_continued",
+        "evaluate",
+    ):
         assert is_done(out / "stages" / stage), stage
     for model in ("base", "sft", "prm", "orm", "ppo", "sft_continued"):
         assert (out / "models" / model / "model" / "model.safetensors").is_file(), model
@@ -147,7 +158,12 @@ def test_bad_problems_are_one_line(tmp_path, row, parts):
 
 
 def test_no_network_when_the_hub_is_asked(tmp_path):
-    done = reasoner("train", ROOT / "configs/gsm8k/sft.yaml", f"out={tmp_path / 'hub'}", env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done = reasoner(
+        "train",
+        ROOT / "configs/gsm8k/sft.yaml",
+        f"out={tmp_path / 'hub'}",
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     one_line(done, "Qwen/Qwen2.5-0.5B", "network", "local folder")
 
 

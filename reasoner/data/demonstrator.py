@@ -74,7 +74,9 @@ def work_out(expression: str) -> str | None:
     tokens = _tokens(expression)
     current = _ungrouped(_parse(tokens))
     if tokens:
-        raise ValueError(f"cannot read {''.join(tokens)!r} at the end of {expression!r}; expected an operator")
+        raise ValueError(
+            f"cannot read {''.join(tokens)!r} at the end of {expression!r}; expected an operator"
+        )
     lines: list[str] = []
     try:
         while not isinstance(current, Number):

@@ -27,7 +27,9 @@ class Prompting:
         if "{prompt}" not in config.template:
             raise UserError(f"prompt.template is {config.template!r}; expected it to contain {{prompt}}")
         if config.chat and not tokenizer.chat_template:
-            raise UserError("prompt.chat is true but the tokenizer has no chat template; set prompt.chat=false")
+            raise UserError(
+                "prompt.chat is true but the tokenizer has no chat template; set prompt.chat=false"
+            )
         self.tokenizer, self.config = tokenizer, config
         self.eos_id: int = tokenizer.eos_token_id
         # a token such as ".\n\n" holds the delimiter without being it

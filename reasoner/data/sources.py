@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +22,17 @@ class SourceConfig(Config):
     """A set of problems."""
 
     name: str = Field(description="arithmetic | gsm8k | jsonl, or module:function")
-    path: str = Field("", description="file or folder with the rows; empty: the hub, for sources that live there")
+    path: str = Field(
+        "", description="file or folder with the rows; empty: the hub, for sources that live there"
+    )
     split: str = Field("train", description="split of a hub data set")
     families: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="reasoning-gym families with their options; `share` sets a family's part"
+        default_factory=dict,
+        description="reasoning-gym families with their options; `share` sets a family's part",
     )
-    start: int = Field(0, ge=0, description="first item; items depend on start + index, so far starts never meet")
+    start: int = Field(
+        0, ge=0, description="first item; items depend on start + index, so far starts never meet"
+    )
     size: int = Field(1000, ge=1, description="most problems to take")
     domain: str = Field("", description="name of this set in reports")
 
@@ -48,9 +54,13 @@ def load_items(config: SourceConfig) -> list[Item]:
         try:
             lookup_verifier(name)
         except KeyError as problem:
-            raise UserError(f"the source {config.name} asks for a verifier that is not there: {problem}") from problem
+            raise UserError(
+                f"the source {config.name} asks for a verifier that is not there: {problem}"
+            ) from problem
     if not distinct:
-        raise UserError(f"the source {config.name} ({config.path or config.start}) is empty; expected at least one problem")
+        raise UserError(
+            f"the source {config.name} ({config.path or config.start}) is empty; expected at least one problem"
+        )
     return list(distinct.values())
 
 
@@ -62,7 +72,9 @@ def arithmetic(config: SourceConfig) -> Iterator[Item]:
     import reasoning_gym  # slow to import, and only this source needs it
 
     if not config.families:
-        raise UserError("source arithmetic has no families; expected e.g. families: {chain_sum: {max_terms: 3}}")
+        raise UserError(
+            "source arithmetic has no families; expected e.g. families: {chain_sum: {max_terms: 3}}"
+        )
     shares = {name: float(options.get("share", 1)) for name, options in config.families.items()}
     for name, options in config.families.items():
         options = {k: v for k, v in options.items() if k != "share"}
@@ -72,7 +84,9 @@ def arithmetic(config: SourceConfig) -> Iterator[Item]:
         try:
             rows = reasoning_gym.create_dataset(name, size=size, seed=config.start, **options)
         except (TypeError, AssertionError, ValueError) as problem:
-            raise UserError(f"families.{name} is {options}; expected options of that reasoning-gym family: {problem}") from problem
+            raise UserError(
+                f"families.{name} is {options}; expected options of that reasoning-gym family: {problem}"
+            ) from problem
         for i, row in enumerate(rows):
             meta = row["metadata"]
             numbers = ",".join(map(str, meta.get("numbers", ())))
@@ -98,7 +112,9 @@ def gsm8k(config: SourceConfig) -> Iterator[Item]:
         _need(row, ("question", "answer"), config, i)
         working, mark, answer = row["answer"].rpartition("####")
         if not mark or not answer.strip():
-            raise UserError(f"row {i} of {config.path or 'GSM8K'} has no answer after ####; expected '#### number': {row['answer'][-60:]!r}")
+            raise UserError(
+                f"row {i} of {config.path or 'GSM8K'} has no answer after ####; expected '#### number': {row['answer'][-60:]!r}"
+            )
         yield Item(
             Problem(
                 id=f"gsm8k/{config.split}/{i}",
@@ -139,7 +155,9 @@ def jsonl(config: SourceConfig) -> Iterator[Item]:
 def _need(row: dict, keys: tuple[str, ...], config: SourceConfig, i: int) -> None:
     missing = [k for k in keys if not isinstance(row.get(k), str) or not row[k].strip()]
     if missing:
-        raise UserError(f"row {i} of {config.path or config.name} has no text under {', '.join(missing)}; it has the keys {sorted(row)}")
+        raise UserError(
+            f"row {i} of {config.path or config.name} has no text under {', '.join(missing)}; it has the keys {sorted(row)}"
+        )
 
 
 def _rows(config: SourceConfig, hub_name: str, subset: str | None) -> Iterator[dict]:
@@ -157,14 +175,15 @@ def _rows(config: SourceConfig, hub_name: str, subset: str | None) -> Iterator[d
         yield from rows.skip(config.start).take(config.size)
         return
     path = Path(config.path).expanduser()
-    files = sorted(p for p in path.rglob("*") if p.suffix in (".jsonl", ".json", ".gz", ".parquet")) if path.is_dir() else [path]
+    files = (
+        sorted(p for p in path.rglob("*") if p.suffix in (".jsonl", ".json", ".gz", ".parquet"))
+        if path.is_dir()
+        else [path]
+    )
     if not files or not files[0].exists():
         raise UserError(f"no data at {path}; expected a JSON-lines or Parquet file, or a folder of them")
-    taken = 0
-    for row in (r for f in files for r in _file_rows(f)):
-        if config.start <= taken < config.start + config.size:
-            yield row
-        taken += 1
+    rows = (row for file in files for row in _file_rows(file))
+    yield from islice(rows, config.start, config.start + config.size)
 
 
 def _file_rows(path: Path) -> Iterator[dict]:
@@ -175,14 +194,20 @@ def _file_rows(path: Path) -> Iterator[dict]:
         return
     import gzip
 
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+    with (
+        gzip.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8") as lines
+    ):
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as problem:
-                raise UserError(f"line {number} of {path} is not JSON ({problem.msg}); expected one object a line") from problem
+                raise UserError(
+                    f"line {number} of {path} is not JSON ({problem.msg}); expected one object a line"
+                ) from problem
             if not isinstance(row, dict):
                 raise UserError(f"line {number} of {path} is a JSON {type(row).__name__}; expected an object")
             yield row

@@ -95,12 +95,23 @@ def measure(
     outcomes = [_outcomes(t) for t in trees]
     answers = [[t.verdicts[leaf].answer for leaf in t.leaves()] for t in trees]
     _add(found, stage, "pass@1", "sampled", subject.when, problems, [float(np.mean(o)) for o in outcomes])
-    _add(found, stage, f"pass@{k}", "sampled", subject.when, problems, [pass_at_k(k, int(sum(o)), k) for o in outcomes])
+    _add(
+        found,
+        stage,
+        f"pass@{k}",
+        "sampled",
+        subject.when,
+        problems,
+        [pass_at_k(k, int(sum(o)), k) for o in outcomes],
+    )
     _add(found, stage, f"maj@{k}", "sampled", subject.when, problems,
          [maj_at_k(a, [bool(x) for x in o], k) for a, o in zip(answers, outcomes, strict=True)])  # fmt: skip
     if models.orm is not None:
         scores = score_leaves(models.orm, trees)
-        best = [best_of_n([s[leaf] for leaf in t.leaves()], o) for t, s, o in zip(trees, scores, outcomes, strict=True)]
+        best = [
+            best_of_n([s[leaf] for leaf in t.leaves()], o)
+            for t, s, o in zip(trees, scores, outcomes, strict=True)
+        ]
         _add(found, stage, f"best_of_{k}", "orm", subject.when, problems, best)
     if models.prm is not None:
         score_steps(models.prm, trees, "prm")
@@ -142,7 +153,9 @@ def _outcomes(tree: Tree) -> list[float]:
     return [float(tree.verdicts[leaf].status == "correct") for leaf in tree.leaves()]
 
 
-def _add(found: Measured, stage: str, metric: str, method: str, when: str, problems: Sequence[Problem], values) -> None:
+def _add(
+    found: Measured, stage: str, metric: str, method: str, when: str, problems: Sequence[Problem], values
+) -> None:
     subsets = sorted({p.domain for p in problems}, reverse=True)
     for subset in [*subsets, "all"]:
         chosen = [v for p, v in zip(problems, values, strict=True) if subset in ("all", p.domain)]
@@ -181,7 +194,15 @@ def _add_step_quality(
         found.rows.append(statistic_row(stage, "auroc", "prm", when, "steps", groups, of_problems))
         both = np.array([predicted, truth]).T
         found.rows.append(
-            statistic_row(stage, "first_error_f1", "prm", when, "steps", both, lambda r: first_error_f1(r[:, 0], r[:, 1]).f1)
+            statistic_row(
+                stage,
+                "first_error_f1",
+                "prm",
+                when,
+                "steps",
+                both,
+                lambda r: first_error_f1(r[:, 0], r[:, 1]).f1,
+            )
         )
 
 
@@ -192,6 +213,8 @@ def _sample(tree: Tree, prompting: Prompting, when: str) -> dict[str, Any]:
     matched = scores if len(scores) == len(written) else [None] * len(written)
     return {
         "prompt": f"{tree.problem.prompt}   ({when})",
-        "steps": [{"text": w.text, "right": w.right, "prm": s} for w, s in zip(written, matched, strict=True)],
+        "steps": [
+            {"text": w.text, "right": w.right, "prm": s} for w, s in zip(written, matched, strict=True)
+        ],
         "correct": tree.verdicts[leaf].status == "correct",
     }

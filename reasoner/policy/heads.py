@@ -33,7 +33,9 @@ class PolicyNet(torch.nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         hidden_BTD = packed_hidden(self.lm, ids_BT, positions_BT, mask_B1TT)
         hidden_ND = hidden_BTD.flatten(0, 1)[source_N]
-        return token_logprobs(hidden_ND, self.lm.get_output_embeddings(), ids_BT.flatten()[target_N], with_entropy)
+        return token_logprobs(
+            hidden_ND, self.lm.get_output_embeddings(), ids_BT.flatten()[target_N], with_entropy
+        )
 
 
 class ScoreNet(torch.nn.Module):

@@ -58,7 +58,7 @@ class LocalEngine:
         eos_V[list(eos_ids)] = True
         self.stop_KV = eos_V[None]
         self.stop_tables[frozenset()] = 0
-        long = dict(dtype=torch.long, device=self.device)
+        long = {"dtype": torch.long, "device": self.device}
         self.token_R = torch.zeros(num_slots, **long)
         self.position_R = torch.zeros(num_slots, **long)  # where the token above stands
         self.start_R = torch.zeros(num_slots, **long)  # the prefix's length
@@ -79,7 +79,9 @@ class LocalEngine:
         requests = list(requests)
         for request in requests:
             if not request.prefix_ids:
-                raise ValueError(f"request {request.id!r} has an empty prefix; expected at least one token (a BOS will do)")
+                raise ValueError(
+                    f"request {request.id!r} has an empty prefix; expected at least one token (a BOS will do)"
+                )
         self.pending.extend(requests)
 
     def cancel(self, ids: Iterable[Hashable]) -> None:

@@ -38,7 +38,9 @@ def token_logprobs(
     return torch.cat(picked), torch.cat(entropy) if with_entropy else None
 
 
-def sequence_logprobs(model, sequences: Sequence[Sequence[int]], tokens_per_batch: int = 8192) -> list[list[float]]:
+def sequence_logprobs(
+    model, sequences: Sequence[Sequence[int]], tokens_per_batch: int = 8192
+) -> list[list[float]]:
     """Per sequence, log p of each token but the first given those before; batched by length, padded on the right."""
     device = next(model.parameters()).device
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qwen2Tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2Tokenizer,
+)
 from transformers import set_seed as set_all_seeds
 
 from reasoner.config import Config
@@ -27,7 +33,9 @@ class TinyModel(Config):
     intermediate_size: int = Field(448, description="width of the feed-forward layer")
     vocab_size: int = Field(320, description="tokens: 256 bytes, the end of text, and merges")
     max_context: int = Field(512, description="longest sequence in tokens")
-    initializer_range: float = Field(0.08, description="standard deviation of the initial weights; about 1 / sqrt(hidden_size)")
+    initializer_range: float = Field(
+        0.08, description="standard deviation of the initial weights; about 1 / sqrt(hidden_size)"
+    )
     seed: int = Field(0, description="seed of the random initial weights")
 
 
@@ -73,23 +81,37 @@ class ModelConfig(Config):
     path: str = Field(description="folder or hub name of a causal language model")
     dtype: str = Field("auto", description="auto | float32 | bfloat16 | float16")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
-    trust_remote_code: bool = Field(False, description="run Python code that comes with the model; off unless you read it")
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with the model; off unless you read it"
+    )
 
 
-def load_model(path: str, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_model(
+    path: str, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """A causal LM by folder or hub name, in evaluation mode; what cannot be had is one clear UserError."""
     with _explained(path, "model"):
         return AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code, attn_implementation="sdpa"
+            path,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            attn_implementation="sdpa",
         ).eval()
 
 
-def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub name; one without a pad token pads with its end of text."""
     with _explained(path, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code
+        )
     if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer of {path} has no end-of-text token; expected one, set eos_token in its config")
+        raise UserError(
+            f"the tokenizer of {path} has no end-of-text token; expected one, set eos_token in its config"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -105,7 +127,11 @@ def _explained(path: str, what: str):
         yield
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        remedy = "check the files in the folder" if Path(path).is_dir() else (
-            "check the name and the network, or give the path of a local folder"
+        remedy = (
+            "check the files in the folder"
+            if Path(path).is_dir()
+            else ("check the name and the network, or give the path of a local folder")
         )
-        raise UserError(f"cannot load the {what} {path!r} ({reason[:200]}); expected a folder or a hub name: {remedy}") from problem
+        raise UserError(
+            f"cannot load the {what} {path!r} ({reason[:200]}); expected a folder or a hub name: {remedy}"
+        ) from problem

@@ -26,7 +26,10 @@ def judge(
         for leaf in tree.leaves()
         if leaf not in tree.verdicts
     }
-    requests = ((at, trees[at[0]].problem.verifier, text, trees[at[0]].problem.reference) for at, text in texts.items())
+    requests = (
+        (at, trees[at[0]].problem.verifier, text, trees[at[0]].problem.reference)
+        for at, text in texts.items()
+    )
     statuses: Counter[str] = Counter()
     for done, (at, verdict) in enumerate(verify_many(requests), start=1):
         tree, leaf = trees[at[0]], at[1]
@@ -42,7 +45,12 @@ def _again(tree: Tree, text: str, first: Verdict) -> Verdict:
     second = verify(tree.problem.verifier, text, tree.problem.reference)
     if second.status != "error":
         return second
-    return replace(second, status="incorrect", reason="refused", detail=f"failed twice: {first.detail}; {second.detail}"[:500])
+    return replace(
+        second,
+        status="incorrect",
+        reason="refused",
+        detail=f"failed twice: {first.detail}; {second.detail}"[:500],
+    )
 
 
 def outcome_reward(verdict: Verdict | None) -> float | None:

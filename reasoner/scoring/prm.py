@@ -44,7 +44,12 @@ def _run(net: ScoreNet, trees: Sequence[Tree], max_tokens: int, states):
         at = [states(trees[t]) for t in numbers]
         flat = [packed.state(i, node, offset) for i, of_tree in enumerate(at) for node, offset in of_tree]
         with torch.inference_mode():
-            logits_S = net(packed.ids_BT, packed.positions_BT, packed.mask_B1TT, torch.tensor(flat, device=device, dtype=torch.long))
+            logits_S = net(
+                packed.ids_BT,
+                packed.positions_BT,
+                packed.mask_B1TT,
+                torch.tensor(flat, device=device, dtype=torch.long),
+            )
         values = iter(logits_S.sigmoid().tolist())
         for t, of_tree in zip(numbers, at, strict=True):
             yield t, of_tree, [next(values) for _ in of_tree]

@@ -13,9 +13,13 @@ from reasoner.config import Config
 class RewardConfig(Config):
     """What a trajectory earns, step by step."""
 
-    outcome_weight: float = Field(1.0, description="reward of a verified answer; 0 leaves the PRM alone and invites hacking")
+    outcome_weight: float = Field(
+        1.0, description="reward of a verified answer; 0 leaves the PRM alone and invites hacking"
+    )
     prm_weight: float = Field(0.0, description="weight of the PRM's min-form reward")
-    prm_temperature: float = Field(0.1, gt=0, description="softness of the minimum; towards 0 only the worst step counts")
+    prm_temperature: float = Field(
+        0.1, gt=0, description="softness of the minimum; towards 0 only the worst step counts"
+    )
 
 
 def min_form(scores: Sequence[float], temperature: float) -> np.ndarray:
@@ -34,7 +38,9 @@ def min_form(scores: Sequence[float], temperature: float) -> np.ndarray:
     return w * (s - 1)
 
 
-def step_rewards(outcome: float, scores: Sequence[float] | None, num_steps: int, config: RewardConfig) -> np.ndarray:
+def step_rewards(
+    outcome: float, scores: Sequence[float] | None, num_steps: int, config: RewardConfig
+) -> np.ndarray:
     """The reward at each of a trajectory's steps: the outcome at the last one, the PRM's min-form at all."""
     rewards = np.zeros(num_steps)
     if scores is not None and config.prm_weight:

@@ -17,7 +17,9 @@ class BranchConfig(Config):
 
     num_roots: int = Field(4, ge=1, description="independent chains from the prompt")
     where: str = Field("entropy", description="which inner states branch: every_step | entropy")
-    num_points: int = Field(2, ge=0, description="branch points per chain; of every_step, the most that are used")
+    num_points: int = Field(
+        2, ge=0, description="branch points per chain; of every_step, the most that are used"
+    )
     num_children: int = Field(2, ge=1, description="continuations from each branch point")
     num_rounds: int = Field(1, ge=0, description="how often the newest chains are branched again")
 

@@ -73,7 +73,9 @@ def step_ppo(tree: Tree, config: AdvantageConfig) -> PolicySample:
         before = np.concatenate(([start_value], after[:-1]))
         if tree.nodes[leaf].stop_reason != "length":
             after[-1] = 0.0
-        rewards = step_rewards(reward, tree.path_scores("prm", leaf) if prm else None, len(steps), config.reward)
+        rewards = step_rewards(
+            reward, tree.path_scores("prm", leaf) if prm else None, len(steps), config.reward
+        )
         deltas = rewards + config.gamma * after - before
         advantages = np.zeros(len(steps))
         running = 0.0
@@ -108,7 +110,9 @@ def rloo(tree: Tree, config: AdvantageConfig) -> PolicySample:
     return _over_leaves(tree, of_leaf)
 
 
-def _over_leaves(tree: Tree, of_leaf: Callable[[int, float], tuple[list[Step], np.ndarray, np.ndarray]]) -> PolicySample:
+def _over_leaves(
+    tree: Tree, of_leaf: Callable[[int, float], tuple[list[Step], np.ndarray, np.ndarray]]
+) -> PolicySample:
     """Average the leaves' step advantages and returns over shared tokens and states by path weight."""
     sampled = range(1, len(tree.nodes))
     advantage = {i: np.zeros(len(tree.nodes[i].token_ids)) for i in sampled}

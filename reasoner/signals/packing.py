@@ -68,7 +68,9 @@ def batches(trees: Sequence[Tree], max_tokens: int, row_tokens: int = 256) -> li
     return found
 
 
-def pack(trees: Sequence[Tree], device: torch.device | str = "cpu", row_tokens: int = 256, pad_id: int = 0) -> Packed:
+def pack(
+    trees: Sequence[Tree], device: torch.device | str = "cpu", row_tokens: int = 256, pad_id: int = 0
+) -> Packed:
     """Pack whole trees into rows of at least `row_tokens` positions, first fit by decreasing size."""
     sizes = [num_tokens(t) for t in trees]
     width = max([row_tokens, *sizes]) if len(trees) > 1 else max(sizes, default=1)

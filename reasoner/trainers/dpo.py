@@ -39,7 +39,9 @@ class _AsSampled(DPOTrainer):
 def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, session: Session) -> None:
     """Train and save to `session.out`/model. No pairs at all is a UserError."""
     if not pairs:
-        raise UserError("no preference pairs; expected siblings of which one is right and one wrong: roll out more problems")
+        raise UserError(
+            "no preference pairs; expected siblings of which one is right and one wrong: roll out more problems"
+        )
     tokenizer = load_tokenizer(model_path)
     whole, _ = load_trainable(model_path, config.lora)
     reference = None if config.lora else load_trainable(model_path, None)[0]
@@ -48,7 +50,12 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
     )
     steps = max(1, round(config.epochs * max(1, len(pairs) // config.batch_size)))
     on_gpu = torch.cuda.is_available()
-    machine = {"use_cpu": not on_gpu, "bf16": on_gpu, "gradient_checkpointing": False, "dataloader_pin_memory": on_gpu}
+    machine = {
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": on_gpu,
+    }
     chosen = {
         "output_dir": str(session.out),
         "beta": config.beta,
@@ -91,4 +98,6 @@ class _Report(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs and state.is_world_process_zero:
             keep = ("loss", "grad_norm", "rewards/accuracies", "rewards/margins")
-            self.session.log({f"dpo/{k.split('/')[-1]}": float(logs[k]) for k in keep if k in logs}, state.global_step)
+            self.session.log(
+                {f"dpo/{k.split('/')[-1]}": float(logs[k]) for k in keep if k in logs}, state.global_step
+            )

@@ -31,7 +31,9 @@ class Session:
 class OptimizerConfig(Config):
     """Which optimizer, and its learning rate over the run."""
 
-    name: str = Field("adamw", description="adamw | muon (orthogonalised momentum for matrices, AdamW for the rest)")
+    name: str = Field(
+        "adamw", description="adamw | muon (orthogonalised momentum for matrices, AdamW for the rest)"
+    )
     lr: float = Field(1e-5, gt=0, description="peak learning rate (of AdamW)")
     muon_lr: float = Field(0.02, gt=0, description="peak learning rate of Muon's matrices")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
@@ -63,7 +65,9 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]], config: OptimizerConfig):
         named = [(n, p) for n, p in named_parameters if p.requires_grad]
-        hidden = [p for n, p in named if p.ndim == 2 and not any(k in n for k in ("embed", "lm_head", "head."))]
+        hidden = [
+            p for n, p in named if p.ndim == 2 and not any(k in n for k in ("embed", "lm_head", "head."))
+        ]
         inside = set(map(id, hidden))
         rest = [p for _, p in named if id(p) not in inside]
         self.parts: list[torch.optim.Optimizer] = []
@@ -108,7 +112,9 @@ def make_optimizer(net: torch.nn.Module, config: OptimizerConfig) -> torch.optim
 
 def by_steps(optimizer, config: OptimizerConfig, total: int) -> torch.optim.lr_scheduler.LambdaLR:
     """A schedule over `total` optimizer steps."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(config, min(1.0, step / max(1, total))))
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rate(config, min(1.0, step / max(1, total)))
+    )
 
 
 def by_seconds(optimizer, config: OptimizerConfig, seconds: float) -> torch.optim.lr_scheduler.LambdaLR:

@@ -52,7 +52,9 @@ def from_steps(record: StepLabels) -> Labelled | None:
     if not known:
         return None
     states, labels = zip(*known, strict=True)
-    return Labelled(_chain(record.problem_id, record.prompt_ids, record.completion_ids), list(states), list(labels))
+    return Labelled(
+        _chain(record.problem_id, record.prompt_ids, record.completion_ids), list(states), list(labels)
+    )
 
 
 def from_outcome(record: OutcomeLabel) -> Labelled | None:
@@ -100,7 +102,11 @@ def train_reward_model(
         own = batch[accelerator.process_index :: accelerator.num_processes] or batch[:1]
         logits_S, labels_S = _read(net, own, accelerator.device)
         # DDP means gradients over processes; the loss is a mean over the labels of all of them
-        share = accelerator.num_processes if batch[accelerator.process_index :: accelerator.num_processes] else 0.0
+        share = (
+            accelerator.num_processes
+            if batch[accelerator.process_index :: accelerator.num_processes]
+            else 0.0
+        )
         loss = step_bce(logits_S, labels_S).sum() * share / num_labels
         accelerator.backward(loss)
         grad_norm = accelerator.clip_grad_norm_(net.parameters(), config.optimizer.max_grad_norm)

@@ -26,7 +26,9 @@ class SFTStage(Config):
     batch_size: int = Field(32, ge=1, description="sequences per update and process")
     epochs: float = Field(1.0, gt=0, description="passes over the demonstrations")
     max_steps: int | None = Field(None, description="updates in all, instead of epochs")
-    max_seconds: float | None = Field(None, description="wall seconds, instead of epochs; the schedule runs over them")
+    max_seconds: float | None = Field(
+        None, description="wall seconds, instead of epochs; the schedule runs over them"
+    )
     lora: LoRA | None = Field(None, description="train a LoRA adapter instead of all weights")
     trl: dict[str, Any] = Field(default_factory=dict, description="further options of trl.SFTConfig")
 
@@ -36,7 +38,7 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
     if not examples:
         raise UserError("no demonstrations to imitate; expected at least one, check the problem source")
     tokenizer = load_tokenizer(model_path)
-    whole, lm = load_trainable(model_path, config.lora)
+    whole, _ = load_trainable(model_path, config.lora)
     dataset = Dataset.from_dict(
         {
             "input_ids": [e.prompt_ids + e.completion_ids for e in examples],
@@ -82,7 +84,9 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.train()
-    tokens = int(sum(map(len, dataset["input_ids"])) / len(dataset) * trainer.state.global_step * config.batch_size)
+    tokens = int(
+        sum(map(len, dataset["input_ids"])) / len(dataset) * trainer.state.global_step * config.batch_size
+    )
     session.ledger.add("policy", trained=tokens * trainer.accelerator.num_processes)
     if trainer.is_world_process_zero():
         save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
@@ -105,5 +109,9 @@ class _Report(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs and state.is_world_process_zero:
-            keep = {k: float(logs[k]) for k in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy") if k in logs}
+            keep = {
+                k: float(logs[k])
+                for k in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy")
+                if k in logs
+            }
             self.session.log({f"sft/{k}": v for k, v in keep.items()}, state.global_step)

@@ -1,6 +1,5 @@
 """Candidates that try to cheat assert suites and function calls; none may pass."""
 
-# ruff: noqa: E501 - the attacks are quoted whole
 _ALWAYS = (
     "class Always:\n"
     "    def __eq__(self, other): return True\n"

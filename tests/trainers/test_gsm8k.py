@@ -18,8 +18,8 @@ def model(tmp_path_factory, shared_data):
 
 
 def train(config, out, *overrides):
-    done = subprocess.run([sys.executable, "-m", "reasoner", "train", str(ROOT / "configs/gsm8k" / config), f"out={out}", *overrides],
-                          cwd=ROOT, capture_output=True, text=True, timeout=280)  # fmt: skip
+    command = [sys.executable, "-m", "reasoner", "train", str(ROOT / "configs/gsm8k" / config), f"out={out}"]
+    done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

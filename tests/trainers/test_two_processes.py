@@ -13,9 +13,19 @@ PPO = ROOT / "configs/smoke/ppo.yaml"
 def test_two_processes_equal_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     train = ["-m", "reasoner", "train", str(PPO)]
-    subprocess.run([sys.executable, *train, f"out={one}"], cwd=ROOT, check=True, capture_output=True, timeout=200)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "launch/accelerate/cpu_2proc.yaml"]
-    done = subprocess.run([*launch, *train, f"out={two}"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    subprocess.run(
+        [sys.executable, *train, f"out={one}"], cwd=ROOT, check=True, capture_output=True, timeout=200
+    )
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        "launch/accelerate/cpu_2proc.yaml",
+    ]
+    done = subprocess.run(
+        [*launch, *train, f"out={two}"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     base = load_file(one / "models/base/model/model.safetensors")
     for net in ("model", "critic"):

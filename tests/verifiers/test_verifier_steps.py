@@ -115,3 +115,17 @@ def test_twenty_thousand_lines_a_second():
     seconds = time.process_time() - started
     assert len(steps) == 10_000 and all(s.right for s in steps)
     assert 10_000 / seconds > 20_000
+
+
+def test_a_line_that_begins_with_an_equals_sign_goes_on_from_the_line_before():
+    right = [s.right for s in check_steps("=7*2-1\n=14-1\n=13\n#### 13", "(3+4)*2-1")]
+    assert right == [True, True, True, None]
+    slip = [s.right for s in check_steps("=7*2-1\n=15-1\n=14\n#### 14", "(3+4)*2-1")]
+    assert slip == [True, False, True, None]  # each line against the one before: one slip is reported once
+    assert [s.right for s in check_steps("=4", None)] == [None]
+
+
+def test_gcd_and_lcm_are_calculations():
+    text = "gcd(48,18)=6\nlcm(4,6)=12\ngcd(12,8,6)=2\ngcd(48,18)=5\ngcd(4.5,3)=1\ngcd(4)=4"
+    assert [s.right for s in check_steps(text)] == [True, True, True, False, False, False]
+    assert [s.right for s in check_steps("=gcd(18,12)\n=gcd(12,6)\n=6", "gcd(48,18)")] == [True, True, True]

@@ -1,0 +1,67 @@
+"""Problem sources: splits are disjoint, answers are exact, GSM8K rows become problems."""
+
+from fractions import Fraction
+
+import pytest
+from small_models import first_rows
+
+from reasoner.config import read_yaml, validate
+from reasoner.data.sources import SourceConfig, load_items
+from reasoner.pipeline import RunConfig
+from reasoner.stages import Context
+from reasoner.trainers.loop import Session
+from verifiers import verify
+
+
+@pytest.fixture(scope="module")
+def demo():
+    config = validate(RunConfig, read_yaml("configs/demo.yaml"), "configs/demo.yaml")
+    return Context(None, config.problems, config.prompt, Session(None))
+
+
+def test_demo_test_problems_are_in_no_other_set(demo):
+    test = {i.problem.prompt for i in demo.items(["test"])}
+    assert len(test) >= 1000
+    for name in ("demonstrations", "train"):
+        assert not test & {i.problem.prompt for i in demo.items([name])}
+
+
+def test_demo_has_no_demonstration_of_longer_problems(demo):
+    lines = [i.problem.prompt.count("+") + i.problem.prompt.count("-") for i in demo.items(["demonstrations"])
+             if i.problem.id.startswith("chain_sum")]  # fmt: skip
+    assert max(lines) == 3
+    longer = [
+        i.problem
+        for i in demo.items(["train"])
+        if i.problem.domain == "longer" and i.problem.id.startswith("chain_sum")
+    ]
+    assert min(p.prompt.count("+") + p.prompt.count("-") for p in longer) == 4
+
+
+def test_half_of_the_test_is_short(demo):
+    short = [i.problem.domain == "short" for i in demo.items(["test"])]
+    assert 0.45 < sum(short) / len(short) < 0.55
+
+
+def test_solutions_pass_their_own_verifier(demo):
+    for item in demo.items(["demonstrations"])[::40]:
+        assert verify("math", item.solution, item.problem.reference).status == "correct"
+        assert verify("math", "#### 12345", item.problem.reference).status == "incorrect"
+
+
+def test_answers_agree_with_python_on_chain_sums(demo):
+    for item in demo.items(["train"])[::50]:
+        if item.problem.id.startswith("chain_sum"):
+            # the test's own sums, not text of a model
+            total = sum(Fraction(t) for t in item.problem.prompt.replace("-", "+-").split("+") if t)
+            assert Fraction(item.problem.reference["answer"]) == total
+
+
+def test_gsm8k_rows(shared_data):
+    path = shared_data / "gsm8k/train.jsonl.gz"
+    items = load_items(SourceConfig(name="gsm8k", path=str(path), size=20))
+    raw = first_rows(path, 20)
+    assert [i.problem.prompt for i in items] == [r["question"] for r in raw]
+    assert items[0].problem.reference == {"answer": raw[0]["answer"].rpartition("#### ")[2]}
+    assert "<<" not in items[0].solution
+    assert all(verify("math", i.solution, i.problem.reference).status == "correct" for i in items)
