@@ -63,6 +63,36 @@ def train(
     _execute(resolved, False)
 
 
+@app.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="math | steps | code | logic, or module:function")],
+    response: Annotated[str, typer.Option(help="the response to judge; @FILE reads it from a file")],
+    reference: Annotated[
+        str, typer.Option(help='the verifier\'s keyword arguments as JSON, e.g. \'{"answer": "5"}\'')
+    ],
+) -> None:
+    """Judge one response and print the verdict as JSON; exit code 1 where it is not correct.
+
+    Example: reasoner verify math --response 'so \\boxed{5}' --reference '{"answer": "5"}'
+    """
+    from dataclasses import asdict
+
+    import verifiers
+
+    text = Path(response[1:]).read_text(encoding="utf-8") if response.startswith("@") else response
+    try:
+        arguments = json.loads(reference)
+        verdict = verifiers.verify(name, text, arguments)
+    except json.JSONDecodeError as problem:
+        raise UserError(
+            f'--reference is no JSON ({problem.msg}); expected an object like {{"answer": "5"}}'
+        ) from problem
+    except verifiers.UnknownVerifier as problem:
+        raise UserError(str(problem)) from problem
+    print(json.dumps(asdict(verdict)))
+    raise typer.Exit(0 if verdict.status == "correct" else 1)
+
+
 @config_app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of a run's YAML: every key with its type, default and meaning."""
@@ -132,7 +162,8 @@ def _quiet() -> None:
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except UserError as problem:
         print(f"reasoner: {problem}", file=sys.stderr)
         sys.exit(2)

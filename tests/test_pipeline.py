@@ -179,3 +179,12 @@ def test_no_command_and_help():
     assert "Example" in shown.stdout
     schema = json.loads(reasoner("config", "schema").stdout)
     assert "stages" in schema["properties"]
+
+
+def test_verify_prints_a_verdict():
+    right = reasoner("verify", "math", "--response", "so \\boxed{5}", "--reference", '{"answer": "5"}')
+    assert (right.returncode, json.loads(right.stdout)["status"]) == (0, "correct")
+    wrong = reasoner("verify", "math", "--response", "#### 6", "--reference", '{"answer": "5"}')
+    assert (wrong.returncode, json.loads(wrong.stdout)["status"]) == (1, "incorrect")
+    one_line(reasoner("verify", "maths", "--response", "5", "--reference", "{}"), "'maths'", "math")
+    one_line(reasoner("verify", "math", "--response", "5", "--reference", "{"), "JSON")

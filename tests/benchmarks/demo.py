@@ -22,7 +22,7 @@ QUALITY = [("auroc", "prm", "steps"), ("first_error_f1", "prm", "steps")]
 
 def table(runs: list[Path]) -> str:
     """Greedy answers, sampled answers and PRM quality by policy, one column a seed; then seconds and counts."""
-    rows = [{(r["when"], r["metric"], r["method"], r["subset"]): r for r in json.loads((run / "metrics.json").read_text())} for run in runs]
+    rows = [_by_key(json.loads((run / "metrics.json").read_text())) for run in runs]
     ledgers = [json.loads((run / "ledger.json").read_text()) for run in runs]
     whens = list(dict.fromkeys(when for when, *_ in rows[0]))
     head = "| policy | measure | " + " | ".join(run.name for run in runs) + " |"
@@ -32,15 +32,28 @@ def table(runs: list[Path]) -> str:
         for when in whens:
             found = [r.get((when, *key)) for r in rows]
             if all(found):
-                cells = [f"{scale * f['value']:.{1 if scale > 1 else 3}f} ({_interval(f, scale)})" for f in found]
+                cells = [
+                    f"{scale * f['value']:.{1 if scale > 1 else 3}f} ({_interval(f, scale)})" for f in found
+                ]
                 lines.append(f"| {when} | {' '.join(key)} | " + " | ".join(cells) + " |")
     for stage in ledgers[0]["seconds"]:
-        lines.append(f"| | seconds, {stage} | " + " | ".join(f"{ledger['seconds'][stage]:.0f}" for ledger in ledgers) + " |")
+        lines.append(
+            f"| | seconds, {stage} | "
+            + " | ".join(f"{ledger['seconds'][stage]:.0f}" for ledger in ledgers)
+            + " |"
+        )
     for counter in ("decoded", "scored", "trained", "trajectories_generated", "trajectories_kept"):
-        totals = [sum(m.get(counter, 0) for s in ledger["counts"].values() for m in s.values()) for ledger in ledgers]
+        totals = [
+            sum(m.get(counter, 0) for s in ledger["counts"].values() for m in s.values())
+            for ledger in ledgers
+        ]
         lines.append(f"| | {counter.replace('_', ' ')} | " + " | ".join(f"{t:,}" for t in totals) + " |")
     n = rows[0][("sft", "pass@1", "greedy", "all")]["n"]
     return "\n".join(lines) + f"\n\n{n} test problems; 95 % intervals in parentheses."
+
+
+def _by_key(rows: list[dict]) -> dict[tuple[str, str, str, str], dict]:
+    return {(r["when"], r["metric"], r["method"], r["subset"]): r for r in rows}
 
 
 def _interval(row: dict, scale: int) -> str:
