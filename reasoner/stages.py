@@ -163,7 +163,8 @@ def _engine(model: str, context: Context, longest: int, num_slots: int) -> Local
 
 def run_rollout(config: Rollout, context: Context) -> None:
     prompting = context.prompting(config.model)
-    problems = [i.problem for i in context.items(config.problems)][-config.num_problems :]
+    # another order than on-policy training has, so that reward models also learn problems which it meets late
+    problems = _shuffled(context.items(config.problems), context.session.seed + 1)[: config.num_problems]
     trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
     longest = max(len(t.nodes[0].token_ids) for t in trees) + config.max_tokens
     growth = Growth(

@@ -188,3 +188,11 @@ def test_verify_prints_a_verdict():
     assert (wrong.returncode, json.loads(wrong.stdout)["status"]) == (1, "incorrect")
     one_line(reasoner("verify", "maths", "--response", "5", "--reference", "{}"), "'maths'", "math")
     one_line(reasoner("verify", "math", "--response", "5", "--reference", "{"), "JSON")
+
+
+def test_rollouts_meet_every_source_of_a_problem_set(finished):
+    from reasoner.store import read_trees
+
+    out, _ = finished
+    families = {t.problem.id.partition("/")[0] for t in read_trees(out / "trees/rollout")}
+    assert families == {"chain_sum", "gcd"}
