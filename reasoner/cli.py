@@ -144,7 +144,8 @@ def _execute(resolved, as_json: bool) -> None:
     if as_json:
         print(to_json(rows))
     elif rows:
-        Console().print(rich_table(rows))
+        shown = Console()
+        Console(width=shown.width if shown.is_terminal else 120).print(rich_table(rows))
     console.print(f"report: {resolved.out}/report.html   metrics: {resolved.out}/metrics.json")
 
 
