@@ -20,7 +20,8 @@ from reasoner.evals.report import write_report
 from reasoner.evals.rows import MetricRow, from_json, to_json
 from reasoner.ledger import Ledger
 from reasoner.registry import UserError, lookup
-from reasoner.stages import STAGES, TRAINERS, Context, StageConfig, clear
+from reasoner.stages import STAGES, TRAINERS, StageConfig
+from reasoner.stages.context import Context, clear
 from reasoner.store import is_done, mark_done, read_json, write_text
 from reasoner.tracking import Tracker
 from reasoner.trainers.loop import Session

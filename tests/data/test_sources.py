@@ -8,7 +8,7 @@ from small_models import first_rows
 from reasoner.config import read_yaml, validate
 from reasoner.data.sources import SourceConfig, load_items
 from reasoner.pipeline import RunConfig
-from reasoner.stages import Context
+from reasoner.stages.context import Context
 from reasoner.trainers.loop import Session
 from verifiers import verify
 

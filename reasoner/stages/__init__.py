@@ -1,0 +1,31 @@
+"""The stages that a run is made of: each reads files of earlier stages, calls one function and writes files of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reasoner.stages.dpo import DPO, run_dpo
+from reasoner.stages.evaluate import Evaluate, run_evaluate
+from reasoner.stages.init import InitStage, run_init
+from reasoner.stages.label import Label, run_label
+from reasoner.stages.ppo import PPO, run_ppo
+from reasoner.stages.reward_models import ORM, PRM, run_orm, run_prm
+from reasoner.stages.rollout import Rollout, run_rollout
+from reasoner.stages.sft import SFT, run_sft
+from reasoner.stages.verify import Verify, run_verify
+
+StageConfig = InitStage | SFT | Rollout | Verify | Label | PRM | ORM | PPO | DPO | Evaluate
+
+STAGES: dict[str, Callable] = {
+    "init": run_init,
+    "sft": run_sft,
+    "rollout": run_rollout,
+    "verify": run_verify,
+    "label": run_label,
+    "prm": run_prm,
+    "orm": run_orm,
+    "ppo": run_ppo,
+    "dpo": run_dpo,
+    "evaluate": run_evaluate,
+}
+TRAINERS = ("sft", "prm", "orm", "ppo", "dpo")  # these run on every process, the others on the first

@@ -1,0 +1,97 @@
+"""What stages share: the run's folder, its problem sets, and how models, trees and records of other stages are found.
+
+A stage's models go to models/<stage>, its trees to trees/<stage>, its records to records/<stage>/<kind>.
+A stage that needs an earlier one's output names that stage; a model may also be a folder or a hub name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from reasoner.data.prompting import PromptConfig, Prompting
+from reasoner.data.sources import Item, SourceConfig, load_items
+from reasoner.policy.adapters import load_merged
+from reasoner.policy.local import LocalEngine
+from reasoner.policy.models import load_tokenizer
+from reasoner.records import SFTExample
+from reasoner.registry import UserError
+from reasoner.store import read_trees
+from reasoner.trainers.loop import Session
+from reasoner.tree import Tree
+
+
+@dataclass
+class Context:
+    """What stages share: the run's folder, its problem sets, how to prompt, and the session of the present stage."""
+
+    out: Path
+    problems: dict[str, list[SourceConfig]]
+    prompt: PromptConfig
+    session: Session
+
+    def items(self, names: list[str]) -> list[Item]:
+        """The items of the named sets, distinct by prompt, without any whose prompt is in a set called test."""
+        held = (
+            {i.problem.prompt for i in self._set("test")}
+            if "test" in self.problems and "test" not in names
+            else set()
+        )
+        distinct = {
+            i.problem.prompt: i for name in names for i in self._set(name) if i.problem.prompt not in held
+        }
+        if not distinct:
+            raise UserError(
+                f"the problem sets {', '.join(names)} are empty once test problems are left out; expected at least one"
+            )
+        return list(distinct.values())
+
+    def _set(self, name: str) -> list[Item]:
+        if name not in self.problems:
+            raise UserError(
+                f"problem set {name!r} is not there; expected one of {', '.join(self.problems) or 'none'}"
+            )
+        return [item for source in self.problems[name] for item in load_items(source)]
+
+    def model(self, name: str) -> str:
+        """The folder of a stage's model, or the name itself: a folder or a hub name."""
+        folder = self.out / "models" / name
+        return str(folder / "model") if (folder / "model").is_dir() else name
+
+    def prompting(self, model: str) -> Prompting:
+        return Prompting(load_tokenizer(self.model(model)), self.prompt)
+
+    def trees(self, stage: str) -> list[Tree]:
+        return list(read_trees(self.out / "trees" / stage))
+
+
+def examples(names: list[str], context: Context, prompting: Prompting) -> list[SFTExample]:
+    return [
+        SFTExample(
+            i.problem.id, i.problem.prompt, i.solution, prompting.prompt_ids(i.problem.prompt),
+            prompting.completion_ids(i.solution), i.problem.source, i.problem.licence,
+        )
+        for i in context.items(names)
+        if i.solution
+    ]  # fmt: skip
+
+
+def make_engine(model: str, context: Context, longest: int, num_slots: int) -> LocalEngine:
+    prompting = context.prompting(model)
+    lm = load_merged(context.model(model))
+    lm.to("cuda" if torch.cuda.is_available() else "cpu")
+    return LocalEngine(lm, [prompting.eos_id], num_slots, longest, ledger=context.session.ledger)
+
+
+def shuffled(items: list[Item], seed: int):
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [items[i].problem for i in order]
+
+
+def clear(name: str, out: Path) -> None:
+    """Remove what an interrupted stage left behind."""
+    for kind in ("models", "trees", "records"):
+        shutil.rmtree(out / kind / name, ignore_errors=True)

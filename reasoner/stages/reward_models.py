@@ -1,0 +1,43 @@
+"""Train process and outcome reward models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from reasoner.records import OutcomeLabel, StepLabels
+from reasoner.stages.context import Context
+from reasoner.store import read_records
+from reasoner.trainers.reward_model import RewardModelStage, from_outcome, from_steps, train_reward_model
+
+
+class PRM(RewardModelStage):
+    """Train a process reward model on step labels."""
+
+    kind: Literal["prm"]
+    name: str = "prm"
+    model: str = Field(description="stage, folder or hub name to start from")
+    labels: str = Field("label", description="stage whose step labels are learned")
+    label_kind: Literal["hard", "soft"] = Field("soft", description="which Monte-Carlo labels")
+
+
+def run_prm(config: PRM, context: Context) -> None:
+    records = read_records(context.out / "records" / config.labels / config.label_kind, StepLabels)
+    data = [d for d in map(from_steps, records) if d]
+    train_reward_model(context.model(config.model), data, config, context.session, "prm")
+
+
+class ORM(RewardModelStage):
+    """Train an outcome reward model on verdicts."""
+
+    kind: Literal["orm"]
+    name: str = "orm"
+    model: str = Field(description="stage, folder or hub name to start from")
+    labels: str = Field("label", description="stage whose outcome labels are learned")
+
+
+def run_orm(config: ORM, context: Context) -> None:
+    records = read_records(context.out / "records" / config.labels / "outcome", OutcomeLabel)
+    data = [d for d in map(from_outcome, records) if d]
+    train_reward_model(context.model(config.model), data, config, context.session, "orm")

@@ -1,0 +1,34 @@
+"""Supervised fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from reasoner.registry import UserError
+from reasoner.stages.context import Context, examples
+from reasoner.trainers.sft import SFTStage, train_sft
+
+
+class SFT(SFTStage):
+    """Supervised fine-tuning on the worked solutions of problem sets."""
+
+    kind: Literal["sft"]
+    name: str = "sft"
+    model: str = Field(description="stage, folder or hub name to start from")
+    problems: list[str] = Field(["demonstrations"], description="problem sets with solutions")
+    seconds_of: list[str] = Field([], description="train for as many seconds as these stages took together")
+
+
+def run_sft(config: SFT, context: Context) -> None:
+    if config.seconds_of:
+        seconds = context.session.ledger.seconds
+        missing = [s for s in config.seconds_of if s not in seconds]
+        if missing:
+            raise UserError(
+                f"seconds_of names {', '.join(missing)}, which did not run before; expected earlier stages"
+            )
+        config = config.model_copy(update={"max_seconds": sum(seconds[s] for s in config.seconds_of)})
+    shown = examples(config.problems, context, context.prompting(config.model))
+    train_sft(context.model(config.model), shown, config, context.session)

@@ -1,0 +1,32 @@
+"""Judge trees."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from reasoner.config import Config
+from reasoner.scoring.outcome import judge
+from reasoner.stages.context import Context
+from reasoner.store import write_trees
+
+
+class Verify(Config):
+    """Judge every trajectory by its problem's verifier."""
+
+    kind: Literal["verify"]
+    name: str = "verify"
+    trees: str = Field("rollout", description="stage whose trees are judged")
+    model: str = Field(description="model whose tokenizer reads them")
+
+
+def run_verify(config: Verify, context: Context) -> None:
+    trees = context.trees(config.trees)
+    total = sum(len(t.leaves()) for t in trees)
+    statuses = judge(
+        trees, context.prompting(config.model).decode, lambda done: context.session.progress(done, total, "")
+    )
+    context.session.ledger.add("verifier", verifications=total)
+    context.session.log({f"verify/{status}": n for status, n in statuses.items()}, 0)
+    write_trees(context.out / "trees" / config.name, trees)
