@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from reasoner.records import OutcomeLabel, StepLabels
+from reasoner.signals.labelled import from_outcomes, from_steps
 from reasoner.stages.context import Context
 from reasoner.store import read_records
-from reasoner.trainers.reward_model import RewardModelStage, from_outcome, from_steps, train_reward_model
+from reasoner.trainers.reward_model import RewardModelStage, train_reward_model
 
 
 class PRM(RewardModelStage):
@@ -24,7 +25,7 @@ class PRM(RewardModelStage):
 
 def run_prm(config: PRM, context: Context) -> None:
     records = read_records(context.out / "records" / config.labels / config.label_kind, StepLabels)
-    data = [d for d in map(from_steps, records) if d]
+    data = from_steps(records, config.tokens_per_batch)
     train_reward_model(context.model(config.model), data, config, context.session, "prm")
 
 
@@ -39,5 +40,5 @@ class ORM(RewardModelStage):
 
 def run_orm(config: ORM, context: Context) -> None:
     records = read_records(context.out / "records" / config.labels / "outcome", OutcomeLabel)
-    data = [d for d in map(from_outcome, records) if d]
+    data = from_outcomes(records, config.tokens_per_batch)
     train_reward_model(context.model(config.model), data, config, context.session, "orm")
