@@ -5,7 +5,20 @@ import math
 import pytest
 import torch
 
-from reasoner.losses import kl_k3, ppo_clip, step_bce, truncated_importance, value_mse, weighted_mean
+from reasoner.losses import (
+    KL,
+    Sequences,
+    cispo,
+    gspo,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    ppo_clip,
+    step_bce,
+    truncated_importance,
+    value_mse,
+    weighted_mean,
+)
 
 T = torch.tensor
 
@@ -91,3 +104,77 @@ def test_truncated_importance():
 def test_weighted_mean_is_over_the_given_total():
     assert weighted_mean(T([1.0, 2.0, 4.0]), T([1.0, 0.5, 0.0]), 4.0).item() == pytest.approx(0.5)
     assert weighted_mean(torch.zeros(0), torch.zeros(0), 4.0).item() == 0
+
+
+def test_cispo_keeps_the_gradient_of_clipped_tokens():
+    logprobs = T([1.5, 0.5, 1.1]).log().requires_grad_()
+    terms = cispo(logprobs, torch.zeros(3), T([2.0, -1.0, 1.0]), clip_low=0.2, clip_high=0.3)
+    expected = [-1.3 * 2 * math.log(1.5), 0.8 * math.log(0.5), -1.1 * math.log(1.1)]
+    assert terms.loss_N.tolist() == pytest.approx(expected, abs=1e-6)
+    assert terms.clipped_N.tolist() == [True, True, False]
+    terms.loss_N.sum().backward()
+    assert logprobs.grad.tolist() == pytest.approx([-2.6, 0.8, -1.1], abs=1e-6)
+
+
+def pairs(*rows: tuple[int, int, float]) -> Sequences:
+    """(token, trajectory, share) rows."""
+    token, sequence, share = (list(x) for x in zip(*rows, strict=True))
+    return Sequences(T(token), T(sequence), T(share).float(), T(sequence).bincount().float())
+
+
+def test_gspo_on_two_sequences():
+    # ratios of tokens 2 and 1/2, and 4: of sequences 1 and 4
+    logprobs = T([2.0, 0.5, 4.0]).log().requires_grad_()
+    terms = gspo(logprobs, torch.zeros(3), T([1.0, 1.0, 1.0]), 0.2, 0.2, pairs((0, 0, 1), (1, 0, 1), (2, 1, 1)))
+    assert terms.loss_N.tolist() == pytest.approx([-1.0, -1.0, -1.2], abs=1e-6)
+    assert terms.clipped_N.tolist() == [0, 0, 1]
+    terms.loss_N.sum().backward()
+    # d exp(mean) / d logprob = ratio / length, twice since both tokens carry the sequence's ratio
+    assert logprobs.grad.tolist() == pytest.approx([-1.0, -1.0, 0.0], abs=1e-6)
+
+
+def test_gspo_averages_over_the_sequences_that_share_a_token():
+    # token 0 is shared: with token 1 the ratio is √(1 · 4) = 2, with token 2 it is 1
+    logprobs = T([1.0, 4.0, 1.0]).log()
+    shares = pairs((0, 0, 0.25), (1, 0, 1), (0, 1, 0.75), (2, 1, 1))
+    terms = gspo(logprobs, torch.zeros(3), T([1.0, 1.0, 1.0]), 0.2, 9.0, shares)
+    assert terms.loss_N.tolist() == pytest.approx([-(0.25 * 2 + 0.75), -2.0, -1.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [ppo_clip, cispo])
+def test_the_first_update_is_the_plain_policy_gradient_whatever_the_loss(loss):
+    logprobs = T([-0.5, -3.0, -0.1], requires_grad=True)
+    terms = loss(logprobs, logprobs.detach(), T([1.5, -2.0, 0.0]))
+    terms.loss_N.sum().backward()
+    assert logprobs.grad.tolist() == pytest.approx([-1.5, 2.0, 0.0])
+    assert not terms.clipped_N.any()
+
+
+def test_the_first_update_of_gspo_is_the_plain_policy_gradient_of_each_sequence():
+    logprobs = T([-0.5, -3.0, -0.1], requires_grad=True)
+    shares = pairs((0, 0, 1), (1, 0, 1), (2, 1, 1))
+    terms = gspo(logprobs, logprobs.detach(), T([1.5, 1.5, -2.0]), 0.2, 0.2, shares)
+    terms.loss_N.sum().backward()
+    assert logprobs.grad.tolist() == pytest.approx([-1.5, -1.5, 2.0])
+
+
+def test_kl_estimates_by_hand():
+    p, other = T([0.5, 0.5]).log(), T([0.25, 1.0]).log()
+    assert kl_k1(p, other).tolist() == pytest.approx([math.log(2), -math.log(2)])
+    assert kl_k2(p, other).tolist() == pytest.approx([0.5 * math.log(2) ** 2] * 2)
+
+
+def test_gradients_of_the_kl_estimators():
+    """Expected gradients over tokens drawn from p: k1 none, k2 that of KL(p ‖ q), k3 that of KL(q ‖ p)."""
+    logits = T([0.3, -0.2, 1.0], dtype=torch.float64, requires_grad=True)
+    q = T([0.2, 0.5, 0.3], dtype=torch.float64)
+
+    def gradient(value):
+        (found,) = torch.autograd.grad(value(logits.log_softmax(-1)), logits)
+        return found.tolist()
+
+    drawn = logits.softmax(-1).detach()
+    found = {name: gradient(lambda p, kl=kl: (drawn * kl(p, q.log())).sum()) for name, kl in KL.items()}
+    assert found["k1"] == pytest.approx([0, 0, 0], abs=1e-12)
+    assert found["k2"] == pytest.approx(gradient(lambda p: (p.exp() * (p - q.log())).sum()), abs=1e-12)
+    assert found["k3"] == pytest.approx(gradient(lambda p: (q * (q.log() - p)).sum()), abs=1e-12)

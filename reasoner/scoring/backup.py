@@ -1,7 +1,8 @@
 """From leaves to states: how much each path weighs, and the mean outcome below every token.
 
 Only the continuations that were drawn count. The text of a node after a branch point is itself one of the
-draws from that state, so a state with T branches in the middle of a node splits its weight in T + 1.
+draws from that state, so a state with T branches in the middle of a node splits its weight in T + 1. A node
+that was kept with probability q (its propensity) stands for 1 / q like it; what was not kept stays in the tree.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from reasoner.tree import NO_PARENT, Tree
 def path_weights(tree: Tree) -> list[np.ndarray]:
     """Per node, per token: the weight of the trajectory at that token, 1 in all at the prompt's end.
 
-    The weight is the product of 1 / (continuations drawn) over the branch states before the token, so that
-    uneven branching leaves the policy gradient unbiased. The entry after the last token of a node (one more
-    than its tokens) is the weight of the trajectory that ends there.
+    The weight is the product of 1 / (continuations drawn · propensity) over the branch states before the
+    token, so that uneven branching and pruning leave the policy gradient unbiased. The entry after the last
+    token of a node (one more than its tokens) is the weight of the trajectory that ends there.
     """
     branches: Counter[tuple[int, int]] = Counter((n.parent, n.offset) for n in tree.nodes[1:])
     weights: list[np.ndarray] = []
@@ -33,7 +34,7 @@ def path_weights(tree: Tree) -> list[np.ndarray]:
         # at a parent's end nothing of the parent itself goes on
         if start is None:
             start = weights[node.parent][-1] / branches[(node.parent, node.offset)]
-        w = np.full(length + 1, start)
+        w = np.full(length + 1, start / node.propensity)
         for offset in sorted(o for (p, o) in branches if p == i and o < length):
             w[offset:] /= branches[(i, offset)] + 1
         weights.append(w)
@@ -41,7 +42,7 @@ def path_weights(tree: Tree) -> list[np.ndarray]:
 
 
 def leaf_weights(tree: Tree) -> dict[int, float]:
-    """The weight of each leaf's trajectory; they add up to 1."""
+    """The weight of each leaf's trajectory; they add up to 1, on average where some were not kept."""
     weights = path_weights(tree)
     return {leaf: float(weights[leaf][-1]) for leaf in tree.leaves()}
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from reasoner.config import Config
 from reasoner.policy.adapters import LoRA
 from reasoner.search.branch import BranchConfig
-from reasoner.signals.advantages import AdvantageConfig
+from reasoner.signals.credit import AdvantageConfig
 from reasoner.trainers.loop import OptimizerConfig
 
 

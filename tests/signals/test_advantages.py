@@ -6,7 +6,9 @@ from small_models import CORRECT, ERROR, WRONG, branching_tree, make_tree
 
 from reasoner.scoring.backup import leaf_weights
 from reasoner.scoring.reward import RewardConfig
-from reasoner.signals.advantages import AdvantageConfig, Step, rloo, step_ppo, steps_of
+from reasoner.signals.credit import AdvantageConfig, Step, steps_of
+from reasoner.signals.gae import step_ppo
+from reasoner.signals.group import rloo
 from reasoner.tree import ROOT, Node, Problem, Tree
 
 UNDISCOUNTED = AdvantageConfig(gamma=1, lam=1)
@@ -125,8 +127,8 @@ def test_rloo_on_uneven_branches():
     tree = branching_tree()
     assert leaf_weights(tree) == {1: 1 / 8, 2: 1 / 2, 4: 1 / 8, 5: 1 / 8, 6: 1 / 8}
     sample = rloo(tree, AdvantageConfig(method="rloo"))
-    # leaves 1 and 4: 1 - (1/8) / (6/8); leaf 2: 0 - (2/8) / (3/8); leaf 6: 0 - (2/8) / (6/8)
-    right, second, last = 5 / 6, -2 / 3, -1 / 3
+    # leaves 1, 4 and 6 share tokens, so the one other is leaf 2, which is wrong; for leaf 2: 0 - (2/8) / (3/8)
+    right, second, last = 1, -2 / 3, 0
     assert sample.advantages[1].tolist() == pytest.approx([(2 * right + last) / 3] * 3 + [right] * 3)
     assert sample.advantages[2].tolist() == pytest.approx([second] * 3)
     assert sample.advantages[3].tolist() == [0, 0] and sample.weights[3].tolist() == [0, 0]
