@@ -39,7 +39,9 @@ class Node:
     temperature 1; these and `entropy` (nats) hold one number per token and are empty for text that was not
     sampled here. `step_ends` are positions in `token_ids` of the last token of each step. `propensity` is
     the probability with which the node was kept or chosen; `drawn` tells an independent sample from a
-    continuation that a search chose.
+    continuation that a search chose. `stop_reason` is the engine's (see policy/engine), or `open` where a
+    search paused at a step's end, or `pruned:<rule>` in an empty node that stands for a continuation which
+    was planned and not drawn (its `propensity` is the chance that it had).
     """
 
     parent: int
@@ -54,6 +56,15 @@ class Node:
     adapter: str = ""
     propensity: float = 1.0
     drawn: str = "independent"
+
+    @property
+    def is_finished(self) -> bool:
+        """False where a completion has not come to its end: paused, never drawn, or stopped from outside."""
+        return not self.is_pruned and self.stop_reason not in ("open", "cancelled")
+
+    @property
+    def is_pruned(self) -> bool:
+        return self.stop_reason.startswith("pruned")
 
 
 class Span(NamedTuple):
@@ -108,9 +119,9 @@ class Tree:
         ]
 
     def leaves(self) -> list[int]:
-        """Nodes that end a trajectory: those that nothing continues from their last token."""
+        """Nodes that end a trajectory: finished ones that nothing continues from their last token."""
         continued = {n.parent for n in self.nodes[1:] if n.offset == len(self.nodes[n.parent].token_ids)}
-        return [i for i in range(1, len(self.nodes)) if i not in continued]
+        return [i for i in range(1, len(self.nodes)) if i not in continued and self.nodes[i].is_finished]
 
     def path(self, node: int, end: int | None = None) -> list[Span]:
         """The spans from the root to `end` tokens into `node` (all of it by default)."""

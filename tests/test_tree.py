@@ -96,3 +96,13 @@ def test_a_node_must_continue_something_that_is_there(parent, offset, message):
         tree.add(Node(parent, offset, (9,)))
     assert len(tree.nodes) == 7
     assert tree.add(Node(2, 3, (9,))) == 7
+
+
+def test_what_is_not_finished_ends_no_trajectory():
+    tree = make_tree([1])
+    for reason in ("eos", "length", "nan", "open", "cancelled", "pruned:loop"):
+        tree.add(Node(ROOT, 1, () if reason == "pruned:loop" else (5,), step_ends=(), stop_reason=reason))
+    assert tree.leaves() == [1, 2, 3]
+    assert [n.is_pruned for n in tree.nodes] == [False] * 6 + [True]
+    tree.add(Node(4, 1, (6,), step_ends=(0,)))
+    assert tree.leaves() == [1, 2, 3, 7]

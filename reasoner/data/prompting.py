@@ -64,7 +64,9 @@ class Prompting:
             list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 
-    def mark_steps(self, token_ids: Sequence[int]) -> list[int]:
+    def mark_steps(
+        self, token_ids: Sequence[int], logprobs: Sequence[float] = (), before: Sequence[int] = ()
+    ) -> list[int]:
         """Positions of the last token of each step: those holding the delimiter (several in a row end one step), and the last."""
         last = len(token_ids) - 1
         ends = [i for i, t in enumerate(token_ids) if t < len(self._ends_step) and self._ends_step[t]]

@@ -2,30 +2,51 @@
 
 A branch policy looks at a tree whose earlier waves have all come back and names the states to continue
 from; it never sees the order of arrival, so the same seed grows the same trees whatever the batching.
+Budgets and pruning are policies around a policy (search/budgets, search/prune).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
 
-from reasoner.policy.engine import Engine, Request, Sampling, place_key
+from reasoner.policy.engine import Completion, Engine, Request, Sampling, place_key
 from reasoner.tree import ROOT, Node, Tree
 
-StepMarker = Callable[[Sequence[int]], list[int]]
+# (token ids, their full log-probabilities, completion tokens before them) -> positions of the steps' last tokens
+StepMarker = Callable[[Sequence[int], Sequence[float], Sequence[int]], list[int]]
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Continue the state (parent, offset); see Node for `drawn` and `propensity`."""
+    """Continue the state (parent, offset); see Node for `drawn` and `propensity`.
+
+    With `one_step` the continuation pauses at the end of its first step (stop reason `open`). A branch with
+    `dropped`, the name of the pruner that was against it, draws nothing: an empty node holds its place.
+    """
 
     parent: int
     offset: int
     drawn: str = "independent"
     propensity: float = 1.0
+    one_step: bool = False
+    dropped: str = ""
 
 
 BranchPolicy = Callable[[Tree, int], list[Branch]]
+
+
+@dataclass(frozen=True)
+class StepStop:
+    """Where a continuation of one step pauses: after one of `ids` where `is_end` agrees, or after `max_tokens`.
+
+    `is_end` reads the completion so far: a delimiter inside a formula or a code block ends nothing.
+    """
+
+    ids: frozenset[int] = frozenset()
+    max_tokens: int = 0
+    is_end: Callable[[Sequence[int]], bool] = lambda token_ids: True
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,18 @@ class Growth:
     seed: int = 0
     round: int = 0
     stop_ids: frozenset[int] = frozenset()
+    step_stop: StepStop = field(default_factory=StepStop)
+
+
+@dataclass
+class _Wave:
+    """Branches of one tree that are under way together, with what has come back of each."""
+
+    number: int = 0
+    branches: list[Branch] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    came: list[Completion | None] = field(default_factory=list)
+    missing: int = 0
 
 
 def grow(
@@ -46,51 +79,71 @@ def grow(
     policy: BranchPolicy,
     growth: Growth,
     on_progress: Callable[[int], None] = lambda done: None,
+    observe: Callable[[Sequence[Tree]], None] = lambda trees: None,
 ) -> None:
-    """Extend each tree wave by wave until `policy(tree, wave)` names no further branch; `on_progress` counts trees done."""
-    waves = [0] * len(trees)
-    waiting: list[dict[int, Node | None]] = [{} for _ in trees]
-    branches: list[list[Branch]] = [[] for _ in trees]
-    active = 0
+    """Extend each tree wave by wave until `policy(tree, wave)` names no further branch.
+
+    `observe` sees the trees whose wave has just come back, before their policy is asked: verdicts and scores
+    that a policy reads are set there. `on_progress` counts the trees done.
+    """
+    waves = [_Wave() for _ in trees]
+    active = len(trees)
 
     def start_wave(t: int) -> bool:
-        branches[t] = policy(trees[t], waves[t])
-        waves[t] += 1
-        waiting[t] = dict.fromkeys(range(len(branches[t])))
-        engine.submit(_requests(trees[t], t, branches[t], growth))
-        return bool(branches[t])
+        """Submit a tree's next wave; False where its policy is done with it."""
+        while branches := policy(trees[t], waves[t].number):
+            waves[t] = _Wave(waves[t].number + 1, branches, _requests(trees[t], t, branches, growth))
+            wave = waves[t]
+            wave.came = [None] * len(branches)
+            live = [r for r, b in zip(wave.requests, branches, strict=True) if not b.dropped]
+            wave.missing = len(live)
+            if live:
+                engine.submit(live)
+                return True
+            _add_nodes(trees[t], wave, growth)
+        return False
 
     for t in range(len(trees)):
-        active += start_wave(t)
+        active -= not start_wave(t)
     while active:
         finished = engine.poll()
         if not finished:
             raise RuntimeError(f"the engine has nothing left to do but {active} trees wait for continuations")
+        ready: list[int] = []
         for completion in finished:
-            t, ordinal = completion.id
-            branch = branches[t][ordinal]
-            waiting[t][ordinal] = Node(
-                parent=branch.parent,
-                offset=branch.offset,
-                token_ids=completion.token_ids,
-                logprobs=completion.logprobs,
-                logprobs_full=completion.logprobs_full,
-                entropy=completion.entropy,
-                step_ends=tuple(growth.mark_steps(completion.token_ids)),
-                stop_reason=completion.stop_reason,
-                weights_version=completion.weights_version,
-                adapter=completion.adapter,
-                propensity=branch.propensity,
-                drawn=branch.drawn,
-            )
-            if any(node is None for node in waiting[t].values()):
+            t, i = cast(tuple[int, int], completion.id)
+            wave = waves[t]
+            first = wave.came[i]
+            wave.came[i] = completion if first is None else _joined(first, completion)
+            rest = _unfinished(wave.branches[i], wave.requests[i], wave.came[i], trees[t], growth)
+            if rest is not None:
+                engine.submit([rest])
                 continue
-            for node in waiting[t].values():
-                assert node is not None
-                trees[t].add(node)
+            wave.missing -= 1
+            if not wave.missing:
+                _add_nodes(trees[t], wave, growth)
+                ready.append(t)
+        if ready:
+            observe([trees[t] for t in ready])
+        for t in ready:
             if not start_wave(t):
                 active -= 1
                 on_progress(len(trees) - active)
+
+
+def in_turns(plan: Callable[[Tree], Iterator[list[Branch]]]) -> BranchPolicy:
+    """A policy from a generator per tree: it yields branches and goes on once they have come back."""
+    running: dict[int, Iterator[list[Branch]]] = {}
+
+    def policy(tree: Tree, wave: int) -> list[Branch]:
+        if wave == 0:
+            running[id(tree)] = plan(tree)
+        branches = next(running[id(tree)], [])
+        if not branches:
+            del running[id(tree)]
+        return branches
+
+    return policy
 
 
 def _requests(tree: Tree, t: int, branches: Sequence[Branch], growth: Growth) -> list[Request]:
@@ -106,19 +159,87 @@ def _requests(tree: Tree, t: int, branches: Sequence[Branch], growth: Growth) ->
         ordinal = taken.get(state, 0)
         taken[state] = ordinal + 1
         prefix = tree.token_ids(branch.parent, branch.offset)
-        prompt = len(tree.nodes[ROOT].token_ids)
+        room = max(1, growth.max_tokens - (len(prefix) - len(tree.nodes[ROOT].token_ids)))
         path = [*paths[branch.parent], (branch.offset, ordinal)]
         requests.append(
             Request(
                 id=(t, i),
                 prefix_ids=prefix,
-                max_tokens=max(1, growth.max_tokens - (len(prefix) - prompt)),
+                max_tokens=min(room, growth.step_stop.max_tokens or room) if branch.one_step else room,
                 place=place_key(growth.seed, growth.round, tree.problem.id, path),
                 sampling=growth.sampling,
-                stop_ids=growth.stop_ids,
+                stop_ids=growth.stop_ids | growth.step_stop.ids if branch.one_step else growth.stop_ids,
             )
         )
     return requests
+
+
+def _joined(first: Completion, then: Completion) -> Completion:
+    """One continuation from two that follow each other."""
+    return replace(
+        then,
+        token_ids=first.token_ids + then.token_ids,
+        logprobs=first.logprobs + then.logprobs,
+        logprobs_full=first.logprobs_full + then.logprobs_full,
+        entropy=first.entropy + then.entropy,
+    )
+
+
+def _unfinished(
+    branch: Branch, request: Request, so_far: Completion | None, tree: Tree, growth: Growth
+) -> Request | None:
+    """The request that goes on with a step which a delimiter stopped but did not end; None where all is well.
+
+    Noise belongs to a place and a token's position, so the parts are what one request would have drawn.
+    """
+    assert so_far is not None
+    stop = growth.step_stop
+    if not branch.one_step or so_far.stop_reason != "stop" or so_far.token_ids[-1] not in stop.ids:
+        return None
+    whole = [*request.prefix_ids, *so_far.token_ids]
+    left = request.max_tokens - len(so_far.token_ids)
+    if left <= 0 or stop.is_end(whole[len(tree.nodes[ROOT].token_ids) :]):
+        return None
+    return replace(request, prefix_ids=whole, max_tokens=left)
+
+
+def _add_nodes(tree: Tree, wave: _Wave, growth: Growth) -> None:
+    prompt = len(tree.nodes[ROOT].token_ids)
+    for branch, request, came in zip(wave.branches, wave.requests, wave.came, strict=True):
+        if branch.dropped:
+            tree.add(
+                Node(
+                    branch.parent, branch.offset, (), stop_reason=f"pruned:{branch.dropped}",
+                    propensity=branch.propensity, drawn=branch.drawn,
+                )
+            )  # fmt: skip
+            continue
+        assert came is not None
+        before = request.prefix_ids[prompt:]
+        tree.add(
+            Node(
+                parent=branch.parent,
+                offset=branch.offset,
+                token_ids=came.token_ids,
+                logprobs=came.logprobs,
+                logprobs_full=came.logprobs_full,
+                entropy=came.entropy,
+                step_ends=tuple(growth.mark_steps(came.token_ids, came.logprobs_full, before)),
+                stop_reason=_stop_reason(branch, came, len(before), growth),
+                weights_version=came.weights_version,
+                adapter=came.adapter,
+                propensity=branch.propensity,
+                drawn=branch.drawn,
+            )
+        )
+
+
+def _stop_reason(branch: Branch, came: Completion, num_before: int, growth: Growth) -> str:
+    """The engine's, but `open` where only the step is at its end and the completion may go on."""
+    at_delimiter = came.stop_reason == "stop" and came.token_ids[-1] in growth.step_stop.ids
+    if not branch.one_step or not (at_delimiter or came.stop_reason == "length"):
+        return came.stop_reason
+    return "length" if num_before + len(came.token_ids) >= growth.max_tokens else "open"
 
 
 def place_paths(tree: Tree) -> list[list[tuple[int, int]]]:

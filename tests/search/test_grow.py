@@ -19,7 +19,7 @@ def lm():
     return small_lm("qwen2")
 
 
-def mark_steps(tokens) -> list[int]:
+def mark_steps(tokens, logprobs=(), before=()) -> list[int]:
     """A step ends at each token below 16, and at the last."""
     return [i for i, t in enumerate(tokens) if t < 16 or i == len(tokens) - 1]
 
