@@ -131,6 +131,11 @@ def step_bce(logits_S: torch.Tensor, labels_S: torch.Tensor) -> torch.Tensor:
     return losses_S * known_S
 
 
+def step_mse(logits_S: torch.Tensor, labels_S: torch.Tensor) -> torch.Tensor:
+    """(σ(logit) - label)² per step; a NaN label costs nothing."""
+    return (logits_S.sigmoid() - labels_S).square().nan_to_num(nan=0.0)
+
+
 def weighted_mean(
     values_N: torch.Tensor, weights_N: torch.Tensor, total: torch.Tensor | float
 ) -> torch.Tensor:

@@ -38,15 +38,29 @@ class PolicyNet(torch.nn.Module):
         )
 
 
-class ScoreNet(torch.nn.Module):
-    """A causal LM with a linear head that reads one number (a logit) at the last token of a state."""
+class LabelTokens(torch.nn.Module):
+    """Reads log p(good) - log p(bad) of two tokens of the vocabulary: the logit of their two-way softmax."""
 
-    def __init__(self, lm):
+    def __init__(self, lm, label_ids: tuple[int, int]):
+        super().__init__()
+        self.register_buffer("label_ids", torch.tensor(label_ids))
+        self._output = [lm.get_output_embeddings()]  # in a list: the model's module, not a second owner of it
+
+    def forward(self, hidden_SD) -> torch.Tensor:
+        good, bad = self._output[0].weight[self.label_ids].float()
+        return (hidden_SD @ (good - bad))[:, None]
+
+
+class ScoreNet(torch.nn.Module):
+    """A causal LM that reads one number (a logit) at the last token of a state.
+
+    A linear head reads it, or with `label_ids` the (good, bad) tokens of the model's own vocabulary.
+    """
+
+    def __init__(self, lm, label_ids: tuple[int, int] | None = None):
         super().__init__()
         self.lm = lm
-        self.head = torch.nn.Linear(lm.config.hidden_size, 1, dtype=torch.float32)
-        torch.nn.init.zeros_(self.head.weight)
-        torch.nn.init.zeros_(self.head.bias)
+        self.head = _zero_head(lm.config.hidden_size) if label_ids is None else LabelTokens(lm, label_ids)
 
     def forward(self, ids_BT, positions_BT, mask_B1TT, at_S) -> torch.Tensor:
         hidden_BTD = packed_hidden(self.lm, ids_BT, positions_BT, mask_B1TT)
@@ -62,9 +76,19 @@ class ScoreNet(torch.nn.Module):
         """A ScoreNet as `save` wrote it; a folder without a head is a UserError."""
         if not (folder / HEAD_FILE).is_file():
             raise UserError(f"{folder} has no {HEAD_FILE}; expected a reward model that this program trained")
-        net = cls(load_model(str(folder)))
-        net.head.load_state_dict(load_file(folder / HEAD_FILE))
+        saved = load_file(folder / HEAD_FILE)
+        good_bad = tuple(saved["label_ids"].tolist()) if "label_ids" in saved else None
+        net = cls(load_model(str(folder)), good_bad)
+        net.head.load_state_dict(saved)
         return net
+
+
+def _zero_head(width: int) -> torch.nn.Linear:
+    """A head that says one half everywhere."""
+    head = torch.nn.Linear(width, 1, dtype=torch.float32)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    return head
 
 
 def packed_hidden(lm, ids_BT, positions_BT, mask_B1TT) -> torch.Tensor:

@@ -38,7 +38,7 @@ def _leaf_ends(tree: Tree) -> list[tuple[int, int]]:
 
 
 def _run(net: ScoreNet, trees: Sequence[Tree], max_tokens: int, states):
-    device = net.head.weight.device
+    device = next(net.parameters()).device
     for numbers in batches(trees, max_tokens):
         packed = pack([trees[t] for t in numbers], device)
         at = [states(trees[t]) for t in numbers]

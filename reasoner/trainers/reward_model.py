@@ -1,7 +1,7 @@
 """Train a process or an outcome reward model from labelled steps or labelled completions.
 
-One head on the last token of each step (PRM) or of the whole (ORM): the position comes from the same
-packing that scoring uses, so training and inference cannot disagree. Solutions of one prompt are one packed
+A head, or two label tokens, read at the last token of each step (PRM) or of the whole (ORM): the position comes
+from the same packing that scoring uses, so training and inference cannot disagree. Solutions of one prompt are one packed
 tree, in which each shared prefix is computed once.
 
 Shape suffixes: S labelled states.
@@ -18,21 +18,31 @@ from pydantic import Field
 
 from reasoner.config import Config
 from reasoner.evals.reward_quality import auroc
-from reasoner.losses import step_bce
 from reasoner.policy.adapters import load_merged
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.models import load_tokenizer
-from reasoner.registry import UserError
+from reasoner.registry import UserError, lookup
 from reasoner.signals.labelled import Labelled
 from reasoner.signals.packing import batches, num_tokens, pack
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
-from reasoner.trainers.ranks import same_count
+from reasoner.trainers.ranks import same_count, summed
+from reasoner.trainers.reward_loss import LOSSES, mass, weighted_sum
 
 
 class RewardModelStage(Config):
-    """Binary cross-entropy on labels in [0, 1]."""
+    """A logit per labelled state, fitted to labels in [0, 1]."""
 
-    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: str = Field(
+        "bce",
+        description="bce (soft labels as they are) | hard_bce (any label above 0 is good) | mse | "
+        "ranking (steps that continue one prefix against each other)",
+    )
+    label_tokens: list[str] = Field(
+        [],
+        description="two tokens of the vocabulary, the good and the bad one, e.g. ['+', '-'], read instead of a new head",
+    )
+
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="how weights are updated")
     epochs: float = Field(1.0, gt=0, description="passes over the labelled solutions")
     batch_size: int = Field(
         64, ge=1, description="solutions per update, over all processes; those of one tree stay together"
@@ -48,8 +58,10 @@ def train_reward_model(
 ) -> None:
     """Train from the weights of `model_path` and save to `session.out`/model.
 
-    The loss is the mean over labelled states of the global batch. Data of one class only is a UserError.
+    The loss is the mean over the labelled states (ranking: over the prefixes with a pair) of the global batch.
+    Data of one class only, or without a pair to rank, is a UserError.
     """
+    loss_of = lookup(LOSSES, config.loss, "loss")
     if len({y > 0.5 for d in data for y in d.labels}) < 2:
         raise UserError(
             f"the {name} has {sum(d.num_solutions for d in data)} labelled solutions of one class only; expected "
@@ -58,8 +70,14 @@ def train_reward_model(
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     torch.manual_seed(session.seed)
     train, held = split(data, config.holdout, session.seed)
-    net = ScoreNet(load_merged(model_path))
-    net.lm.requires_grad_(True)
+    if not mass(loss_of, train):
+        raise UserError(
+            f"the {name} has no two steps that continue one prefix and differ in label; expected trees with "
+            "alternatives (or PRM800K's), or another loss than ranking"
+        )
+    tokenizer = load_tokenizer(model_path)
+    net = ScoreNet(load_merged(model_path), label_ids(config.label_tokens, tokenizer))
+    train_what_is_read(net)
     optimizer = make_optimizer(net, config.optimizer)
     num_updates = max(1, round(config.epochs * sum(d.num_solutions for d in train) / config.batch_size))
     schedule = by_steps(optimizer, config.optimizer, num_updates)
@@ -70,14 +88,15 @@ def train_reward_model(
         batch = next(order)
         own = batch[accelerator.process_index :: accelerator.num_processes]
         # DDP means gradients over processes; the loss is a mean over the labels of all of them
-        mass = sum(len(d.labels) for d in batch) / accelerator.num_processes
+        share = accelerator.num_processes / max(1e-8, mass(loss_of, batch))
         total = torch.zeros((), device=accelerator.device)
         for numbers in same_count(batches([d.tree for d in own], config.tokens_per_batch)):
             # a process without work joins the others' backward with a loss of zero
-            logits_S, labels_S = read(net, [own[i] for i in numbers] or batch[:1], accelerator.device)
-            loss = step_bce(logits_S, labels_S).sum() * bool(numbers) / mass
-            accelerator.backward(loss)
-            total += loss.detach()
+            part = [own[i] for i in numbers] or batch[:1]
+            logits_S = read(net, part, accelerator.device)
+            part_loss = weighted_sum(loss_of, logits_S, part) * share * bool(numbers)
+            accelerator.backward(part_loss)
+            total += part_loss.detach()
         grad_norm = accelerator.clip_grad_norm_(net.parameters(), config.optimizer.max_grad_norm)
         optimizer.step()
         schedule.step()
@@ -85,24 +104,24 @@ def train_reward_model(
         session.ledger.add(name, trained=sum(num_tokens(d.tree) for d in own))
         session.progress(update, num_updates, "")
         if update % 10 == 0 or update == num_updates:
-            shown = {"loss": accelerator.reduce(total, "mean").item(), "grad_norm": float(grad_norm)}
+            loss = summed([float(total)], accelerator)[0] / accelerator.num_processes
+            shown = {"loss": loss, "grad_norm": float(grad_norm or 0.0)}
             session.log({f"{name}/{k}": v for k, v in shown.items()}, update)
     plain = accelerator.unwrap_model(net).eval()
     if accelerator.is_main_process:
         scores, labels = score(plain, held, config.tokens_per_batch, accelerator.device)
         if 0 < sum(labels) < len(labels):
             session.log({f"{name}/heldout_auroc": auroc(scores, labels)}, num_updates)
-        plain.save(load_tokenizer(model_path), session.out / "model")
+        plain.save(tokenizer, session.out / "model")
     accelerator.wait_for_everyone()
 
 
-def read(net, batch: Sequence[Labelled], device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and labels of all labelled states of a batch."""
+def read(net, batch: Sequence[Labelled], device) -> torch.Tensor:
+    """Logits of all labelled states of a batch, in order."""
     packed = pack([d.tree for d in batch], device)
     at = [packed.state(i, node, offset) for i, d in enumerate(batch) for node, offset in d.states]
-    labels_S = torch.tensor([y for d in batch for y in d.labels], device=device)
-    at_S = torch.tensor(at, device=device)
-    return net(packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S), labels_S
+    at_S = torch.tensor(at, dtype=torch.long, device=device)
+    return net(packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S)
 
 
 def score(net, data: Sequence[Labelled], max_tokens: int, device) -> tuple[list[float], list[bool]]:
@@ -111,10 +130,30 @@ def score(net, data: Sequence[Labelled], max_tokens: int, device) -> tuple[list[
     labels: list[bool] = []
     for numbers in batches([d.tree for d in data], max_tokens):
         with torch.inference_mode():
-            logits_S, labels_S = read(net, [data[i] for i in numbers], device)
-        scores += logits_S.tolist()
-        labels += (labels_S > 0.5).tolist()
+            scores += read(net, [data[i] for i in numbers], device).tolist()
+        labels += [y > 0.5 for i in numbers for y in data[i].labels]
     return scores, labels
+
+
+def label_ids(texts: Sequence[str], tokenizer) -> tuple[int, int] | None:
+    """The token ids of the good and the bad label; None for no texts. A text of several tokens is a UserError."""
+    if not texts:
+        return None
+    found = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    if len(texts) != 2 or any(len(ids) != 1 for ids in found) or found[0] == found[1]:
+        raise UserError(
+            f"label_tokens is {list(texts)}, to the tokenizer {found}; expected two texts of one token each, "
+            "the good label first, e.g. ['+', '-']"
+        )
+    return found[0][0], found[1][0]
+
+
+def train_what_is_read(net: ScoreNet) -> None:
+    """All weights but an output layer that nothing reads: DDP waits for the gradient of every trained weight."""
+    net.lm.requires_grad_(True)
+    output, embedding = net.lm.get_output_embeddings(), net.lm.get_input_embeddings()
+    if isinstance(net.head, torch.nn.Linear) and output.weight is not embedding.weight:
+        output.requires_grad_(False)
 
 
 def shuffled(data: Sequence[Labelled], batch_size: int, seed: int) -> Iterator[list[Labelled]]:

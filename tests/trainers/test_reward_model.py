@@ -4,17 +4,21 @@ import random
 
 import pytest
 import torch
-from small_models import small_lm
+from small_models import make_tree, save_small_qwen, small_lm
 
 from reasoner.losses import step_bce
 from reasoner.policy.heads import ScoreNet
+from reasoner.policy.models import load_tokenizer
 from reasoner.records import StepLabels
-from reasoner.signals.labelled import from_steps
-from reasoner.trainers.reward_model import read, score, shuffled, split
+from reasoner.registry import UserError
+from reasoner.signals.labelled import Labelled, from_steps
+from reasoner.trainers.reward_loss import LOSSES, Term, mass, sibling_pairs, weighted_sum
+from reasoner.trainers.reward_model import label_ids, read, score, shuffled, split
 
 
 def net_of(kind: str) -> ScoreNet:
     net = ScoreNet(small_lm(kind))
+    assert isinstance(net.head, torch.nn.Linear)
     torch.nn.init.normal_(net.head.weight, std=0.5)
     return net
 
@@ -48,8 +52,7 @@ def test_a_tree_gives_the_loss_and_gradients_of_its_chains(kind):
         num_chain_tokens += ids.numel()
     trees = from_steps(records(), 1000)
     assert sum(len(n.token_ids) for d in trees for n in d.tree.nodes) < 0.7 * num_chain_tokens
-    logits, labels = read(net, trees, "cpu")
-    merged = step_bce(logits, labels).sum()
+    merged = weighted_sum(LOSSES["bce"], read(net, trees, "cpu"), trees)
     assert merged.item() == pytest.approx(chains.item(), rel=1e-5)
     parameters = [p for p in net.parameters() if p.requires_grad]
     one_by_one = torch.autograd.grad(chains, parameters, allow_unused=True)
@@ -89,3 +92,77 @@ def test_a_problem_is_on_one_side_of_the_split():
     train, held = split(from_steps(records(10, 4), 12), 0.3, 0)
     sides = [{d.tree.problem.id for d in side} for side in (train, held)]
     assert len(sides[1]) == 3 and not sides[0] & sides[1]
+
+
+def labelled(labels: list[float], groups: list[int], states: list[int] | None = None) -> Labelled:
+    """Labelled states of which only the label, the group and the identity matter."""
+    at = states or list(range(len(labels)))
+    return Labelled(make_tree([1]), [(1, i) for i in at], labels, [(0, g) for g in groups], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # logits 0, 1, -1 against labels 1, 0.25, 0: σ is 0.5, 0.7310586, 0.2689414
+        ("bce", 0.6931472 + (0.3132617 + 0.75) + 0.3132617),
+        ("hard_bce", 0.6931472 + 0.3132617 + 0.3132617),
+        ("mse", 0.25 + 0.4810586**2 + 0.2689414**2),
+        # one prefix, three pairs: margins -1, 1, 2 against targets 0.875, 1, 0.625
+        ("ranking", ((0.3132617 + 0.875) + 0.3132617 + (0.1269280 + 0.75)) / 3),
+    ],
+)
+def test_losses_by_hand(name, expected):
+    data = labelled([1.0, 0.25, 0.0], [0, 0, 0])
+    total = weighted_sum(LOSSES[name], torch.tensor([0.0, 1.0, -1.0]), [data])
+    assert total.item() == pytest.approx(expected, abs=1e-6)
+    assert mass(LOSSES[name], [data]) == (pytest.approx(1) if name == "ranking" else 3)
+
+
+def test_pairs_are_of_one_prefix_and_two_states():
+    data = labelled([1, 0, 1, 1, 0, 0.5], [0, 0, 1, 1, 2, 2], [0, 1, 2, 3, 4, 4])
+    # the last two labels are of one state, whose mean has nothing to be compared with
+    assert sibling_pairs(data) == [Term(0, 1, 1.0, 1.0)]
+
+
+def test_terms_of_several_trees_find_their_own_logits():
+    pair = labelled([0, 1], [0, 0])
+    logits = torch.tensor([3.0, 1.0, -2.0, 5.0], requires_grad=True)
+    total = weighted_sum(LOSSES["ranking"], logits, [pair, pair])
+    expected = torch.nn.functional.softplus(torch.tensor([2.0, -7.0])).sum()
+    assert total.item() == pytest.approx(expected.item(), abs=1e-6)
+    nothing = weighted_sum(LOSSES["ranking"], logits, [labelled([0, 0], [0, 0])])
+    nothing.backward()
+    assert nothing.item() == 0 and logits.grad is not None and not logits.grad.any()
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+def test_two_label_tokens_are_a_softmax_over_the_two(kind):
+    lm = small_lm(kind)
+    trees = from_steps(records(2, 3), 1000)
+    logits = read(ScoreNet(lm, (11, 12)), trees, "cpu")
+    at = 0
+    for d in trees:
+        for node, offset in d.states:
+            ids = torch.tensor([d.tree.token_ids(node, offset)])
+            both = lm(ids).logits[0, -1, [11, 12]].softmax(-1)
+            assert logits[at].sigmoid().item() == pytest.approx(both[0].item(), abs=1e-5)
+            at += 1
+
+
+def test_both_readings_are_saved_and_loaded(tmp_path):
+    tokenizer = load_tokenizer(str(save_small_qwen(tmp_path / "base", ["+-"], 300)))
+    trees = from_steps(records(2, 3), 1000)
+    for ids in (None, label_ids(["+", "-"], tokenizer)):
+        net = ScoreNet(small_lm("qwen2"), ids)
+        if isinstance(net.head, torch.nn.Linear):
+            torch.nn.init.normal_(net.head.weight)
+        net.save(tokenizer, tmp_path / str(ids))
+        again = ScoreNet.load(tmp_path / str(ids)).eval()
+        assert torch.allclose(read(again, trees, "cpu"), read(net, trees, "cpu"), atol=1e-6)
+
+
+@pytest.mark.parametrize("texts", [["+"], ["+", "+"], ["no such token", "-"]])
+def test_label_tokens_must_be_two_tokens(tmp_path, texts):
+    tokenizer = load_tokenizer(str(save_small_qwen(tmp_path, ["+-"], 300)))
+    with pytest.raises(UserError, match="one token each"):
+        label_ids(texts, tokenizer)
