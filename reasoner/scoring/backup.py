@@ -7,7 +7,9 @@ that was kept with probability q (its propensity) stands for 1 / q like it; what
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,3 +63,64 @@ def mean_outcomes(tree: Tree) -> list[np.ndarray]:
             mass[span.node][: span.end + 1] += weight
     with np.errstate(invalid="ignore"):
         return [t / m for t, m in zip(total, mass, strict=True)]
+
+
+def unbiased_values(tree: Tree) -> list[np.ndarray]:
+    """Per node, per state (0 to all of its tokens): the value that pruning leaves unbiased; NaN where nothing was judged.
+
+    A state's value is the mean over its planned continuations, each divided by its propensity, and 0 for those
+    not drawn; it may pass 1. What our side failed to judge is left out of the mean. The state to branch must
+    have been chosen without looking at what follows it, else its own remainder is no fair draw.
+    """
+    below: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, node in enumerate(tree.nodes[1:], start=1):
+        below[node.parent, node.offset].append(i)
+    values = [np.full(len(n.token_ids) + 1, np.nan) for n in tree.nodes]
+
+    def of_children(i: int, offset: int) -> list[float]:
+        return [
+            0.0 if tree.nodes[c].is_pruned else float(values[c][0]) / tree.nodes[c].propensity
+            for c in below.get((i, offset), [])
+        ]
+
+    for i in reversed(range(len(tree.nodes))):
+        length = len(tree.nodes[i].token_ids)
+        reward = outcome_reward(tree.verdicts.get(i))
+        value = _mean(of_children(i, length) or [np.nan if reward is None else reward])
+        values[i][length] = value
+        for offset in reversed(range(length)):
+            if (i, offset) in below:
+                value = _mean([value, *of_children(i, offset)])
+            values[i][offset] = value
+    return values
+
+
+def _mean(numbers: list[float]) -> float:
+    known = [x for x in numbers if not np.isnan(x)]
+    return sum(known) / len(known) if known else np.nan
+
+
+class PruningReport(NamedTuple):
+    """Planned continuations that pruners were against: `dropped` by rule, `continued` all the same, and of these the mean value.
+
+    `error` is what pruning threw away: the share of correct answers among what it was against (NaN where
+    nothing was continued or judged).
+    """
+
+    planned: int
+    dropped: dict[str, int]
+    continued: int
+    error: float
+
+
+def pruning_report(trees: Iterable[Tree]) -> PruningReport:
+    """What live pruning cut from trees, and its own error as measured on the random share that was continued."""
+    planned, dropped, found = 0, Counter[str](), []
+    for tree in trees:
+        planned += len(tree.nodes) - 1
+        dropped.update(n.stop_reason.partition(":")[2] for n in tree.nodes if n.is_pruned)
+        continued = [i for i, n in enumerate(tree.nodes) if n.propensity < 1 and not n.is_pruned]
+        if continued:
+            values = unbiased_values(tree)
+            found += [float(values[i][0]) for i in continued]
+    return PruningReport(planned, dict(dropped), len(found), _mean(found))

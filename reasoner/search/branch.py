@@ -1,13 +1,15 @@
-"""Branch in the middle of finished chains: at every step end, or where the next token is least certain."""
+"""Branch in the middle of finished chains: at every step end, where the next token is least certain, or led by a PRM."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from pydantic import Field
 
 from reasoner.config import Config
-from reasoner.registry import lookup
+from reasoner.registry import UserError, lookup
+from reasoner.search.budgets import node_depths
 from reasoner.search.grow import Branch, BranchPolicy
 from reasoner.tree import ROOT, Tree
 
@@ -15,8 +17,11 @@ from reasoner.tree import ROOT, Tree
 class BranchConfig(Config):
     """A tree of chains: roots first, then continuations from states inside what has come back."""
 
+    policy: Literal["branch"] = Field("branch", description="how trees branch")
     num_roots: int = Field(4, ge=1, description="independent chains from the prompt")
-    where: str = Field("entropy", description="which inner states branch: every_step | entropy")
+    where: str = Field(
+        "entropy", description="which inner states branch: every_step | entropy | score_falls | score_unsure"
+    )
     num_points: int = Field(
         2, ge=0, description="branch points per chain; of every_step, the most that are used"
     )
@@ -27,8 +32,9 @@ class BranchConfig(Config):
 def tree_of(config: BranchConfig) -> BranchPolicy:
     """Wave 0 draws the roots; each further wave branches the chains of the wave before.
 
-    The state is chosen without looking at what the chain became after it, so each continuation is an
-    independent draw from exactly that state.
+    Each continuation is an independent draw from exactly its state. By the first two rules the state is chosen
+    without looking at what the chain became after it; led by scores the rest of the chain is no fair draw any
+    more, and only the new continuations tell a state's value (tree.counts leaves the rest out).
     """
     choose = lookup(WHERE, config.where, "branch rule")
 
@@ -37,7 +43,7 @@ def tree_of(config: BranchConfig) -> BranchPolicy:
             return [Branch(ROOT, len(tree.nodes[ROOT].token_ids))] * config.num_roots
         if wave > config.num_rounds:
             return []
-        depth = _depths(tree)
+        depth = node_depths(tree)
         newest = [i for i in range(1, len(tree.nodes)) if depth[i] == wave]
         return [
             Branch(node, offset)
@@ -47,13 +53,6 @@ def tree_of(config: BranchConfig) -> BranchPolicy:
         ]
 
     return policy
-
-
-def _depths(tree: Tree) -> list[int]:
-    depths = [0]
-    for node in tree.nodes[1:]:
-        depths.append(depths[node.parent] + 1)
-    return depths
 
 
 def _inner_states(tree: Tree, node: int) -> list[int]:
@@ -77,7 +76,31 @@ def highest_entropy(tree: Tree, node: int, num_points: int) -> list[int]:
     return sorted(sorted(states, key=lambda i: -entropy[i])[:num_points])
 
 
+def score_falls(tree: Tree, node: int, num_points: int) -> list[int]:
+    """The states before the steps at which the PRM's score falls most: where another continuation may stay right."""
+    scores, ends = _scores(tree, node), tree.nodes[node].step_ends
+    falls = sorted((scores[j] - scores[j - 1], ends[j - 1] + 1) for j in range(1, len(ends)))
+    return sorted(offset for fall, offset in falls[:num_points] if fall < 0)
+
+
+def score_unsure(tree: Tree, node: int, num_points: int) -> list[int]:
+    """The states whose score is nearest to 1/2: where a label tells the PRM most."""
+    scores = dict(zip((e + 1 for e in tree.nodes[node].step_ends), _scores(tree, node), strict=True))
+    return sorted(sorted(_inner_states(tree, node), key=lambda o: abs(scores[o] - 0.5))[:num_points])
+
+
+def _scores(tree: Tree, node: int) -> list[float]:
+    scores = tree.scores.get("prm", {}).get(node)
+    if scores is None:
+        raise UserError(
+            "branching led by scores needs a PRM and got none; expected one: set prm to the stage that trained it"
+        )
+    return scores
+
+
 WHERE: dict[str, Callable[[Tree, int, int], list[int]]] = {
     "every_step": every_step,
     "entropy": highest_entropy,
+    "score_falls": score_falls,
+    "score_unsure": score_unsure,
 }

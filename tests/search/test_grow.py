@@ -5,7 +5,15 @@ from small_models import branching_tree, small_lm
 
 from reasoner.policy.engine import Sampling, place_key
 from reasoner.policy.local import LocalEngine
-from reasoner.search.branch import BranchConfig, every_step, highest_entropy, tree_of
+from reasoner.registry import UserError
+from reasoner.search.branch import (
+    BranchConfig,
+    every_step,
+    highest_entropy,
+    score_falls,
+    score_unsure,
+    tree_of,
+)
 from reasoner.search.chain import fan
 from reasoner.search.grow import Branch, Growth, _requests, grow, place_paths
 from reasoner.tree import ROOT, Node, Problem, Tree
@@ -188,3 +196,56 @@ def test_progress_counts_finished_trees(lm):
 
 def test_a_policy_that_asks_for_nothing_leaves_the_tree(lm):
     assert [len(t.nodes) for t in grown(lm, lambda tree, wave: [])] == [1] * 5
+
+
+def scored_chain() -> Tree:
+    tree = Tree.of_prompt(Problem("p", "", "math", {}), [1])
+    tree.add(Node(ROOT, 1, tuple(range(10)), step_ends=(1, 3, 5, 7, 9)))
+    tree.scores["prm"] = {1: [0.9, 0.4, 0.8, 0.55, 0.5]}
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("rule", "num_points", "offsets"),
+    [
+        (score_falls, 1, [2]),  # -0.5 in the second step: branch before it
+        (score_falls, 2, [2, 6]),
+        (score_falls, 9, [2, 6, 8]),  # a step that raises the score is none
+        (score_unsure, 1, [8]),  # 0.55; the last step's end is the chain's
+        (score_unsure, 2, [4, 8]),
+    ],
+)
+def test_branches_led_by_scores(rule, num_points, offsets):
+    assert rule(scored_chain(), 1, num_points) == offsets
+
+
+def test_branching_by_scores_needs_them():
+    tree = Tree.of_prompt(Problem("p", "", "math", {}), [1])
+    tree.add(Node(ROOT, 1, (5, 6), step_ends=(0, 1)))
+    with pytest.raises(UserError, match="needs a PRM"):
+        score_falls(tree, 1, 1)
+
+
+def test_observers_see_each_wave_before_the_policy_does(lm):
+    seen = []
+
+    def policy(tree, wave):
+        assert len(tree.nodes) == 1 or "prm" in tree.scores
+        return tree_of(BranchConfig(num_roots=2, where="score_unsure", num_points=1, num_children=1))(
+            tree, wave
+        )
+
+    def observe(ready):
+        for tree in ready:
+            seen.append(len(tree.nodes))
+            tree.scores["prm"] = {i: [0.5] * len(n.step_ends) for i, n in enumerate(tree.nodes) if i}
+
+    trees = [Tree.of_prompt(Problem(f"problem {i}", "", "math", {}), PROMPTS[i]) for i in range(5)]
+    grow(
+        trees,
+        LocalEngine(lm, [0], 8, max_context=64),
+        policy,
+        Growth(mark_steps, MAX_TOKENS),
+        observe=observe,
+    )
+    assert sorted(seen) == sorted([3] * 5 + [len(t.nodes) for t in trees if len(t.nodes) > 3])
