@@ -1,16 +1,32 @@
-"""LoRA adapters on a frozen base, through PEFT."""
+"""One frozen base, many adapters: policy, reference, critic and reward models that share one copy of the weights.
+
+`SharedBase` holds the base and its LoRA adapters (PEFT); an `Adapter` is the causal LM as one of them makes it,
+or as the base alone does, and stands wherever a causal LM does. Which adapter answers is set by each forward pass,
+and set again where gradient checkpointing repeats one, so passes of several adapters may be mixed before a backward.
+"""
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from pydantic import Field
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
 
 from reasoner.config import Config
-from reasoner.policy.models import load_model
+from reasoner.policy.models import load_model, load_tokenizer, save
+from reasoner.policy.recompute import recompute_layers
+from reasoner.registry import UserError
 from reasoner.store import read_json
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 class LoRA(Config):
@@ -18,20 +34,31 @@ class LoRA(Config):
 
     r: int = Field(16, ge=1, description="rank")
     alpha: int = Field(32, ge=1, description="scale; updates are multiplied by alpha / r")
-    dropout: float = Field(0.0, description="dropout on the adapter's input")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout on the adapter's input, in SFT and DPO; on-policy never"
+    )
     target_modules: str | list[str] = Field("all-linear", description="layers that get an adapter")
+    four_bit: bool = Field(
+        False, description="hold the base in 4 bits (NF4, QLoRA, Dettmers et al. 2023); needs bitsandbytes"
+    )
 
 
-def load_trainable(path: str, lora: LoRA | None, dtype: str = "auto") -> tuple[Any, Any]:
-    """(what to save, the causal LM to run): one and the same for full fine-tuning, a PEFT wrapper and its inside for LoRA.
+def is_adapter(path: str | Path) -> bool:
+    """True for a folder in PEFT's format."""
+    return (Path(path) / CONFIG_FILE).is_file()
 
-    A folder that holds an adapter already goes on training that adapter, on the base that it names.
+
+def base_of(path: str | Path) -> str:
+    """The model that an adapter folder was trained on; any other path is its own base."""
+    return read_json(Path(path) / CONFIG_FILE)["base_model_name_or_path"] if is_adapter(path) else str(path)
+
+
+def load_peft(path: str, lora: LoRA, name: str = "default", dtype: str = "auto") -> PeftModel:
+    """The base with one trainable adapter called `name`: the one that the folder holds, or a new one that changes nothing.
+
+    A folder whose adapter has another rank or scale than `lora` asks for is a UserError.
     """
-    adapter_file = Path(path) / "adapter_config.json"
-    if adapter_file.is_file():
-        base = load_model(read_json(adapter_file)["base_model_name_or_path"], dtype)
-        wrapped = PeftModel.from_pretrained(base, path, is_trainable=True)
-    elif lora is not None:
+    if not is_adapter(path):
         config = LoraConfig(
             r=lora.r,
             lora_alpha=lora.alpha,
@@ -39,16 +66,185 @@ def load_trainable(path: str, lora: LoRA | None, dtype: str = "auto") -> tuple[A
             target_modules=lora.target_modules,
             task_type="CAUSAL_LM",
         )
-        wrapped = get_peft_model(load_model(path, dtype), config)
-    else:
-        model = load_model(path, dtype)
-        model.requires_grad_(True)
-        return model, model
-    return wrapped, wrapped.get_base_model()
+        return get_peft_model(load_model(path, dtype, four_bit=lora.four_bit), config, adapter_name=name)
+    saved = read_json(Path(path) / CONFIG_FILE)
+    if (saved["r"], saved["lora_alpha"]) != (lora.r, lora.alpha):
+        raise UserError(
+            f"{path} holds an adapter with r={saved['r']}, alpha={saved['lora_alpha']}; expected r={lora.r}, "
+            f"alpha={lora.alpha}: set lora to the adapter's own, or merge it first (reasoner merge)"
+        )
+    base = load_model(base_of(path), dtype, four_bit=lora.four_bit)
+    return PeftModel.from_pretrained(base, path, adapter_name=name, is_trainable=True)
+
+
+def load_trainable(path: str, lora: LoRA | None, dtype: str = "auto") -> Any:
+    """What TRL's trainers take: a PEFT model, or the causal LM with all weights trainable.
+
+    An adapter folder goes on training that adapter, also without `lora`.
+    """
+    if lora is not None:
+        return load_peft(path, lora, dtype=dtype)
+    if is_adapter(path):
+        return PeftModel.from_pretrained(load_model(base_of(path), dtype), path, is_trainable=True)
+    return load_model(path, dtype).requires_grad_(True)
+
+
+def load_for_head(path: str, lora: LoRA | None) -> Any:
+    """A causal LM to train under a head of one's own: as an Adapter with `lora`, else with all weights."""
+    return SharedBase(path, lora).view("policy") if lora is not None else load_merged(path).requires_grad_(True)
 
 
 def load_merged(path: str, dtype: str = "auto") -> Any:
     """A causal LM for inference; an adapter folder is merged into the base that it names."""
-    if not (Path(path) / "adapter_config.json").is_file():
+    if not is_adapter(path):
         return load_model(path, dtype)
-    return load_trainable(path, None, dtype)[0].merge_and_unload().eval()
+    wrapped = PeftModel.from_pretrained(load_model(base_of(path), dtype), path)
+    return wrapped.merge_and_unload().eval()
+
+
+def merge(path: str, out: Path) -> None:
+    """Save a model in the plain Hugging Face format, an adapter merged into its base, with its tokenizer."""
+    if not is_adapter(path):
+        raise UserError(f"{path} holds no adapter ({CONFIG_FILE}); expected a folder in PEFT's format")
+    save(load_merged(path), load_tokenizer(path), out)
+
+
+def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save what was trained: an Adapter or PEFT's adapter "default" in PEFT's format, or all weights."""
+    if isinstance(model, PeftModel):
+        folder.mkdir(parents=True, exist_ok=True)
+        # a reference adapter that a trainer put beside it is not part of the result
+        model.save_pretrained(str(folder), selected_adapters=["default"])
+        tokenizer.save_pretrained(folder)
+    else:
+        save(model, tokenizer, folder)
+
+
+class SharedBase:
+    """A frozen causal LM with named adapters; one answers at a time."""
+
+    def __init__(self, path: str, lora: LoRA, name: str = "policy", checkpointing: bool = False):
+        """`path` is a model, or an adapter folder whose adapter becomes `name`. `checkpointing` recomputes layers."""
+        self.peft = load_peft(path, lora, name)
+        self.lm: Any = self.peft.get_base_model().eval()
+        self.path = base_of(path)
+        self.trained = {name}
+        self.layers = [m for m in self.lm.modules() if isinstance(m, BaseTunerLayer)]
+        if any(layer is self.lm.get_output_embeddings() for layer in self.layers):
+            raise UserError("lora.target_modules names the output layer; expected layers inside the blocks only")
+        self.active: str | None = name
+        self._settle()
+        if checkpointing:
+            recompute_layers(self.lm, self._around)
+
+    def new(self, name: str, like: str, copy: bool = True, trained: bool = True) -> Adapter:
+        """An adapter shaped like another, with its weights too or (copy=False) one that changes nothing yet."""
+        self.peft.add_adapter(name, self.peft.peft_config[like])
+        if copy:
+            set_peft_model_state_dict(self.peft, get_peft_model_state_dict(self.peft, adapter_name=like), name)
+        return self._added(name, trained)
+
+    def load(self, name: str, folder: str | Path, trained: bool = True) -> Adapter:
+        """The adapter that a folder holds; one of another base is a UserError."""
+        if not self.fits(folder):
+            raise UserError(f"{folder} is no adapter of {self.path}; expected one that was trained on this base")
+        self.peft.add_adapter(name, LoraConfig.from_pretrained(str(folder)))
+        set_peft_model_state_dict(self.peft, load_peft_weights(str(folder), device="cpu"), name)
+        return self._added(name, trained)
+
+    def fits(self, folder: str | Path) -> bool:
+        """Whether a folder holds an adapter that was trained on this base."""
+        return is_adapter(folder) and base_of(folder) == self.path
+
+    def view(self, name: str | None) -> Adapter:
+        """The causal LM as the adapter `name` makes it; None is the base alone."""
+        return Adapter(self, name)
+
+    def activate(self, name: str | None) -> None:
+        """Let `name` answer from now on; gradients of all trained adapters stay on."""
+        if name != self.active:
+            for layer in self.layers:
+                # PEFT's set_adapter() would also take requires_grad from every other adapter
+                layer._active_adapter = [name] if name else []
+            self.active = name
+
+    def weights(self, name: str | None) -> dict[str, torch.nn.Parameter]:
+        """The parameters of one adapter by a name without dots."""
+        if name is None:
+            return {}
+        return {
+            full.replace(f".{name}.", ".").replace(".", "_"): weight
+            for full, weight in self.lm.named_parameters()
+            if f".{name}." in full
+        }
+
+    def _added(self, name: str, trained: bool) -> Adapter:
+        if trained:
+            self.trained.add(name)
+        self._settle()
+        return self.view(name)
+
+    def _settle(self) -> None:
+        """After PEFT has switched as it likes: the base frozen, trained adapters trainable, the active one active."""
+        self.lm.eval()
+        self.lm.requires_grad_(False)
+        for name in self.trained:
+            for weight in self.weights(name).values():
+                weight.requires_grad_(True)
+        active, self.active = self.active, ""
+        self.activate(active)
+
+    def _around(self) -> tuple[Any, Any]:
+        """Contexts of a checkpointed layer's forward pass and of its repetition in the backward pass."""
+        name = self.active
+
+        @contextmanager
+        def again():
+            self.activate(name)
+            yield
+
+        return nullcontext(), again()
+
+
+class Adapter(torch.nn.Module):
+    """A causal LM: the shared base with one adapter; its parameters are that adapter's alone."""
+
+    def __init__(self, shared: SharedBase, name: str | None):
+        super().__init__()
+        self.weights = torch.nn.ParameterDict(shared.weights(name))
+        self.shared = shared  # no submodule: the base is nobody's own
+        self.name = name
+
+    def base_model(self, **inputs: Any) -> Any:
+        """The body's outputs (last_hidden_state) under this adapter."""
+        self.shared.activate(self.name)
+        return self.shared.lm.base_model(**inputs)
+
+    def forward(self, *args: Any, **inputs: Any) -> Any:
+        self.shared.activate(self.name)
+        return self.shared.lm(*args, **inputs)
+
+    def __getattr__(self, key: str) -> Any:
+        """Whatever else a causal LM has (config, dtype, lm_head, get_output_embeddings) is the base's."""
+        if key in ("weights", "shared", "name") or key.startswith("_"):
+            return super().__getattr__(key)
+        return getattr(self.shared.lm, key)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Adapter:
+        """A move to another device takes the base along."""
+        self.shared.lm._apply(fn)
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write PEFT's format; the base alone has nothing to save (ValueError)."""
+        if self.name is None:
+            raise ValueError("the base without an adapter has nothing of its own to save")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = get_peft_model_state_dict(self.shared.peft, adapter_name=self.name)
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS_FILE,
+                  metadata={"format": "pt"})  # fmt: skip
+        config = self.shared.peft.peft_config[self.name]
+        config.base_model_name_or_path = self.shared.path
+        config.inference_mode = True
+        config.save_pretrained(str(folder))

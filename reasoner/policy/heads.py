@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
+from reasoner.policy.adapters import load_merged
 from reasoner.policy.logprobs import token_logprobs
-from reasoner.policy.models import load_model, save
+from reasoner.policy.models import save
 from reasoner.registry import UserError
 
 HEAD_FILE = "score_head.safetensors"
@@ -72,13 +73,16 @@ class ScoreNet(torch.nn.Module):
         save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, folder / HEAD_FILE)
 
     @classmethod
-    def load(cls, folder: Path) -> ScoreNet:
-        """A ScoreNet as `save` wrote it; a folder without a head is a UserError."""
+    def load(cls, folder: Path, lm=None) -> ScoreNet:
+        """A ScoreNet as `save` wrote it, an adapter merged into its base unless `lm` is that adapter already.
+
+        A folder without a head is a UserError.
+        """
         if not (folder / HEAD_FILE).is_file():
             raise UserError(f"{folder} has no {HEAD_FILE}; expected a reward model that this program trained")
         saved = load_file(folder / HEAD_FILE)
         good_bad = tuple(saved["label_ids"].tolist()) if "label_ids" in saved else None
-        net = cls(load_model(str(folder)), good_bad)
+        net = cls(load_merged(str(folder)) if lm is None else lm, good_bad)
         net.head.load_state_dict(saved)
         return net
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedTokenizerBase,
     Qwen2Config,
     Qwen2Tokenizer,
@@ -87,7 +90,11 @@ class ModelConfig(Config):
 
 
 def load_model(
-    path: str, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
+    path: str,
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    four_bit: bool = False,
 ) -> Any:
     """A causal LM by folder or hub name, in evaluation mode; what cannot be had is one clear UserError."""
     with _explained(path, "model"):
@@ -97,7 +104,22 @@ def load_model(
             revision=revision,
             trust_remote_code=trust_remote_code,
             attn_implementation="sdpa",
+            quantization_config=_nf4() if four_bit else None,
         ).eval()
+
+
+def _nf4() -> BitsAndBytesConfig:
+    """4-bit NormalFloat with doubly quantised constants, computing in bfloat16 (Dettmers et al. 2023, section 3)."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "a base in 4 bits was asked for and bitsandbytes is not there; install it, or set four_bit=false"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def load_tokenizer(

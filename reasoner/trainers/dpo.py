@@ -11,8 +11,8 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from reasoner.config import Config
-from reasoner.policy.adapters import LoRA, load_trainable
-from reasoner.policy.models import load_tokenizer, save
+from reasoner.policy.adapters import LoRA, is_adapter, load_merged, load_trainable, save_trained
+from reasoner.policy.models import load_tokenizer
 from reasoner.records import PreferencePair
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
@@ -43,8 +43,9 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
             "no preference pairs; expected siblings of which one is right and one wrong: roll out more problems"
         )
     tokenizer = load_tokenizer(model_path)
-    whole, _ = load_trainable(model_path, config.lora)
-    reference = None if config.lora else load_trainable(model_path, None)[0]
+    whole = load_trainable(model_path, config.lora)
+    # with an adapter TRL keeps a frozen copy of it as the reference, on the same base
+    reference = None if config.lora or is_adapter(model_path) else load_merged(model_path)
     dataset = Dataset.from_dict(
         {name: [getattr(p, name) for p in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     )
@@ -85,7 +86,7 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
     tokens = sum(len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
     session.ledger.add("policy", trained=int(tokens * config.epochs))
     if trainer.is_world_process_zero():
-        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
+        save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
 
 
 class _Report(TrainerCallback):

@@ -44,7 +44,7 @@ class Batch:
 class Models:
     """The networks of a run; `critic`, `ref` and `prm` are None where the method or the reward does without."""
 
-    whole: Any  # what is saved: the causal LM, or its PEFT wrapper
+    whole: Any  # what is saved: the causal LM, or its adapter
     policy: Any
     critic: Any | None
     ref: PolicyNet | None

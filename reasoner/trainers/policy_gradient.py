@@ -9,7 +9,6 @@ Shape suffixes: N sampled tokens, S states that the critic is trained on.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -20,9 +19,7 @@ from accelerate import Accelerator
 
 from reasoner.data.prompting import Prompting
 from reasoner.losses import kl_k3, ppo_clip, value_mse
-from reasoner.policy.adapters import load_merged, load_trainable
 from reasoner.policy.engine import Sampling
-from reasoner.policy.heads import PolicyNet, ScoreNet
 from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import save
 from reasoner.records import SFTExample
@@ -47,6 +44,7 @@ from reasoner.trainers.policy_batch import (
     whiten,
 )
 from reasoner.trainers.policy_config import PolicyGradientStage
+from reasoner.trainers.policy_models import load_models
 from reasoner.trainers.ranks import check_supported, summed
 from reasoner.tree import ROOT, Node, Problem, Tree
 
@@ -68,7 +66,7 @@ def train_policy(
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     check_supported(accelerator)
     torch.manual_seed(session.seed)
-    models, sampler = _load(model_path, critic_path, prm_path, config)
+    models, sampler = load_models(model_path, critic_path, prm_path, config)
     total = config.rounds * config.epochs * config.minibatches
     optimizers = [make_optimizer(models.policy, config.optimizer)]
     schedules = [by_steps(optimizers[0], config.optimizer, total)]
@@ -131,18 +129,6 @@ def train_policy(
         session.log(describe(trees, statuses, len(kept), seen, config, accelerator), round + 1)
         session.progress(round + 1, config.rounds, "")
     _save(models, prompting, session.out, accelerator)
-
-
-def _load(model_path: str, critic_path: str | None, prm_path: str | None, config: PolicyGradientStage):
-    """The networks, and the causal LM that samples: the trained one itself, so that no weights are copied."""
-    whole, lm = load_trainable(model_path, config.lora)
-    critic = None
-    if config.advantage.method == "step_ppo":
-        critic = ScoreNet.load(Path(critic_path)) if critic_path else ScoreNet(load_merged(model_path))
-        critic.lm.requires_grad_(True)
-    ref = PolicyNet(copy.deepcopy(lm)) if config.kl_weight else None
-    prm = ScoreNet.load(Path(prm_path)).eval() if prm_path and config.advantage.reward.prm_weight else None
-    return Models(whole, PolicyNet(lm), critic, ref, prm), lm
 
 
 def _longest_prompt(problems: Sequence[Problem], prompting: Prompting) -> int:

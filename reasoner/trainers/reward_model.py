@@ -18,7 +18,7 @@ from pydantic import Field
 
 from reasoner.config import Config
 from reasoner.evals.reward_quality import auroc
-from reasoner.policy.adapters import load_merged
+from reasoner.policy.adapters import LoRA, load_for_head
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.models import load_tokenizer
 from reasoner.registry import UserError, lookup
@@ -51,6 +51,7 @@ class RewardModelStage(Config):
         8192, ge=1, description="packed tokens per forward pass; also the largest tree of solutions"
     )
     holdout: float = Field(0.05, ge=0, lt=1, description="share of the problems kept for the reported AUROC")
+    lora: LoRA | None = Field(None, description="train a LoRA adapter and the head instead of all weights")
 
 
 def train_reward_model(
@@ -76,7 +77,7 @@ def train_reward_model(
             "alternatives (or PRM800K's), or another loss than ranking"
         )
     tokenizer = load_tokenizer(model_path)
-    net = ScoreNet(load_merged(model_path), label_ids(config.label_tokens, tokenizer))
+    net = ScoreNet(load_for_head(model_path, config.lora), label_ids(config.label_tokens, tokenizer))
     train_what_is_read(net)
     optimizer = make_optimizer(net, config.optimizer)
     num_updates = max(1, round(config.epochs * sum(d.num_solutions for d in train) / config.batch_size))

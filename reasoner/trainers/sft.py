@@ -12,8 +12,8 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from reasoner.config import Config
-from reasoner.policy.adapters import LoRA, load_trainable
-from reasoner.policy.models import load_tokenizer, save
+from reasoner.policy.adapters import LoRA, load_trainable, save_trained
+from reasoner.policy.models import load_tokenizer
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_seconds, by_steps, make_optimizer
@@ -38,7 +38,7 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
     if not examples:
         raise UserError("no demonstrations to imitate; expected at least one, check the problem source")
     tokenizer = load_tokenizer(model_path)
-    whole, _ = load_trainable(model_path, config.lora)
+    whole = load_trainable(model_path, config.lora)
     dataset = Dataset.from_dict(
         {
             "input_ids": [e.prompt_ids + e.completion_ids for e in examples],
@@ -89,7 +89,7 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
     )
     session.ledger.add("policy", trained=tokens * trainer.accelerator.num_processes)
     if trainer.is_world_process_zero():
-        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
+        save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
 
 
 class _Report(TrainerCallback):

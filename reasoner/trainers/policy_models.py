@@ -1,0 +1,75 @@
+"""The networks of on-policy training: copies of the model, or adapters and heads on one frozen base."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from reasoner.policy.adapters import LoRA, SharedBase, is_adapter, load_merged, load_trainable
+from reasoner.policy.heads import PolicyNet, ScoreNet
+from reasoner.policy.recompute import recompute_layers
+from reasoner.store import read_json
+from reasoner.trainers.policy_batch import Models
+from reasoner.trainers.policy_config import PolicyGradientStage
+
+
+def load_models(
+    model_path: str, critic_path: str | None, prm_path: str | None, config: PolicyGradientStage
+) -> tuple[Models, Any]:
+    """The networks, and the causal LM that samples: the trained one itself, so that no weights are copied.
+
+    The critic starts from `critic_path`, else from the policy with a head that says nothing yet. The
+    reference is the policy as it starts.
+    """
+    has_critic = config.advantage.method == "step_ppo"
+    prm_path = prm_path if config.advantage.reward.prm_weight else None
+    if config.lora is not None or is_adapter(model_path):
+        lora = config.lora or _own(model_path)
+        return _on_one_base(model_path, critic_path, prm_path, config, lora, has_critic)
+    lm = load_trainable(model_path, None)
+    critic = None
+    if has_critic:
+        critic = ScoreNet.load(Path(critic_path)) if critic_path else ScoreNet(load_merged(model_path))
+        critic.lm.requires_grad_(True)
+    ref = PolicyNet(copy.deepcopy(lm)) if config.kl_weight else None
+    prm = ScoreNet.load(Path(prm_path)).eval() if prm_path else None
+    if config.gradient_checkpointing:
+        for net in [lm] if critic is None else [lm, critic.lm]:
+            recompute_layers(net)
+    return Models(lm, PolicyNet(lm), critic, ref, prm), lm
+
+
+def _on_one_base(
+    model_path: str, critic_path: str | None, prm_path: str | None, config: PolicyGradientStage, lora: LoRA,
+    has_critic: bool,
+) -> tuple[Models, Any]:  # fmt: skip
+    """As adapters on the policy's base; a critic or PRM of another base is loaded whole."""
+    shared = SharedBase(model_path, lora, "policy", config.gradient_checkpointing)
+    policy = shared.view("policy")
+    critic = prm = ref = None
+    if has_critic and critic_path is None:
+        critic = ScoreNet(shared.new("critic", like="policy"))
+    elif critic_path is not None and has_critic:
+        critic = _score_net(shared, "critic", critic_path, trained=True)
+    if config.kl_weight:
+        # a new adapter changes nothing yet, so the base alone is the policy at the start
+        starts_new = not is_adapter(model_path)
+        ref = PolicyNet(shared.view(None) if starts_new else shared.new("ref", "policy", trained=False))
+    if prm_path is not None:
+        prm = _score_net(shared, "prm", prm_path, trained=False).eval()
+    return Models(policy, PolicyNet(policy), critic, ref, prm), policy
+
+
+def _score_net(shared: SharedBase, name: str, path: str, trained: bool) -> ScoreNet:
+    if shared.fits(path):
+        return ScoreNet.load(Path(path), shared.load(name, path, trained))
+    net = ScoreNet.load(Path(path))
+    net.lm.requires_grad_(trained)
+    return net
+
+
+def _own(path: str) -> LoRA:
+    """The rank and scale of an adapter folder."""
+    saved = read_json(Path(path) / "adapter_config.json")
+    return LoRA(r=saved["r"], alpha=saved["lora_alpha"])
