@@ -9,6 +9,7 @@ from typing import Any
 from reasoner.policy.adapters import LoRA, SharedBase, is_adapter, load_merged, load_trainable
 from reasoner.policy.heads import PolicyNet, ScoreNet
 from reasoner.policy.recompute import recompute_layers
+from reasoner.signals.advantages import CRITIC
 from reasoner.store import read_json
 from reasoner.trainers.policy_batch import Models
 from reasoner.trainers.policy_config import PolicyGradientStage
@@ -22,7 +23,7 @@ def load_models(
     The critic starts from `critic_path`, else from the policy with a head that says nothing yet. The
     reference is the policy as it starts.
     """
-    has_critic = config.advantage.method == "step_ppo"
+    has_critic = config.advantage.method in CRITIC
     prm_path = prm_path if config.advantage.reward.prm_weight else None
     if config.lora is not None or is_adapter(model_path):
         lora = config.lora or _own(model_path)

@@ -158,7 +158,7 @@ def test_recomputed_layers_change_no_gradient(kind):
 
 
 def test_saved_adapters_load_in_peft_and_here_and_merge_to_a_plain_model(folder, tmp_path):
-    shared, policy, _, critic, _ = five(folder, False)
+    _, policy, _, critic, _ = five(folder, False)
     tokenizer = load_tokenizer(folder)
     save_trained(policy, tokenizer, tmp_path / "policy")
     net = ScoreNet(critic)
