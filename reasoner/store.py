@@ -185,9 +185,16 @@ def problem_ids(folder: str | Path) -> set[str]:
     return {id_ for table in _tables(folder, TREE_SCHEMA, ["id"]) for id_ in table["id"].to_pylist()}
 
 
+class RecordWriter(ShardWriter):
+    """Appends records, all of one dataclass, to a folder; as TreeWriter."""
+
+    def __init__(self, folder: str | Path, rows_per_shard: int = 4096):
+        super().__init__(folder, records_to_table, rows_per_shard)
+
+
 def write_records(folder: str | Path, records: Iterable[Any], rows_per_shard: int = 4096) -> int:
     """Append records, all of one dataclass, to a folder and return how many."""
-    return _write(ShardWriter(folder, records_to_table, rows_per_shard), records)
+    return _write(RecordWriter(folder, rows_per_shard), records)
 
 
 def read_records(folder: str | Path, record_type: type[R]) -> Iterator[R]:

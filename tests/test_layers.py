@@ -14,7 +14,7 @@ LAYERS = [
     "data losses policy tracking economics",
     "scoring search signals",
     "trainers evals",
-    "stages pipeline cli __main__",
+    "stages commands pipeline cli __main__",
 ]
 LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 ALLOWED = {

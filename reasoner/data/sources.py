@@ -21,7 +21,7 @@ from verifiers import lookup as lookup_verifier
 class SourceConfig(Config):
     """A set of problems."""
 
-    name: str = Field(description="arithmetic | gsm8k | jsonl, or module:function")
+    name: str = Field(description="arithmetic | gsm8k | jsonl | labelled, or module:function")
     path: str = Field(
         "", description="file or folder with the rows; empty: the hub, for sources that live there"
     )
@@ -152,6 +152,29 @@ def jsonl(config: SourceConfig) -> Iterator[Item]:
         )
 
 
+def labelled(config: SourceConfig) -> Iterator[Item]:
+    """The problems of files with labelled steps, each with the longest of its solutions without a step called bad."""
+    from reasoner.data.importers import Import
+
+    if not config.path:
+        raise UserError("source labelled has no path; expected path: a file or folder of labelled steps")
+    for tree in islice(Import(config.path), config.start, config.start + config.size):
+        good = [p for p in map(tree.path, tree.leaves()) if all(not tree.labels[i] < 0.5 for i in p)]
+        best = max(good, key=len, default=[])
+        yield Item(
+            Problem(
+                id=tree.problem_id,
+                prompt=tree.prompt,
+                verifier="math",
+                reference={"answer": tree.answer},
+                domain=config.domain or Path(config.path).name.partition(".")[0],
+                source=tree.source,
+                licence=tree.licence,
+            ),
+            ("" if tree.is_pieces else "\n").join(tree.steps[i] for i in best) or None,
+        )
+
+
 def _need(row: dict, keys: tuple[str, ...], config: SourceConfig, i: int) -> None:
     missing = [k for k in keys if not isinstance(row.get(k), str) or not row[k].strip()]
     if missing:
@@ -172,7 +195,7 @@ def _rows(config: SourceConfig, hub_name: str, subset: str | None) -> Iterator[d
             raise UserError(
                 f"cannot get {hub_name} from the hub ({reason}); expected a network, or path: a local JSON-lines or Parquet file"
             ) from problem
-        yield from rows.skip(config.start).take(config.size)
+        yield from map(dict, rows.skip(config.start).take(config.size))
         return
     path = Path(config.path).expanduser()
     files = (
@@ -217,4 +240,5 @@ SOURCES: dict[str, Callable[[SourceConfig], Iterator[Item]]] = {
     "arithmetic": arithmetic,
     "gsm8k": gsm8k,
     "jsonl": jsonl,
+    "labelled": labelled,
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from reasoner.stages.dpo import DPO, run_dpo
 from reasoner.stages.evaluate import Evaluate, run_evaluate
+from reasoner.stages.import_labels import ImportLabels, run_import
 from reasoner.stages.init import InitStage, run_init
 from reasoner.stages.label import Label, run_label
 from reasoner.stages.ppo import PPO, run_ppo
@@ -14,10 +15,11 @@ from reasoner.stages.rollout import Rollout, run_rollout
 from reasoner.stages.sft import SFT, run_sft
 from reasoner.stages.verify import Verify, run_verify
 
-StageConfig = InitStage | SFT | Rollout | Verify | Label | PRM | ORM | PPO | DPO | Evaluate
+StageConfig = InitStage | ImportLabels | SFT | Rollout | Verify | Label | PRM | ORM | PPO | DPO | Evaluate
 
 STAGES: dict[str, Callable] = {
     "init": run_init,
+    "import": run_import,
     "sft": run_sft,
     "rollout": run_rollout,
     "verify": run_verify,

@@ -1,0 +1,124 @@
+"""The rows of data files, one after another, with their line numbers; what can't be read is a row left out, not a crash.
+
+JSON lines (also gzipped), Parquet, JSON arrays and YAML documents. Of the last two a whole file is in memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reasoner.registry import UserError
+
+SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".yaml", ".yml")
+ACCOUNT = "import.json"  # what `reasoner import` says of a folder that it wrote, and no data
+
+
+class Row(NamedTuple):
+    """A row and where it stands: its line, or its place in the file from 1 on."""
+
+    line: int
+    value: dict[str, Any]
+
+
+class LeftOut(NamedTuple):
+    """A row that was not taken, and why."""
+
+    file: str
+    line: int
+    reason: str
+
+
+def data_files(path: str | Path) -> list[Path]:
+    """The file itself, or the data files below a folder; none is a UserError."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        files = sorted(
+            p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file() and p.name != ACCOUNT
+        )
+    else:
+        files = [path] if path.is_file() else []
+    if not files:
+        raise UserError(f"no data at {path}; expected a file, or a folder of files: {', '.join(SUFFIXES)}")
+    return files
+
+
+def read_rows(file: Path) -> Iterator[Row | LeftOut]:
+    """The rows of one file in order."""
+    if file.suffix == ".parquet":
+        yield from _parquet(file)
+    elif file.suffix in (".yaml", ".yml"):
+        yield from _yaml(file)
+    else:
+        yield from _json(file)
+
+
+def _json(file: Path) -> Iterator[Row | LeftOut]:
+    line = 0
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
+            for line, raw in enumerate(lines, start=1):
+                if line == 1 and raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
+                    yield from _array(file, raw + lines.read())
+                    return
+                if raw.strip():
+                    yield _parsed(file, line, raw)
+    except (EOFError, OSError, zlib.error) as problem:
+        yield LeftOut(file.name, line + 1, f"the file can't be read from here on ({problem})")
+
+
+def _parsed(file: Path, line: int, raw: bytes) -> Row | LeftOut:
+    try:
+        value = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as problem:
+        return LeftOut(file.name, line, f"no UTF-8 text ({problem.reason} at byte {problem.start})")
+    except (ValueError, RecursionError) as problem:
+        return LeftOut(file.name, line, f"broken JSON ({problem})")
+    return _row(file, line, value)
+
+
+def _row(file: Path, line: int, value: Any) -> Row | LeftOut:
+    if not isinstance(value, dict):
+        return LeftOut(file.name, line, f"a JSON {type(value).__name__}, expected an object")
+    return Row(line, value)
+
+
+def _array(file: Path, raw: bytes) -> Iterator[Row | LeftOut]:
+    try:
+        values = json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as problem:
+        yield LeftOut(file.name, 1, f"broken JSON ({problem})")
+        return
+    for place, value in enumerate(values, start=1):
+        yield _row(file, place, value)
+
+
+def _parquet(file: Path) -> Iterator[Row | LeftOut]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place = 0
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=64):
+            for value in batch.to_pylist():
+                place += 1
+                yield Row(place, value)
+    except (pa.ArrowException, OSError) as problem:
+        yield LeftOut(file.name, place + 1, f"the file can't be read from here on ({problem})")
+
+
+def _yaml(file: Path) -> Iterator[Row | LeftOut]:
+    import yaml
+
+    try:
+        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        yield LeftOut(file.name, 1, f"broken YAML ({' '.join(str(problem).split())[:200]})")
+        return
+    values = [v for document in documents for v in (document if isinstance(document, list) else [document])]
+    for place, value in enumerate(values, start=1):
+        yield _row(file, place, value)

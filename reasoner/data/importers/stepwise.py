@@ -1,0 +1,130 @@
+"""Lists of steps with a list of labels: TRL's stepwise rows, search-and-learn's scored completions, RLHFlow's chats."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from reasoner.data.importers.step_tree import (
+    StepTree,
+    Unusable,
+    chain,
+    new_tree,
+    probability,
+    rest,
+    sign,
+    truth,
+)
+from reasoner.data.importers.tagged import FIRST_STEP
+
+PARAGRAPH = "\n\n"
+
+
+def trl(row: dict[str, Any]) -> list[StepTree]:
+    """`completions` and `labels` of equal length; truth values are hard labels, other numbers soft ones."""
+    labels = row["labels"]
+    if not isinstance(labels, list):
+        raise Unusable("labels is no list")
+    is_hard = all(isinstance(label, int | None) for label in labels)
+    tree = new_tree(
+        row["prompt"], "hard" if is_hard else "soft", extra=rest(row, "prompt", "completions", "labels")
+    )
+    return [chain(tree, row["completions"], [probability(label) for label in labels])]
+
+
+def search_and_learn(row: dict[str, Any]) -> list[StepTree]:
+    """Several completions of one problem with a reward model's score for each of their paragraphs."""
+    completions, scores = row["completions"], row["scores"]
+    if not isinstance(completions, list) or not isinstance(scores, list) or len(completions) != len(scores):
+        raise Unusable("completions and scores are no lists of one length")
+    tree = new_tree(row["problem"], "soft", answer=row.get("answer"),
+                    extra=rest(row, "problem", "answer", "completions", "scores"))  # fmt: skip
+    for text, of_steps in zip(completions, scores, strict=True):
+        labels = [probability(s, "score") for s in (of_steps if isinstance(of_steps, list) else [of_steps])]
+        chain(tree, paragraphs(text) if len(labels) > 1 else [text], labels)
+    return [tree]
+
+
+def conversation(row: dict[str, Any], questions: Sequence[str] = ()) -> list[StepTree]:
+    """A chat in which the user says a step and the assistant answers + or -; the first turn begins with the question.
+
+    It ends before "Step 1:", or is the longest of the known `questions` with which the turn begins.
+    """
+    turns = row["conversations"]
+    if not isinstance(turns, list) or len(turns) < 2 or len(turns) % 2:
+        raise Unusable("conversations is no list of pairs of turns")
+    roles = [t.get("role") if isinstance(t, dict) else None for t in turns]
+    if roles != ["user", "assistant"] * (len(turns) // 2):
+        raise Unusable("turns are not user and assistant by turns")
+    said = [t.get("content") for t in turns]
+    if not all(isinstance(s, str) for s in said):
+        raise Unusable("a turn has no text")
+    labels = [sign(s) for s in said[1::2]]
+    prompt, first = _question(said[0], questions)
+    tree = new_tree(prompt, "hard", extra=rest(row, "conversations"))
+    return [chain(tree, [first, *(s.strip() for s in said[2::2])], labels, outcome=labels[-1])]
+
+
+def _question(text: str, questions: Sequence[str]) -> tuple[str, str]:
+    known = max((q for q in questions if text.startswith(q)), key=len, default=None)
+    if known is not None:
+        return known, text[len(known) :].strip()
+    starts = [m.start() for m in FIRST_STEP.finditer(text)]
+    if not starts:
+        raise Unusable(
+            "nothing tells where the question ends: no 'Step 1:', and it is none of the known questions"
+        )
+    return text[: starts[-1]].strip(), text[starts[-1] :].strip()
+
+
+def judged_answers(row: dict[str, Any]) -> list[StepTree]:
+    """RLHFlow's best-of-n test rows: answers of one prompt, each right or wrong; no labels of steps."""
+    answers, labels = row["answers"], row.get("label", row.get("labels"))
+    if not isinstance(answers, list) or not isinstance(labels, list) or len(answers) != len(labels):
+        raise Unusable("answers and label are no lists of one length")
+    tree = new_tree(row["prompt"], "hard", extra=rest(row, "prompt", "answers", "label", "labels"))
+    for text, label in zip(answers, labels, strict=True):
+        if not isinstance(text, str):
+            raise Unusable("an answer is no text")
+        steps = text.split("ки\n") if "ки" in text else paragraphs(text)
+        steps = [s.replace("ки", "").strip() for s in steps]
+        chain(tree, [s for s in steps if s] or [text], outcome=truth(label, "label"))
+    return [tree]
+
+
+def repeated_samples(row: dict[str, Any]) -> list[StepTree]:
+    """Large Language Monkeys: many samples of one problem, each right or wrong as a whole."""
+    samples, correct = row["samples"], row.get("is_corrects", row.get("is_correct"))
+    if not isinstance(samples, list) or not isinstance(correct, list) or len(samples) != len(correct):
+        raise Unusable("samples and is_corrects are no lists of one length")
+    taken = ("question", "prompt", "samples", "is_corrects", "is_correct", "gt_answer")
+    tree = new_tree(row.get("question") or row.get("prompt"), "hard", answer=row.get("gt_answer"),
+                    extra={**rest(row, *taken), "prompt": row.get("prompt")})  # fmt: skip
+    for text, is_right in zip(samples, correct, strict=True):
+        chain(tree, [text], outcome=truth(is_right, "is_corrects"))
+    return [tree]
+
+
+def value_prefix(row: dict[str, Any]) -> list[StepTree]:
+    """ReST-MCTS*: a problem with the beginning of a solution in one text, and the value of that state."""
+    text, value = row["prompt_answer"], probability(row["label"])
+    if math.isnan(value):
+        raise Unusable("label is null")
+    if not isinstance(text, str):
+        raise Unusable("prompt_answer is no text")
+    found = re.search(r"\n\s*(?:solution|existing steps|answer)\s*:\s*", text, re.IGNORECASE)
+    prompt, solution = (text[: found.start()], text[found.end() :]) if found else _question(text, ())
+    prompt = re.sub(r"^\s*(?:problem|question)\s*:\s*", "", prompt, flags=re.IGNORECASE)
+    steps = [s.strip() for s in re.split(r"\n(?=\s*step \d+\s*:)", solution, flags=re.IGNORECASE)]
+    steps = [s for s in steps if s]
+    tree = new_tree(prompt.strip(), "soft", extra=rest(row, "prompt_answer", "label"))
+    return [chain(tree, steps, [math.nan] * (len(steps) - 1) + [value], is_end=False)]
+
+
+def paragraphs(text: Any) -> list[str]:
+    """The parts of a text between blank lines."""
+    if not isinstance(text, str):
+        raise Unusable("a completion is no text")
+    return [p for p in text.split(PARAGRAPH) if p.strip()]
