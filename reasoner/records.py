@@ -12,7 +12,7 @@ from reasoner.tree import Tree
 
 @dataclass(frozen=True)
 class SFTExample:
-    """A prompt and the completion to imitate."""
+    """A prompt and the completion to imitate; `mask` is 0 at completion tokens that are not learned, empty for none such."""
 
     problem_id: str
     prompt: str
@@ -21,6 +21,7 @@ class SFTExample:
     completion_ids: list[int]
     source: str = ""
     licence: str = ""
+    mask: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

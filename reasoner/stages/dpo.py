@@ -13,14 +13,19 @@ from reasoner.trainers.dpo import DPOStage, train_dpo
 
 
 class DPO(DPOStage):
-    """DPO on sibling pairs from the trees."""
+    """DPO or IPO on pairs from the trees: whole continuations by outcome, or single steps (Step-DPO)."""
 
     kind: Literal["dpo"]
     name: str = "dpo"
     model: str = Field(description="stage, folder or hub name to start from")
     labels: str = Field("label", description="stage whose preference pairs are learned")
+    pairs: Literal["pairs", "step_pairs"] = Field(
+        "pairs",
+        description="pairs: continuations by outcome; step_pairs: steps at the first wrong one (Step-DPO)",
+    )
 
 
 def run_dpo(config: DPO, context: Context) -> None:
-    pairs = list(read_records(context.out / "records" / config.labels / "pairs", PreferencePair))
+    folder = context.out / "records" / config.labels / config.pairs
+    pairs = list(read_records(folder, PreferencePair)) if folder.is_dir() else []
     train_dpo(context.model(config.model), pairs, config, context.session)

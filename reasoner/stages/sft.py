@@ -6,18 +6,23 @@ from typing import Literal
 
 from pydantic import Field
 
+from reasoner.records import SFTExample
 from reasoner.registry import UserError
 from reasoner.stages.context import Context, examples
+from reasoner.store import read_records
 from reasoner.trainers.sft import SFTStage, train_sft
 
 
 class SFT(SFTStage):
-    """Supervised fine-tuning on the worked solutions of problem sets."""
+    """Supervised fine-tuning on the worked solutions of problem sets, and on verified traces from trees."""
 
     kind: Literal["sft"]
     name: str = "sft"
     model: str = Field(description="stage, folder or hub name to start from")
     problems: list[str] = Field(["demonstrations"], description="problem sets with solutions")
+    traces: str | None = Field(
+        None, description="label stage whose verified traces are imitated as well (rejection sampling)"
+    )
     seconds_of: list[str] = Field([], description="train for as many seconds as these stages took together")
 
 
@@ -30,5 +35,12 @@ def run_sft(config: SFT, context: Context) -> None:
                 f"seconds_of names {', '.join(missing)}, which did not run before; expected earlier stages"
             )
         config = config.model_copy(update={"max_seconds": sum(seconds[s] for s in config.seconds_of)})
-    shown = examples(config.problems, context, context.prompting(config.model))
+    shown = examples(config.problems, context, context.prompting(config.model)) if config.problems else []
+    if config.traces:
+        folder = context.out / "records" / config.traces / "traces"
+        if not folder.is_dir():
+            raise UserError(
+                f"{config.traces} made no verified traces; expected a label stage whose trees hold right chains"
+            )
+        shown += read_records(folder, SFTExample)
     train_sft(context.model(config.model), shown, config, context.session)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -22,6 +22,10 @@ class DPOStage(Config):
     """Prefer the right sibling over the wrong one. What `trl` holds is passed to trl.DPOConfig."""
 
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-6)
+    loss: Literal["sigmoid", "ipo"] = Field(
+        "sigmoid",
+        description="sigmoid: DPO (Rafailov et al. 2023); ipo: squared distance to 1 / (2 beta) (Azar et al. 2023)",
+    )
     beta: float = Field(0.1, gt=0, description="strength of the tie to the policy at the start")
     batch_size: int = Field(32, ge=1, description="pairs per update and process")
     epochs: float = Field(1.0, gt=0, description="passes over the pairs")
@@ -59,6 +63,7 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
     }
     chosen = {
         "output_dir": str(session.out),
+        "loss_type": [config.loss],
         "beta": config.beta,
         "per_device_train_batch_size": config.batch_size,
         "max_steps": steps,

@@ -42,7 +42,9 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
     dataset = Dataset.from_dict(
         {
             "input_ids": [e.prompt_ids + e.completion_ids for e in examples],
-            "completion_mask": [[0] * len(e.prompt_ids) + [1] * len(e.completion_ids) for e in examples],
+            "completion_mask": [
+                [0] * len(e.prompt_ids) + (e.mask or [1] * len(e.completion_ids)) for e in examples
+            ],
         }
     )
     per_epoch = max(1, len(examples) // config.batch_size)

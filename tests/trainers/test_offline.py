@@ -1,0 +1,90 @@
+"""SFT, DPO, IPO and Step-DPO through TRL: the sampled ids and nothing else, and the losses that they start from."""
+
+import math
+
+import pytest
+import torch
+from small_models import save_small_qwen
+from trl import DPOTrainer, SFTTrainer
+
+from reasoner.ledger import Ledger
+from reasoner.policy.adapters import LoRA
+from reasoner.records import PreferencePair, SFTExample
+from reasoner.trainers.dpo import DPOStage, train_dpo
+from reasoner.trainers.loop import Session
+from reasoner.trainers.sft import SFTStage, train_sft
+
+PAIRS = [
+    PreferencePair("p", "", "", "", [5, 6], [7, 8, 9], [10, 11], is_whole=False),
+    PreferencePair("q", "", "", "", [5, 6, 7], [12], [13, 14], is_whole=False),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(save_small_qwen(tmp_path_factory.mktemp("base"), ["1 + 2 = 3\n"] * 9, 300))
+
+
+def run(train, folder, data, config, out) -> list[dict]:
+    lines, ledger = [], Ledger()
+    with ledger.stage("x"):
+        train(folder, data, config, Session(out, ledger, log=lambda metrics, step: lines.append(metrics)))
+    return lines
+
+
+def recorded(monkeypatch, trainer, method: str) -> list[dict]:
+    """What the trainer's loss is given, taken down on the way."""
+    seen, plain = [], getattr(trainer, method)
+
+    def taking_down(self, model, inputs, *args, **options):
+        seen.append({k: v.clone() for k, v in inputs.items() if isinstance(v, torch.Tensor)})
+        return plain(self, model, inputs, *args, **options)
+
+    monkeypatch.setattr(trainer, method, taking_down)
+    return seen
+
+
+def rows(batch) -> list[list[int]]:
+    """The token ids of each row without padding."""
+    return [
+        ids[keep.bool()].tolist()
+        for ids, keep in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=2, alpha=4)])
+@pytest.mark.parametrize(("loss", "start"), [("sigmoid", math.log(2)), ("ipo", 25.0)])
+def test_preference_losses_start_where_they_must(folder, tmp_path, loss, start, lora):
+    config = DPOStage(loss=loss, beta=0.1, batch_size=2, epochs=1, lora=lora, trl={"logging_steps": 1})
+    lines = run(train_dpo, folder, PAIRS, config, tmp_path)
+    assert lines[0]["dpo/loss"] == pytest.approx(start, rel=1e-4)
+
+
+def test_dpo_sees_the_sampled_ids_without_an_end_of_text(folder, tmp_path, monkeypatch):
+    seen = recorded(monkeypatch, DPOTrainer, "_compute_loss")
+    run(train_dpo, folder, PAIRS, DPOStage(batch_size=2), tmp_path)
+    wanted = [[5, 6, 7, 8, 9], [5, 6, 7, 12], [5, 6, 10, 11], [5, 6, 7, 13, 14]]
+    assert sorted(rows(seen[0])) == sorted(wanted)
+
+
+def test_sft_learns_where_the_mask_says(folder, tmp_path, monkeypatch):
+    seen = recorded(monkeypatch, SFTTrainer, "compute_loss")
+    examples = [
+        SFTExample("p", "", "", [5, 6], [7, 8, 9]),
+        SFTExample("q", "", "", [5], [10, 11, 12], mask=[1, 0, 1]),
+    ]
+    run(train_sft, folder, examples, SFTStage(batch_size=2, max_steps=1), tmp_path)
+    learned = [labels[labels != -100].tolist() for labels in seen[0]["labels"]]
+    assert sorted(learned) == [[7, 8, 9], [10, 12]]
+    assert sorted(rows(seen[0])) == [[5, 6, 7, 8, 9], [5, 10, 11, 12]]
+
+
+def test_dpo_goes_on_from_an_adapter_and_saves_that_alone(folder, tmp_path):
+    lora = LoRA(r=2, alpha=4)
+    run(train_dpo, folder, PAIRS, DPOStage(batch_size=2, lora=lora), tmp_path / "a")
+    adapter = tmp_path / "a/model"
+    again = DPOStage(batch_size=2, trl={"logging_steps": 1})
+    lines = run(train_dpo, str(adapter), PAIRS, again, tmp_path / "b")
+    assert lines[0]["dpo/loss"] == pytest.approx(math.log(2), rel=1e-4)
+    assert not (tmp_path / "b/model/ref").exists()
+    assert (tmp_path / "b/model/adapter_model.safetensors").is_file()
