@@ -105,6 +105,13 @@ class Ledger:
         """The ledger that `to_dict` was called on."""
         return cls(**Ledger(data["counts"], data["seconds"]).to_dict())
 
+    def resume(self, saved: dict[str, Any], seconds: float) -> None:
+        """Go on in the present stage with the counts that `to_dict` gave in it, and the seconds that it had taken."""
+        if self._stage is None:
+            raise ValueError("got counts to resume outside a stage, expected `with ledger.stage(name):` around")
+        self.counts[self._stage] = dict(saved["counts"].get(self._stage, {}))
+        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + seconds
+
     def save(self, path: str | Path) -> None:
         """Write as JSON; atomic."""
         write_json(path, self.to_dict())

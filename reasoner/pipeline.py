@@ -24,7 +24,10 @@ from reasoner.stages import STAGES, TRAINERS, StageConfig
 from reasoner.stages.context import Context, clear
 from reasoner.store import is_done, mark_done, read_json, write_text
 from reasoner.tracking import Tracker
+from reasoner.trainers.checkpoint import latest_step
 from reasoner.trainers.loop import Session
+
+CHECKPOINTS = "checkpoints"  # in a stage's folder, while it trains
 
 
 class RunConfig(Config):
@@ -84,6 +87,7 @@ def run(config: RunConfig, progress: Progress = lambda stage, done, total, note:
         if state.is_main_process:
             ledger.save(out / "ledger.json")
             mark_done(folder, {"seconds": ledger.seconds[stage.name]})
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         state.wait_for_everyone()
     return _conclude(config, out, ledger) if state.is_main_process else []
 
@@ -91,9 +95,11 @@ def run(config: RunConfig, progress: Progress = lambda stage, done, total, note:
 def _run_stage(
     stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress
 ) -> None:
-    models = out / "models" / stage.name if stage.kind in (*TRAINERS, "init") else out / "stages" / stage.name
+    folder = out / "stages" / stage.name
+    models = out / "models" / stage.name if stage.kind in (*TRAINERS, "init") else folder
+    checkpoints = folder / CHECKPOINTS
     with (
-        Tracker(out / "stages" / stage.name, config.wandb, main=is_main) as tracker,
+        Tracker(folder, config.wandb, latest_step(checkpoints), is_main) as tracker,
         ledger.stage(stage.name),
     ):
         session = Session(
@@ -102,6 +108,7 @@ def _run_stage(
             log=lambda metrics, step: tracker.log({"stage": stage.name, **metrics}, step),
             progress=lambda done, total, note: progress(stage.name, done, total, note),
             seed=config.seed,
+            checkpoints=checkpoints,
         )
         STAGES[stage.kind](stage, Context(out, config.problems, config.prompt, session))
     progress(stage.name, 1, 1, f"{ledger.seconds[stage.name]:.0f} s")
@@ -153,8 +160,10 @@ def _claim(config: RunConfig, out: Path) -> None:
 
 
 def _withdraw(stage: str, config: RunConfig, out: Path) -> None:
-    """Leave nothing half-written of a stage that could not run; nothing at all where no stage is done."""
+    """Leave nothing half-written of a stage that could not run but its checkpoints; nothing at all where no stage is done."""
     clear(stage, out)
+    if latest_step(out / "stages" / stage / CHECKPOINTS):
+        return
     shutil.rmtree(out / "stages" / stage, ignore_errors=True)
     if not any((out / "stages").glob("*/done")):
         shutil.rmtree(out, ignore_errors=True)

@@ -20,6 +20,7 @@ class PPO(PolicyGradientStage):
     problems: list[str] = Field(["train"], description="problem sets")
     critic: str | None = Field(None, description="stage whose reward model the critic starts from")
     prm: str | None = Field(None, description="stage of the PRM that enters the reward")
+    orm: str | None = Field(None, description="stage of the ORM that enters the reward")
     demonstrations: list[str] = Field([], description="problem sets imitated beside, with ptx_weight")
 
 
@@ -33,4 +34,5 @@ def run_ppo(config: PPO, context: Context) -> None:
     train_policy(
         context.model(config.model), prompting, shuffled(context.items(config.problems), context.session.seed), config,
         context.session, config.critic and context.model(config.critic), config.prm and context.model(config.prm), shown,
+        config.orm and context.model(config.orm),
     )  # fmt: skip

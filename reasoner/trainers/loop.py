@@ -19,13 +19,17 @@ from reasoner.registry import lookup
 
 @dataclass
 class Session:
-    """Where a stage writes and whom it tells: `log(metrics, step)`, `progress(done, total, note)`."""
+    """Where a stage writes and whom it tells: `log(metrics, step)`, `progress(done, total, note)`.
+
+    `checkpoints` is the folder from which a killed loop goes on; None keeps none.
+    """
 
     out: Path
     ledger: Ledger = field(default_factory=Ledger)
     log: Callable[[Mapping[str, Any], int], None] = lambda metrics, step: None
     progress: Callable[[int, int, str], None] = lambda done, total, note: None
     seed: int = 0
+    checkpoints: Path | None = None
 
 
 class OptimizerConfig(Config):

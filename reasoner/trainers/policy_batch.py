@@ -5,7 +5,6 @@ Shape suffixes: N sampled tokens, S states that the critic is trained on.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,11 @@ import torch
 from accelerate import Accelerator
 
 from reasoner.data.prompting import Prompting
-from reasoner.losses import truncated_importance
+from reasoner.losses import Sequences, truncated_importance
 from reasoner.policy.heads import PolicyNet, ScoreNet
 from reasoner.records import PolicySample, SFTExample
+from reasoner.scoring.backup import leaf_weights
 from reasoner.signals.packing import Packed, batches, pack
-from reasoner.trainers.loop import Session
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import same_count, summed
 from reasoner.tree import ROOT, Problem, Tree
@@ -32,9 +31,12 @@ class Batch:
     packed: Packed
     advantages_N: torch.Tensor
     weights_N: torch.Tensor
+    total: float  # what this micro-batch adds to the divisor of the loss
     importance_N: torch.Tensor
     old_N: torch.Tensor
     ref_N: torch.Tensor | None
+    gap_N: torch.Tensor  # trainer's log-probabilities less the sampler's, of the tokens that weigh
+    sequences: Sequences | None
     state_S: torch.Tensor
     returns_S: torch.Tensor
     state_weights_S: torch.Tensor
@@ -42,46 +44,73 @@ class Batch:
 
 @dataclass
 class Models:
-    """The networks of a run; `critic`, `ref` and `prm` are None where the method or the reward does without."""
+    """The networks of a run; all but the policy are None where the method or the reward does without."""
 
     whole: Any  # what is saved: the causal LM, or its adapter
     policy: Any
     critic: Any | None
     ref: PolicyNet | None
-    prm: ScoreNet | None
+    prm: Any | None
+    orm: ScoreNet | None = None
 
 
-def is_mixed(tree: Tree) -> bool:
-    """True where some judged leaves are right and some are not: the others carry no advantage over their mean."""
-    return len({v.status == "correct" for v in tree.verdicts.values() if v.status != "error"}) == 2
+def right_share(tree: Tree) -> float | None:
+    """The share of judged leaves that are right; None where none was judged."""
+    judged = [v.status == "correct" for v in tree.verdicts.values() if v.status != "error"]
+    return sum(judged) / len(judged) if judged else None
 
 
-def score_values(critic, trees: Sequence[Tree], max_tokens: int) -> None:
-    """Set `tree.scores["value"]`: the critic's value at the prompt's end and at every step end."""
-    device = next(critic.parameters()).device
-    critic.eval()
+def is_usable(tree: Tree, config: PolicyGradientStage) -> bool:
+    """Whether a tree goes into the update, by the share of its right answers."""
+    share = right_share(tree)
+    if share is None or (config.drop_uniform and share in (0.0, 1.0)):
+        return False
+    low, high = config.keep_between
+    return low <= share <= high
+
+
+def step_states(tree: Tree) -> list[tuple[int, int]]:
+    """The prompt's end and every step end: where a critic of steps and a PRM are read."""
+    return [
+        _prompt_end(tree),
+        *((i, e + 1) for i, n in enumerate(tree.nodes) if i != ROOT for e in n.step_ends),
+    ]
+
+
+def token_states(tree: Tree) -> list[tuple[int, int]]:
+    """The prompt's end and the state after every token: where a critic of tokens is read."""
+    after = ((i, e + 1) for i, n in enumerate(tree.nodes) if i != ROOT for e in range(len(n.token_ids)))
+    return [_prompt_end(tree), *after]
+
+
+STATES = {"value": step_states, "token_value": token_states, "prm": step_states, "orm": step_states}
+
+
+def _prompt_end(tree: Tree) -> tuple[int, int]:
+    return ROOT, len(tree.nodes[ROOT].token_ids)
+
+
+def score_states(net, trees: Sequence[Tree], name: str, max_tokens: int) -> None:
+    """Set `tree.scores[name]` to the net's probabilities at that score's states, the prompt's end under the root."""
+    device = next(net.parameters()).device
+    was_training = net.training
+    net.eval()
     for numbers in same_count(batches(trees, max_tokens)):
         of_batch = [trees[t] for t in numbers] or [blank()]
         packed = pack(of_batch, device)
-        at = [
-            [(i, packed.state(b, i, offset)) for i, offset in _value_states(tree)]
-            for b, tree in enumerate(of_batch)
-        ]
-        flat_S = torch.tensor([f for of_tree in at for _, f in of_tree], device=device)
+        at = [STATES[name](tree) for tree in of_batch]
+        flat = [packed.state(b, *state) for b, states in enumerate(at) for state in states]
         with torch.no_grad():
-            values = iter(
-                critic(packed.ids_BT, packed.positions_BT, packed.mask_B1TT, flat_S).sigmoid().tolist()
+            logits_S = net(
+                packed.ids_BT, packed.positions_BT, packed.mask_B1TT, torch.tensor(flat, device=device)
             )
-        for tree, of_tree in zip(of_batch, at, strict=True):
-            scores = tree.scores.setdefault("value", {})
-            for node, _ in of_tree:
+        values = iter(logits_S.sigmoid().tolist())
+        for tree, states in zip(of_batch, at, strict=True):
+            scores: dict[int, list[float]] = {}
+            for node, _ in states:
                 scores.setdefault(node, []).append(next(values))
-    critic.train()
-
-
-def _value_states(tree: Tree) -> list[tuple[int, int]]:
-    prompt_end = (ROOT, len(tree.nodes[ROOT].token_ids))
-    return [prompt_end, *((i, e + 1) for i, n in enumerate(tree.nodes) if i != ROOT for e in n.step_ends)]
+            tree.scores[name] = scores
+    net.train(was_training)
 
 
 def blank() -> Tree:
@@ -122,29 +151,65 @@ def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientS
     trees = [s.tree for s in samples] or [blank()]
     packed = pack(trees, device)
     weights_N = packed.flat([s.weights for s in samples] or [{}])
-    sampler_N = packed.flat([{i: np.array(n.logprobs) for i, n in enumerate(t.nodes)} for t in trees])
+    sampler_N, sampler_full_N = (
+        packed.flat([{i: np.array(getattr(n, name)) for i, n in enumerate(t.nodes)} for t in trees])
+        for name in ("logprobs", "logprobs_full")
+    )
+    inputs = (packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N)
     with torch.no_grad():
-        old_N, _ = models.policy(
-            packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N
-        )
-        ref_N = None
-        if models.ref is not None:
-            ref_N, _ = models.ref(
-                packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N
-            )
+        old_N, _ = models.policy(*inputs)
+        ref_N = models.ref(*inputs)[0] if models.ref is not None else None
     targets = [(b, t) for b, s in enumerate(samples) for t in s.targets]
+    total = weights_N.sum().item()
+    if config.advantage.normalise == "constant":
+        total = float(len(samples) * config.max_tokens)
     return Batch(
         packed=packed,
         advantages_N=packed.flat([s.advantages for s in samples] or [{}]),
         weights_N=weights_N,
+        total=total,
         importance_N=truncated_importance(old_N, sampler_N, config.importance_limit),
         old_N=old_N,
         ref_N=ref_N,
+        gap_N=(old_N - sampler_full_N)[weights_N > 0],
+        sequences=sequences(samples, config, device) if config.loss == "gspo" else None,
         state_S=torch.tensor(
             [packed.state(b, t.node, t.offset) for b, t in targets], dtype=torch.long, device=device
         ),
         returns_S=torch.tensor([t.value for _, t in targets], device=device),
         state_weights_S=torch.tensor([t.weight for _, t in targets], device=device),
+    )
+
+
+def sequences(samples: Sequence[PolicySample], config: PolicyGradientStage, device) -> Sequences:
+    """The trained trajectories of the samples, as pairs of tokens (in the order of N) and trajectories."""
+    tokens: list[int] = []
+    numbers: list[int] = []
+    shares: list[float] = []
+    lengths: list[int] = []
+    begin = 0
+    for sample in samples:
+        tree = sample.tree
+        starts = np.cumsum([begin, *(len(n.token_ids) for n in tree.nodes[1:])])
+        for leaf, weight in leaf_weights(tree).items():
+            path = [(s.node, i) for s in tree.path(leaf)[1:] for i in range(s.end)]
+            if not path or sample.weights[path[-1][0]][path[-1][1]] == 0:
+                continue
+            tokens += [int(starts[node - 1]) + i for node, i in path]
+            numbers += [len(lengths)] * len(path)
+            shares += [weight / len(path) if config.advantage.normalise == "sequences" else weight] * len(
+                path
+            )
+            lengths.append(len(path))
+        begin = int(starts[-1])
+    token_P = torch.tensor(tokens, dtype=torch.long, device=device)
+    share_P = torch.tensor(shares, dtype=torch.float32, device=device)
+    mass_N = torch.zeros(begin, device=device).index_add(0, token_P, share_P)
+    return Sequences(
+        token_P,
+        torch.tensor(numbers, dtype=torch.long, device=device),
+        share_P / mass_N[token_P],
+        torch.tensor(lengths, dtype=torch.float32, device=device),
     )
 
 
@@ -164,38 +229,3 @@ def verified_chains(
                            problem.source, problem.licence)
             )  # fmt: skip
     return found
-
-
-def book(
-    session: Session, trees: Sequence[Tree], kept: Sequence[Tree], models: Models, config: PolicyGradientStage
-) -> None:
-    """Count a round's work in the ledger."""
-    leaves = sum(len(t.leaves()) for t in trees)
-    tokens = sum(t.num_sampled for t in kept)
-    session.ledger.add(
-        "policy", trajectories_generated=leaves, trajectories_kept=sum(len(t.leaves()) for t in kept),
-        verifications=leaves, scored=tokens, trained=tokens * config.epochs,
-    )  # fmt: skip
-    if models.critic is not None:
-        session.ledger.add("critic", trained=tokens * config.epochs, scored=tokens)
-
-
-def describe(trees, statuses, kept, seen: Counter, config, accelerator: Accelerator) -> dict[str, float]:
-    """A round's metrics, over all processes."""
-    leaves = [(t, leaf) for t in trees for leaf in t.leaves()]
-    lengths = [len(t.completion_ids(leaf)) for t, leaf in leaves]
-    steps = [len(t.step_ends(leaf)) for t, leaf in leaves]
-    entropy = [e for t in trees for n in t.nodes[1:] for e in n.entropy]
-    names = ["loss", "value_loss", "clipped", "kl_step", "kl_sampler", "ptx_loss"]
-    totals = summed(
-        [statuses["correct"], statuses["error"], len(leaves), sum(lengths), sum(steps), sum(entropy), len(entropy),
-         kept, *(seen[n] for n in names)],
-        accelerator,
-    )  # fmt: skip
-    correct, errors, n, length, step, ent, tokens, kept = totals[:8]
-    updates = seen["updates"]
-    found = {"reward": correct / max(1, n - errors), "errors": errors, "length": length / n, "num_steps": step / n,
-             "entropy": ent / max(1, tokens), "kept": kept, "grad_norm": seen["grad_norm"] / updates,
-             "skipped": seen["skipped"]}  # fmt: skip
-    found |= {name: total / updates for name, total in zip(names, totals[8:], strict=True)}
-    return {f"ppo/{k}": v for k, v in found.items()}

@@ -8,7 +8,16 @@ from reasoner.config import Config
 from reasoner.policy.adapters import LoRA
 from reasoner.search.branch import BranchConfig
 from reasoner.signals.credit import AdvantageConfig
+from reasoner.trainers.alarms import AlarmConfig
 from reasoner.trainers.loop import OptimizerConfig
+
+
+class PRMRefresh(Config):
+    """Train the PRM on the policy's own trees while these change."""
+
+    every: int = Field(1, ge=1, description="rounds between two refreshes")
+    updates: int = Field(1, ge=1, description="updates of a refresh, each on a part of the round's trees")
+    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5, schedule="constant", warmup=0.0)
 
 
 class PolicyGradientStage(Config):
@@ -26,12 +35,18 @@ class PolicyGradientStage(Config):
     critic_optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5)
     minibatches: int = Field(2, ge=1, description="updates per pass over a round's problems")
     epochs: int = Field(1, ge=1, description="passes over a round's problems")
-    clip_low: float = Field(0.2, gt=0, description="PPO's clip below 1")
-    clip_high: float = Field(
-        0.2, gt=0, description="PPO's clip above 1; larger than clip_low is DAPO's clip-higher"
+    loss: str = Field(
+        "ppo_clip",
+        description="ppo_clip | gspo (one ratio a trajectory) | cispo (clipped weights), or module:function",
     )
-    kl_weight: float = Field(
-        0.0, ge=0, description="weight of KL(policy ‖ the policy at the start), estimator k3"
+    clip_low: float = Field(0.2, gt=0, description="the ratio's clip below 1")
+    clip_high: float = Field(
+        0.2, gt=0, description="the ratio's clip above 1; larger than clip_low is DAPO's clip-higher"
+    )
+    kl_weight: float = Field(0.0, ge=0, description="weight of KL(policy ‖ the policy at the start)")
+    kl_estimator: str = Field(
+        "k3",
+        description="of that KL: k2 (its gradient is the KL's) | k3 | k1 (its gradient is 0: to compare)",
     )
     entropy_weight: float = Field(0.0, ge=0, description="weight of the entropy bonus")
     ptx_weight: float = Field(
@@ -45,12 +60,33 @@ class PolicyGradientStage(Config):
     drop_uniform: bool = Field(
         True, description="leave out trees whose judged answers are all right or all wrong"
     )
+    keep_between: tuple[float, float] = Field(
+        (0.0, 1.0), description="leave out trees whose share of right answers is outside, e.g. [0.2, 0.8]"
+    )
+    max_resamples: int = Field(
+        0, ge=0, description="times more problems are drawn in a round to replace those left out (DAPO)"
+    )
     whiten: bool = Field(True, description="scale advantages to mean 0 and deviation 1 over the round")
     tokens_per_batch: int = Field(4096, ge=1, description="packed positions in one forward pass")
     num_slots: int = Field(128, ge=1, description="sequences that the engine decodes at once")
     lora: LoRA | None = Field(
-        None, description="train a LoRA adapter instead of all weights; reference, critic and PRM share its base"
+        None,
+        description="train a LoRA adapter instead of all weights; reference, critic and PRM share its base",
+    )
+    prm_refresh: PRMRefresh | None = Field(
+        None, description="train the PRM on the policy's trees as they come"
+    )
+    alarms: AlarmConfig = AlarmConfig()
+    sampler_limit: float = Field(
+        0.05, gt=0, description="mean k3 between sampler and trainer beyond which the run stops"
+    )
+    patience: int = Field(
+        10, ge=1, description="rounds in a row without a usable update after which the run stops"
+    )
+    save_every: int = Field(
+        5, ge=1, description="rounds between two checkpoints; a killed run goes on from there"
     )
     gradient_checkpointing: bool = Field(
-        False, description="compute each layer again in the backward pass: less memory, about a third more time"
+        False,
+        description="compute each layer again in the backward pass: less memory, about a third more time",
     )

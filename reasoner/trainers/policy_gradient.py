@@ -1,52 +1,78 @@
 """On-policy training: trees, rewards, advantages, clipped updates of policy and critic, in one loop.
 
-What differs between methods is a function from a table (signals/advantages). Each token of a tree is
+What differs between methods is a function from a table (signals/advantages, losses). Each token of a tree is
 computed once in every pass, and losses are normalised over the global batch, so one process and several
-make the same updates.
-
-Shape suffixes: N sampled tokens, S states that the critic is trained on.
+make the same updates. A killed run goes on from its last checkpoint and ends with the same weights.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import random
-from collections import Counter
-from collections.abc import Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from reasoner.data.prompting import Prompting
-from reasoner.losses import kl_k3, ppo_clip, value_mse
 from reasoner.policy.engine import Sampling
 from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import save
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.outcome import judge
-from reasoner.scoring.prm import score_steps
+from reasoner.scoring.reward import doubts
 from reasoner.search.branch import tree_of
 from reasoner.search.grow import Growth, grow
-from reasoner.signals.advantages import ADVANTAGES
-from reasoner.signals.packing import pack
+from reasoner.signals.advantages import ADVANTAGES, CRITIC
+from reasoner.trainers.alarms import alarms
+from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
+from reasoner.trainers.gates import check_gap, check_liveness, check_room, check_same_tokens, sampler_gap
 from reasoner.trainers.loop import Session, by_steps, make_optimizer
 from reasoner.trainers.policy_batch import (
-    Batch,
     Models,
-    book,
-    describe,
     grouped,
-    is_mixed,
+    is_usable,
     prepare,
-    score_values,
+    score_states,
     verified_chains,
     whiten,
 )
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_models import load_models
+from reasoner.trainers.policy_report import book, describe
+from reasoner.trainers.policy_update import fitting, update_once
+from reasoner.trainers.prm_refresh import refresh
 from reasoner.trainers.ranks import check_supported, summed
-from reasoner.tree import ROOT, Node, Problem, Tree
+from reasoner.tree import Problem, Tree
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Position:
+    """Where the loop is, on one process: what a checkpoint holds beside weights, optimizers and schedules."""
+
+    cursor: int = 0  # problems drawn so far, over all processes
+    own_chains: list[SFTExample] = field(default_factory=list)
+    watched: list[dict[str, float]] = field(default_factory=list)  # what the alarms look at
+    barren: int = 0  # rounds in a row without a usable update
+    rollbacks: int = 0
+
+
+@dataclass
+class Round:
+    """What a round has drawn on this process; `usable` are (number within the round, tree)."""
+
+    problems: list[Problem] = field(default_factory=list)
+    trees: list[Tree] = field(default_factory=list)
+    usable: list[tuple[int, Tree]] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
 
 
 def train_policy(
@@ -58,15 +84,110 @@ def train_policy(
     critic_path: str | None = None,
     prm_path: str | None = None,
     demonstrations: Sequence[SFTExample] = (),
+    orm_path: str | None = None,
 ) -> None:
     """Train the policy of `model_path` and save it to `session.out`/model, the critic to `session.out`/critic."""
     if not problems:
         raise UserError("no problems to train on; expected at least one, check the problem source")
     method = lookup(ADVANTAGES, config.advantage.method, "advantage method")
+    for doubt in doubts(config.advantage.reward):
+        logger.warning("advantage.reward: %s", doubt)
+    for path, what in ((critic_path, "critic"), (prm_path, "PRM"), (orm_path, "ORM")):
+        if path:
+            check_same_tokens(path, what, prompting.tokenizer)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     check_supported(accelerator)
     torch.manual_seed(session.seed)
-    models, sampler = load_models(model_path, critic_path, prm_path, config)
+    models, sampler = load_models(model_path, critic_path, prm_path, config, orm_path)
+    trained = _prepare_training(models, config, accelerator)
+    for frozen in (models.ref, models.prm, models.orm):
+        if frozen is not None and not any(p.requires_grad for p in frozen.parameters()):
+            frozen.to(accelerator.device)
+    longest = max(len(prompting.prompt_ids(p.prompt)) for p in problems)
+    check_room(sampler.config, longest, config.max_tokens)
+    engine = LocalEngine(
+        sampler.to(accelerator.device), [prompting.eos_id], config.num_slots,
+        max_context=longest + config.max_tokens, ledger=session.ledger,
+    )  # fmt: skip
+    weights = [p for group in trained.optimizers[0].param_groups for p in group["params"]]
+    # the engine runs the trained module itself: only old KV must go
+    check_liveness(weights, engine, prompting.prompt_ids(problems[0].prompt), lambda: engine.load_weights(-1))
+    fingerprint = _fingerprint(config, session.seed, len(problems), accelerator.num_processes)
+    begun = time.monotonic()
+    round, at, spent = _resume(session, trained, fingerprint, accelerator)
+    begun -= spent
+
+    while round < config.rounds:
+        engine.load_weights(round)
+        drawn = draw(problems, at, round, engine, prompting, config, session.seed, accelerator)
+        usable_trees = [t for _, t in drawn.usable]
+        for net, name in (
+            (models.prm, "prm"),
+            (models.orm, "orm"),
+            (models.critic, CRITIC.get(config.advantage.method, "value")),
+        ):
+            if net is not None:
+                score_states(net, usable_trees, name, config.tokens_per_batch)
+        samples = [method(t, config.advantage) for t in usable_trees]
+        if config.whiten:
+            samples = whiten(samples, accelerator)
+        if config.imitate_self:
+            at.own_chains += verified_chains(drawn.problems, drawn.trees, prompting)
+        parts = [
+            [s for (i, _), s in zip(drawn.usable, samples, strict=True) if i % config.minibatches == m]
+            for m in range(config.minibatches)
+        ]
+        with fitting(config):
+            prepared = [
+                [prepare(s, models, config, accelerator.device) for s in grouped(p, config)] for p in parts
+            ]
+        gap = sampler_gap([b.gap_N for part in prepared for b in part], accelerator)
+        check_gap(gap, config.sampler_limit)
+        seen: defaultdict[str, float] = defaultdict(float)
+        shown_from = [*demonstrations, *at.own_chains]
+        rng = random.Random(f"{session.seed} {round} {accelerator.process_index}")
+        with fitting(config):
+            for _ in range(config.epochs):
+                for part in prepared:
+                    shown = rng.choices(shown_from, k=config.ptx_batch) if config.ptx_weight else []
+                    optimizers = trained.optimizers[: 1 + (models.critic is not None)]
+                    stats = update_once(part, shown, models, optimizers, config, accelerator)
+                    for name, number in stats.items():
+                        seen[name] += number
+                    for schedule in trained.schedules:
+                        schedule.step()
+        book(session, drawn.trees, usable_trees, models, config)
+        metrics = describe(drawn.trees, drawn.statuses, usable_trees, seen, gap, accelerator)
+        if (
+            config.prm_refresh is not None
+            and models.prm is not None
+            and (round + 1) % config.prm_refresh.every == 0
+        ):
+            metrics["prm_loss"] = refresh(
+                models.prm, trained.optimizers[-1], drawn.trees, config.prm_refresh, config.tokens_per_batch,
+                session, accelerator,
+            )  # fmt: skip
+        at.watched.append(
+            {k: v for k, v in metrics.items() if k in ("prm", "reward", "num_steps", "length", "kl_step")}
+        )
+        rung = alarms(at.watched, config.alarms)
+        metrics |= {f"alarm_{name}": 1.0 for name in rung}
+        round += 1
+        session.log({f"ppo/{k}": v for k, v in metrics.items()}, round)
+        session.progress(round, config.rounds, "")
+        at.barren = 0 if seen["updates"] > max(seen["skipped"], seen["empty"]) else at.barren + 1
+        if at.barren >= config.patience:
+            raise UserError(_why_barren(at.barren, seen, drawn))
+        if rung:
+            at = _answer(rung, at, config, session, trained, fingerprint, accelerator)
+        if session.checkpoints is not None and (round % config.save_every == 0 or (rung and at.rollbacks)):
+            loop = {**asdict(at), "ledger": session.ledger.to_dict(), "seconds": time.monotonic() - begun}
+            save_checkpoint(session.checkpoints, round, trained, loop, fingerprint, accelerator)
+    _save(models, prompting, session.out, config, accelerator)
+
+
+def _prepare_training(models: Models, config: PolicyGradientStage, accelerator: Accelerator) -> Trained:
+    """Optimizers and schedules of the policy, of the critic and of a PRM that is refreshed, in this order."""
     total = config.rounds * config.epochs * config.minibatches
     optimizers = [make_optimizer(models.policy, config.optimizer)]
     schedules = [by_steps(optimizers[0], config.optimizer, total)]
@@ -75,64 +196,67 @@ def train_policy(
         schedules.append(by_steps(optimizers[1], config.critic_optimizer, total))
         models.critic, optimizers[1] = accelerator.prepare(models.critic, optimizers[1])
     models.policy, optimizers[0] = accelerator.prepare(models.policy, optimizers[0])
-    for frozen in (models.ref, models.prm):
-        if frozen is not None:
-            frozen.to(accelerator.device).requires_grad_(False)
-    engine = LocalEngine(
-        sampler.to(accelerator.device), [prompting.eos_id], config.num_slots,
-        max_context=_longest_prompt(problems, prompting) + config.max_tokens, ledger=session.ledger,
-    )  # fmt: skip
-    shown_from = list(demonstrations)
-    rng = random.Random(session.seed + accelerator.process_index)
-    for round in range(config.rounds):
-        chosen = [
-            problems[(round * config.problems_per_round + i) % len(problems)]
-            for i in range(config.problems_per_round)
-        ]
-        mine = [
-            (i, p) for i, p in enumerate(chosen) if i % accelerator.num_processes == accelerator.process_index
-        ]
-        engine.load_weights(round)  # the engine runs the trained module itself: only old KV must go
-        trees = rollout([p for _, p in mine], engine, prompting, config, session.seed, round)
-        statuses = judge(trees, prompting.decode)
-        kept = [
-            (i, t) for (i, _), t in zip(mine, trees, strict=True) if not config.drop_uniform or is_mixed(t)
-        ]
-        kept_trees = [t for _, t in kept]
-        if models.prm is not None:
-            session.ledger.add(
-                "prm", scored=score_steps(models.prm, kept_trees, "prm", config.tokens_per_batch)
-            )
-        if models.critic is not None:
-            score_values(models.critic, kept_trees, config.tokens_per_batch)
-        samples = [method(t, config.advantage) for t in kept_trees]
-        if config.whiten:
-            samples = whiten(samples, accelerator)
-        if config.imitate_self:
-            shown_from += verified_chains([p for _, p in mine], trees, prompting)
-        parts = [
-            [s for (i, _), s in zip(kept, samples, strict=True) if i % config.minibatches == m]
-            for m in range(config.minibatches)
-        ]
-        prepared = [
-            [prepare(s, models, config, accelerator.device) for s in grouped(p, config)] for p in parts
-        ]
-        seen: Counter[str] = Counter()
-        for _ in range(config.epochs):
-            for part in prepared:
-                shown = rng.choices(shown_from, k=config.ptx_batch) if config.ptx_weight else []
-                stats = update_once(part, shown, models, optimizers, config, accelerator)
-                seen.update(stats)
-                for schedule in schedules:
-                    schedule.step()
-        book(session, trees, kept_trees, models, config)
-        session.log(describe(trees, statuses, len(kept), seen, config, accelerator), round + 1)
-        session.progress(round + 1, config.rounds, "")
-    _save(models, prompting, session.out, accelerator)
+    if config.prm_refresh is not None and models.prm is not None:
+        models.prm, optimizer = accelerator.prepare(
+            models.prm, make_optimizer(models.prm, config.prm_refresh.optimizer)
+        )
+        optimizers.append(optimizer)
+    return Trained(optimizers, schedules)
 
 
-def _longest_prompt(problems: Sequence[Problem], prompting: Prompting) -> int:
-    return max(len(prompting.prompt_ids(p.prompt)) for p in problems)
+def _fingerprint(config: PolicyGradientStage, seed: int, num_problems: int, num_processes: int) -> str:
+    """What must be the same for a checkpoint to be gone on from."""
+    facts = f"{config.model_dump_json()} {seed} {num_problems} {num_processes}"
+    return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def _resume(
+    session: Session, trained: Trained, fingerprint: str, accelerator: Accelerator, oldest: bool = False
+) -> tuple[int, Position, float]:
+    """The rounds done, the loop's position after them, and the seconds that they took."""
+    found = None
+    if session.checkpoints is not None:
+        found = load_checkpoint(session.checkpoints, trained, fingerprint, accelerator, oldest)
+    if found is None:
+        return 0, Position(), 0.0
+    loop = dict(found.loop)
+    session.ledger.resume(loop.pop("ledger"), seconds := loop.pop("seconds"))
+    loop["own_chains"] = [SFTExample(**e) for e in loop["own_chains"]]
+    return found.step, Position(**loop), seconds
+
+
+def draw(
+    problems: Sequence[Problem],
+    at: Position,
+    round: int,
+    engine: LocalEngine,
+    prompting: Prompting,
+    config: PolicyGradientStage,
+    seed: int,
+    accelerator: Accelerator,
+) -> Round:
+    """Judged trees of the next problems, this process's share; moves the cursor.
+
+    With `max_resamples`, further problems replace those whose trees are of no use.
+    """
+    found = Round()
+    number = 0
+    for _ in range(1 + config.max_resamples):
+        (usable,) = summed([len(found.usable)], accelerator)
+        missing = config.problems_per_round - int(usable)
+        numbers = [
+            i for i in range(number, number + missing)
+            if i % accelerator.num_processes == accelerator.process_index
+        ]  # fmt: skip
+        chosen = [problems[(at.cursor + i - number) % len(problems)] for i in numbers]
+        trees = rollout(chosen, engine, prompting, config, seed, round)
+        found.statuses += judge(trees, prompting.decode)
+        found.problems += chosen
+        found.trees += trees
+        found.usable += [(i, t) for i, t in zip(numbers, trees, strict=True) if is_usable(t, config)]
+        at.cursor += missing
+        number += missing
+    return found
 
 
 def rollout(
@@ -150,87 +274,49 @@ def rollout(
     return trees
 
 
-def imitate(
-    examples: Sequence[SFTExample], models: Models, config: PolicyGradientStage, accelerator: Accelerator
-) -> float:
-    """Add the gradient of the examples' negative log-likelihood, a mean over their tokens on all processes."""
-    (total,) = summed([sum(len(e.completion_ids) for e in examples)], accelerator)
-    trees = []
-    for e in examples:
-        tree = Tree.of_prompt(Problem(e.problem_id, "", "", {}), e.prompt_ids)
-        tree.add(Node(ROOT, len(e.prompt_ids), tuple(e.completion_ids)))
-        trees.append(tree)
-    p = pack(trees, accelerator.device)
-    logprobs_N, _ = models.policy(p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N)
-    loss = -config.ptx_weight * logprobs_N.sum() / total
-    accelerator.backward(loss * accelerator.num_processes)
-    return float(loss.detach())
-
-
-def update_once(
-    part: Sequence[Batch],
-    shown: Sequence[SFTExample],
-    models: Models,
-    optimizers: list,
-    config: PolicyGradientStage,
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """One step of policy and critic on a minibatch; sums of the statistics over its tokens, on this process."""
-    token_mass, state_mass = summed(
-        [sum(float(b.weights_N.sum()) for b in part), sum(float(b.state_weights_S.sum()) for b in part)],
-        accelerator,
-    )
-    ranks = accelerator.num_processes  # DDP and FSDP mean gradients over processes
-    seen: Counter[str] = Counter()
-    for b in part:
-        p = b.packed
-        logprobs_N, entropy_N = models.policy(
-            p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N, bool(config.entropy_weight)
+def _why_barren(rounds: int, seen: Mapping[str, float], drawn: Round) -> str:
+    statuses = ", ".join(f"{n} {status}" for status, n in drawn.statuses.items()) or "none"
+    if seen.get("skipped"):
+        return (
+            f"the gradient was no number in the last {rounds} rounds; expected finite ones: lower the learning rate, "
+            "or check the model; the last checkpoint stays"
         )
-        terms = ppo_clip(logprobs_N, b.old_N, b.advantages_N, config.clip_low, config.clip_high)
-        per_token_N = terms.loss_N * b.importance_N
-        if b.ref_N is not None:
-            per_token_N = per_token_N + config.kl_weight * kl_k3(logprobs_N, b.ref_N)
-        if entropy_N is not None:
-            per_token_N = per_token_N - config.entropy_weight * entropy_N
-        loss = (per_token_N * b.weights_N).sum() * ranks / max(token_mass, 1e-8)
-        accelerator.backward(loss + 0.0 * logprobs_N.sum())
-        if models.critic is not None:
-            at_S = b.state_S if len(b.state_S) else b.state_S.new_zeros(1)
-            values_S = models.critic(p.ids_BT, p.positions_BT, p.mask_B1TT, at_S).sigmoid()
-            value_loss = 0.0 * values_S.sum()
-            if len(b.state_S):
-                value_loss = value_loss + (
-                    value_mse(values_S, b.returns_S) * b.state_weights_S
-                ).sum() * ranks / max(state_mass, 1e-8)
-            accelerator.backward(value_loss)
-            seen["value_loss"] += float(value_loss.detach()) / ranks
-        with torch.no_grad():
-            seen["loss"] += float(loss.detach()) / ranks
-            seen["clipped"] += float((terms.clipped_N * b.weights_N).sum()) / max(token_mass, 1e-8)
-            seen["kl_step"] += float((kl_k3(b.old_N, logprobs_N) * b.weights_N).sum()) / max(token_mass, 1e-8)
-            seen["kl_sampler"] += float(
-                ((b.importance_N - 1 - b.importance_N.log()) * b.weights_N).sum()
-            ) / max(token_mass, 1e-8)
-    if shown:
-        seen["ptx_loss"] += imitate(shown, models, config, accelerator)
-    limits = [config.optimizer.max_grad_norm, config.critic_optimizer.max_grad_norm]
-    nets = [models.policy, models.critic]
-    for net, optimizer, limit in zip(nets, optimizers, limits, strict=False):
-        norm = accelerator.clip_grad_norm_(net.parameters(), limit)
-        seen["grad_norm"] += float(norm) if net is models.policy else 0.0
-        if not torch.isfinite(torch.as_tensor(float(norm))):
-            seen["skipped"] += 1
-        else:
-            optimizer.step()
-        optimizer.zero_grad()
-    seen["updates"] += 1
-    return dict(seen)
+    return (
+        f"nothing could be learned in {rounds} rounds in a row (verdicts of the last: {statuses}); expected right and "
+        "wrong answers side by side: take problems that the policy solves sometimes, or more chains per problem"
+    )
 
 
-def _save(models: Models, prompting: Prompting, out: Path, accelerator: Accelerator) -> None:
+def _answer(
+    rung: dict[str, str], at: Position, config: PolicyGradientStage, session: Session, trained: Trained,
+    fingerprint: str, accelerator: Accelerator,
+) -> Position:  # fmt: skip
+    """Warn, stop, or go back to the older checkpoint's weights and draw anew from here on."""
+    why = "; ".join(f"{name}: {reason}" for name, reason in rung.items())
+    if config.alarms.action == "warn":
+        logger.warning("alarm: %s", why)
+        return at
+    can_go_back = session.checkpoints is not None and at.rollbacks < config.alarms.max_rollbacks
+    if config.alarms.action == "stop" or not can_go_back:
+        raise UserError(
+            f"alarm: {why}; expected none: change the reward or the learning rate; the last checkpoint stays"
+        )
+    ledger = session.ledger.to_dict()
+    step, old, _ = _resume(session, trained, fingerprint, accelerator, oldest=True)
+    session.ledger.resume(ledger, 0.0)  # what was undone was paid for all the same
+    if step == 0:
+        raise UserError(f"alarm before the first checkpoint: {why}; lower save_every, or change the reward")
+    logger.warning("alarm: %s; back to the weights of round %d", why, step)
+    return Position(at.cursor, old.own_chains, old.watched, 0, at.rollbacks + 1)
+
+
+def _save(
+    models: Models, prompting: Prompting, out: Path, config: PolicyGradientStage, accelerator: Accelerator
+) -> None:
     if accelerator.is_main_process:
         save(models.whole, prompting.tokenizer, out / "model")
         if models.critic is not None:
             accelerator.unwrap_model(models.critic).save(prompting.tokenizer, out / "critic")
+        if models.prm is not None and config.prm_refresh is not None:
+            accelerator.unwrap_model(models.prm).save(prompting.tokenizer, out / "prm")
     accelerator.wait_for_everyone()

@@ -9,6 +9,7 @@ from typing import Any
 from reasoner.policy.adapters import LoRA, SharedBase, is_adapter, load_merged, load_trainable
 from reasoner.policy.heads import PolicyNet, ScoreNet
 from reasoner.policy.recompute import recompute_layers
+from reasoner.registry import UserError
 from reasoner.signals.advantages import CRITIC
 from reasoner.store import read_json
 from reasoner.trainers.policy_batch import Models
@@ -16,39 +17,47 @@ from reasoner.trainers.policy_config import PolicyGradientStage
 
 
 def load_models(
-    model_path: str, critic_path: str | None, prm_path: str | None, config: PolicyGradientStage
-) -> tuple[Models, Any]:
+    model_path: str, critic_path: str | None, prm_path: str | None, config: PolicyGradientStage,
+    orm_path: str | None = None,
+) -> tuple[Models, Any]:  # fmt: skip
     """The networks, and the causal LM that samples: the trained one itself, so that no weights are copied.
 
     The critic starts from `critic_path`, else from the policy with a head that says nothing yet. The
     reference is the policy as it starts.
     """
     has_critic = config.advantage.method in CRITIC
-    prm_path = prm_path if config.advantage.reward.prm_weight else None
+    reward = config.advantage.reward
+    prm_path = _wanted(prm_path, reward.prm_weight, "prm")
+    orm_path = _wanted(orm_path, reward.orm_weight, "orm")
     if config.lora is not None or is_adapter(model_path):
         lora = config.lora or _own(model_path)
-        return _on_one_base(model_path, critic_path, prm_path, config, lora, has_critic)
+        return _on_one_base(model_path, critic_path, prm_path, orm_path, config, lora, has_critic)
     lm = load_trainable(model_path, None)
     critic = None
     if has_critic:
         critic = ScoreNet.load(Path(critic_path)) if critic_path else ScoreNet(load_merged(model_path))
         critic.lm.requires_grad_(True)
     ref = PolicyNet(copy.deepcopy(lm)) if config.kl_weight else None
-    prm = ScoreNet.load(Path(prm_path)).eval() if prm_path else None
+    prm, orm = (ScoreNet.load(Path(path)).eval() if path else None for path in (prm_path, orm_path))
+    for net, is_trained in ((prm, config.prm_refresh is not None), (orm, False)):
+        if net is not None:
+            net.requires_grad_(is_trained)
+    if ref is not None:
+        ref.requires_grad_(False)
     if config.gradient_checkpointing:
         for net in [lm] if critic is None else [lm, critic.lm]:
             recompute_layers(net)
-    return Models(lm, PolicyNet(lm), critic, ref, prm), lm
+    return Models(lm, PolicyNet(lm), critic, ref, prm, orm), lm
 
 
 def _on_one_base(
-    model_path: str, critic_path: str | None, prm_path: str | None, config: PolicyGradientStage, lora: LoRA,
-    has_critic: bool,
+    model_path: str, critic_path: str | None, prm_path: str | None, orm_path: str | None,
+    config: PolicyGradientStage, lora: LoRA, has_critic: bool,
 ) -> tuple[Models, Any]:  # fmt: skip
     """As adapters on the policy's base; a critic or PRM of another base is loaded whole."""
     shared = SharedBase(model_path, lora, "policy", config.gradient_checkpointing)
     policy = shared.view("policy")
-    critic = prm = ref = None
+    critic = prm = orm = ref = None
     if has_critic and critic_path is None:
         critic = ScoreNet(shared.new("critic", like="policy"))
     elif critic_path is not None and has_critic:
@@ -58,8 +67,19 @@ def _on_one_base(
         starts_new = not is_adapter(model_path)
         ref = PolicyNet(shared.view(None) if starts_new else shared.new("ref", "policy", trained=False))
     if prm_path is not None:
-        prm = _score_net(shared, "prm", prm_path, trained=False).eval()
-    return Models(policy, PolicyNet(policy), critic, ref, prm), policy
+        prm = _score_net(shared, "prm", prm_path, trained=config.prm_refresh is not None).eval()
+    if orm_path is not None:
+        orm = _score_net(shared, "orm", orm_path, trained=False).eval()
+    return Models(policy, PolicyNet(policy), critic, ref, prm, orm), policy
+
+
+def _wanted(path: str | None, weight: float, name: str) -> str | None:
+    """The path, if the reward weighs that model; a weight without a model is a UserError."""
+    if weight and not path:
+        raise UserError(
+            f"advantage.reward.{name}_weight is {weight} but there is no {name}; expected {name}: a stage's name"
+        )
+    return path if weight else None
 
 
 def _score_net(shared: SharedBase, name: str, path: str, trained: bool) -> ScoreNet:

@@ -21,6 +21,15 @@ def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:
     return total.tolist()
 
 
+def highest(value: float, accelerator: Accelerator) -> float:
+    """The largest of the processes' numbers."""
+    if accelerator.num_processes == 1:
+        return value
+    most = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return most.item()
+
+
 def same_count(groups: list[list[int]]) -> list[list[int]]:
     """The groups, with empty ones appended until every process has as many as the one with most."""
     if not dist.is_available() or not dist.is_initialized():

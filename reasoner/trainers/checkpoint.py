@@ -1,0 +1,176 @@
+"""Checkpoints of a training loop: atomic, the newest two kept, enough to end with the same weights after a kill.
+
+A checkpoint is a folder `00012` (the steps done) with `shared.pt` (trained weights, optimizers, schedules),
+one `rankN.pt` per process (random states, and what else the loop carries) and `manifest.json` with every
+file's SHA-256. It is written under a temporary name and renamed, so a kill at any moment leaves whole ones
+only. Weights are those that the optimizers hold: with adapters, the adapters alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from reasoner.registry import UserError
+from reasoner.store import read_json, write_json
+
+NUM_KEPT = 2
+MANIFEST = "manifest.json"
+
+logger = logging.getLogger(__name__)
+
+
+class Trained(NamedTuple):
+    """What holds the state of training: each optimizer with the parameters it updates, and its schedule."""
+
+    optimizers: Sequence[Any]
+    schedules: Sequence[Any]
+
+
+class Restored(NamedTuple):
+    """The steps done, and the loop's own variables on this process."""
+
+    step: int
+    loop: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    trained: Trained,
+    loop: dict[str, Any],
+    fingerprint: str,
+    accelerator: Accelerator,
+) -> None:
+    """Write the state after `step` steps; `loop` holds numbers, text, lists and dicts, and may differ by process."""
+    whole, temporary = folder / f"{step:05d}", folder / f".{step:05d}.tmp"
+    if accelerator.is_main_process:
+        for leftover in folder.glob(".*.tmp"):
+            shutil.rmtree(leftover)
+        temporary.mkdir(parents=True)
+        _write(temporary / "shared.pt", {
+            "weights": [[p.detach() for p in _parameters(o)] for o in trained.optimizers],
+            "optimizers": [o.state_dict() for o in trained.optimizers],
+            "schedules": [s.state_dict() for s in trained.schedules],
+        })  # fmt: skip
+    accelerator.wait_for_everyone()
+    _write(temporary / f"rank{accelerator.process_index}.pt", {"random": _random_states(), "loop": loop})
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        sums = {p.name: _digest(p) for p in sorted(temporary.glob("*.pt"))}
+        write_json(temporary / MANIFEST, {"step": step, "fingerprint": fingerprint, "sha256": sums})
+        shutil.rmtree(whole, ignore_errors=True)
+        os.replace(temporary, whole)
+        _sync(folder)
+        for old in _steps(folder)[:-NUM_KEPT]:
+            shutil.rmtree(folder / f"{old:05d}")
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(
+    folder: Path, trained: Trained, fingerprint: str, accelerator: Accelerator, oldest: bool = False
+) -> Restored | None:
+    """Put the newest whole checkpoint (or the oldest kept) into the optimizers' parameters, and return the rest.
+
+    None where there is none; a damaged one is passed over. One of another config or another number of
+    processes is a UserError.
+    """
+    steps = sorted(_steps(folder), reverse=not oldest)
+    for step in steps:
+        path = folder / f"{step:05d}"
+        manifest = _manifest(path)
+        if manifest is None:
+            logger.warning("passed over the damaged checkpoint %s", path)
+            continue
+        if manifest["fingerprint"] != fingerprint:
+            raise UserError(
+                f"{path} was written with another config or number of processes; expected the same ones: "
+                "go back to them, or remove the run's folder"
+            )
+        shared = torch.load(path / "shared.pt", map_location="cpu", weights_only=True)
+        with torch.no_grad():
+            for optimizer, weights in zip(trained.optimizers, shared["weights"], strict=True):
+                for p, saved in zip(_parameters(optimizer), weights, strict=True):
+                    p.copy_(saved)
+        for optimizer, state in zip(trained.optimizers, shared["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        for schedule, state in zip(trained.schedules, shared["schedules"], strict=True):
+            schedule.load_state_dict(state)
+        own = torch.load(path / f"rank{accelerator.process_index}.pt", weights_only=True)
+        _set_random_states(own["random"])
+        return Restored(step, own["loop"])
+    return None
+
+
+def latest_step(folder: Path) -> int:
+    """The step of the newest whole checkpoint; 0 where there is none."""
+    return next((s for s in reversed(_steps(folder)) if _manifest(folder / f"{s:05d}")), 0)
+
+
+def _parameters(optimizer) -> list[torch.Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(p.name) for p in folder.glob("[0-9]*") if p.name.isdecimal())
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest, if every file is there and whole."""
+    try:
+        manifest = read_json(path / MANIFEST)
+        is_whole = all(_digest(path / name) == digest for name, digest in manifest["sha256"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return manifest if is_whole else None
+
+
+def _random_states() -> dict[str, Any]:
+    version, internal, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [keys.tolist(), int(position), int(has_gauss), float(cached)],  # pyright: ignore[reportAttributeAccessIssue]
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    with open(path, "wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # else a power cut may forget the rename
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,91 @@
+"""Checks that stop a run before it wastes itself: what is trained reaches the sampler, and the two agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+
+from reasoner.policy.engine import Engine
+from reasoner.policy.models import load_tokenizer
+from reasoner.registry import UserError
+from reasoner.trainers.ranks import highest, summed
+
+NUM_PERTURBED = 4  # tensors: the last ones, among them a LoRA's B and a full model's final norm
+
+
+def check_liveness(
+    parameters: Sequence[torch.Tensor], engine: Engine, token_ids: Sequence[int], push: Callable[[], None]
+) -> None:
+    """Perturbing trained weights must move the sampler's log-probabilities, else UserError; weights are put back.
+
+    `push` gives the engine the weights as they are.
+    """
+    moved = parameters[-NUM_PERTURBED:]
+    kept = [p.detach().clone() for p in moved]
+    before = engine.score([token_ids])[0]
+    with torch.no_grad():
+        for p in moved:
+            p.add_(0.1 * p.abs().mean() + 0.01)
+        push()
+        after = engine.score([token_ids])[0]
+        for p, saved in zip(moved, kept, strict=True):
+            p.copy_(saved)
+        push()
+    if before == after:
+        raise UserError(
+            "changing the trained weights does not change what the sampler would say; expected the sampler to run "
+            "them: check that the adapter that is trained is the one that is sampled from"
+        )
+
+
+class SamplerGap(NamedTuple):
+    """How far the trainer's log-probabilities are from the sampler's, over all processes."""
+
+    mean_k3: float
+    p999: float  # 99.9th percentile of |Δ log p|, the highest of all processes
+    effective: float  # effective sample size of the importance weights, as a share of the tokens
+
+
+def sampler_gap(deltas: Sequence[torch.Tensor], accelerator: Accelerator) -> SamplerGap:
+    """From trainer minus sampler log-probabilities (full softmax) of this process's tokens."""
+    delta_N = torch.cat([*deltas, torch.zeros(0, device=accelerator.device)]).double().cpu()
+    ratio_N = delta_N.exp()
+    sums = ((ratio_N - 1 - delta_N).sum(), ratio_N.sum(), ratio_N.square().sum())
+    count, k3, first, second = summed([len(delta_N), *map(float, sums)], accelerator)
+    worst = torch.quantile(delta_N.abs()[: 1 << 24], 0.999).item() if len(delta_N) else 0.0
+    if not count:
+        return SamplerGap(0.0, 0.0, 1.0)
+    return SamplerGap(k3 / count, highest(worst, accelerator), first * first / (count * second))
+
+
+def check_gap(gap: SamplerGap, limit: float) -> None:
+    """UserError where the mean k3 is past the limit, or no number."""
+    if not gap.mean_k3 <= limit:
+        raise UserError(
+            f"sampler and trainer disagree: mean k3 {gap.mean_k3:.3g}, 99.9th percentile of the difference of log p "
+            f"{gap.p999:.3g}, effective sample {gap.effective:.2f}; expected a mean k3 below sampler_limit={limit}: "
+            "use the same dtype for both, or raise it"
+        )
+
+
+def check_same_tokens(path: str, what: str, tokenizer) -> None:
+    """A reward model reads the policy's token ids, so its tokenizer must be the policy's; else UserError."""
+    other = load_tokenizer(path)
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"the {what} {path} has another tokenizer ({len(other)} tokens) than the policy ({len(tokenizer)}); "
+            "expected the same: train it from the policy or from a model of its family"
+        )
+
+
+def check_room(model_config, longest_prompt: int, max_tokens: int) -> None:
+    """Prompt and completion must fit the model's positions; else UserError."""
+    room = getattr(model_config, "max_position_embeddings", None)
+    if room is not None and longest_prompt + max_tokens > room:
+        raise UserError(
+            f"the longest prompt has {longest_prompt} tokens and max_tokens is {max_tokens}, but the model has only "
+            f"{room} positions; expected a sum within them: lower max_tokens or leave long problems out"
+        )

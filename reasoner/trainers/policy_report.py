@@ -1,0 +1,64 @@
+"""What a round of on-policy training cost and came to: the ledger's numbers and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from accelerate import Accelerator
+
+from reasoner.trainers.gates import SamplerGap
+from reasoner.trainers.loop import Session
+from reasoner.trainers.policy_batch import Models
+from reasoner.trainers.policy_config import PolicyGradientStage
+from reasoner.trainers.ranks import summed
+from reasoner.tree import ROOT, Tree
+
+
+def book(
+    session: Session, trees: Sequence[Tree], kept: Sequence[Tree], models: Models, config: PolicyGradientStage
+) -> None:
+    """Count a round's work in the ledger."""
+    leaves = sum(len(t.leaves()) for t in trees)
+    tokens = sum(t.num_sampled for t in kept)
+    session.ledger.add(
+        "policy", trajectories_generated=leaves, trajectories_kept=sum(len(t.leaves()) for t in kept),
+        verifications=leaves, scored=tokens, trained=tokens * config.epochs,
+    )  # fmt: skip
+    if models.critic is not None:
+        session.ledger.add("critic", trained=tokens * config.epochs, scored=tokens)
+    for name, net in (("prm", models.prm), ("orm", models.orm)):
+        if net is not None:
+            session.ledger.add(name, scored=sum(len(n.token_ids) for t in kept for n in t.nodes))
+
+
+def describe(
+    trees: Sequence[Tree],
+    statuses: Mapping[str, int],
+    kept: Sequence[Tree],
+    seen: Mapping[str, float],
+    gap: SamplerGap,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """A round's numbers, over all processes; `prm` is the PRM's mean score at the step ends of the kept trees."""
+    leaves = [(t, leaf) for t in trees for leaf in t.leaves()]
+    lengths = [len(t.completion_ids(leaf)) for t, leaf in leaves]
+    steps = [len(t.step_ends(leaf)) for t, leaf in leaves]
+    entropy = [e for t in trees for n in t.nodes[1:] for e in n.entropy]
+    prm = [x for t in kept for i, of_node in t.scores.get("prm", {}).items() if i != ROOT for x in of_node]
+    names = ["loss", "value_loss", "clipped", "kl_step", "kl_ref", "ptx_loss"]
+    totals = summed(
+        [statuses["correct"], statuses["error"], len(leaves), sum(lengths), sum(steps), sum(entropy), len(entropy),
+         len(trees), len(kept), sum(prm), len(prm), *(seen.get(n, 0.0) for n in names)],
+        accelerator,
+    )  # fmt: skip
+    correct, errors, n, length, step, ent, tokens, drawn, usable, prm_sum, prm_count = totals[:11]
+    updates = max(1, seen.get("updates", 0))
+    found = {
+        "reward": correct / max(1, n - errors), "errors": errors, "length": length / n, "num_steps": step / n,
+        "entropy": ent / max(1, tokens), "drawn": drawn, "kept": usable, "grad_norm": seen.get("grad_norm", 0.0) / updates,
+        "skipped": seen.get("skipped", 0), "empty": seen.get("empty", 0), "kl_sampler": gap.mean_k3,
+        "sampler_p999": gap.p999, "sampler_effective": gap.effective,
+    }  # fmt: skip
+    if prm_count:
+        found["prm"] = prm_sum / prm_count
+    return found | {name: total / updates for name, total in zip(names, totals[11:], strict=True)}

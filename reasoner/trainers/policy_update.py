@@ -1,0 +1,148 @@
+"""One update of policy and critic on a minibatch, normalised over all processes.
+
+Shape suffixes: N sampled tokens, S states that the critic is trained on.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+
+from reasoner.losses import KL, PPOTerms, cispo, gspo, kl_k3, ppo_clip, value_mse
+from reasoner.records import SFTExample
+from reasoner.registry import UserError, lookup
+from reasoner.signals.packing import pack
+from reasoner.trainers.policy_batch import Batch, Models
+from reasoner.trainers.policy_config import PolicyGradientStage
+from reasoner.trainers.ranks import summed
+from reasoner.tree import ROOT, Node, Problem, Tree
+
+
+def _gspo(logprobs_N: torch.Tensor, b: Batch, config: PolicyGradientStage) -> PPOTerms:
+    assert b.sequences is not None
+    return gspo(logprobs_N, b.old_N, b.advantages_N, config.clip_low, config.clip_high, b.sequences)
+
+
+LOSSES: dict[str, Callable[[torch.Tensor, Batch, PolicyGradientStage], PPOTerms]] = {
+    "ppo_clip": lambda logprobs_N, b, c: ppo_clip(
+        logprobs_N, b.old_N, b.advantages_N, c.clip_low, c.clip_high
+    ),
+    "gspo": _gspo,
+    "cispo": lambda logprobs_N, b, c: cispo(logprobs_N, b.old_N, b.advantages_N, c.clip_low, c.clip_high),
+}
+
+
+def update_once(
+    part: Sequence[Batch],
+    shown: Sequence[SFTExample],
+    models: Models,
+    optimizers: Sequence,
+    config: PolicyGradientStage,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """One step of policy and critic on a minibatch; sums of the statistics over its tokens, on this process.
+
+    Where nothing asks the policy to move (no token weighs, or all advantages are 0) it is not stepped, since
+    an optimizer's momentum would move it all the same, and the update counts as `empty`. One whose gradient
+    is no number is not taken and counts as `skipped`.
+    """
+    loss_fn = lookup(LOSSES, config.loss, "loss")
+    total, signal, state_mass = summed(
+        [
+            sum(b.total for b in part),
+            sum(float((b.weights_N * b.advantages_N.abs()).sum()) for b in part),
+            sum(float(b.state_weights_S.sum()) for b in part),
+        ],
+        accelerator,
+    )
+    pulls = bool(total) and bool(config.kl_weight or config.entropy_weight)
+    teaches = [bool(signal or pulls or shown), state_mass > 0]
+    if not any(teaches):
+        return {"empty": 1}
+    ranks = accelerator.num_processes  # DDP and FSDP mean gradients over processes
+    seen: defaultdict[str, float] = defaultdict(float)
+    for b in part:
+        p = b.packed
+        logprobs_N, entropy_N = models.policy(
+            p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N, bool(config.entropy_weight)
+        )
+        terms = loss_fn(logprobs_N, b, config)
+        per_token_N = terms.loss_N * b.importance_N
+        if b.ref_N is not None:
+            kl_N = lookup(KL, config.kl_estimator, "KL estimator")(logprobs_N, b.ref_N)
+            per_token_N = per_token_N + config.kl_weight * kl_N
+        if entropy_N is not None:
+            per_token_N = per_token_N - config.entropy_weight * entropy_N
+        loss = (per_token_N * b.weights_N).sum() * ranks / max(total, 1e-8)
+        accelerator.backward(loss + 0.0 * logprobs_N.sum())
+        if models.critic is not None:
+            seen["value_loss"] += _critic_backward(b, models.critic, state_mass, accelerator)
+        with torch.no_grad():
+            share_N = b.weights_N / max(total, 1e-8)
+            seen["loss"] += float(loss.detach()) / ranks
+            seen["clipped"] += float((terms.clipped_N * share_N).sum())
+            seen["kl_step"] += float((kl_k3(b.old_N, logprobs_N) * share_N).sum())
+            if b.ref_N is not None:
+                seen["kl_ref"] += float((kl_k3(logprobs_N, b.ref_N) * share_N).sum())
+    if shown:
+        seen["ptx_loss"] += imitate(shown, models, config, accelerator)
+    nets = [models.policy, models.critic]
+    limits = [config.optimizer.max_grad_norm, config.critic_optimizer.max_grad_norm]
+    for net, optimizer, limit, is_taught in zip(nets, optimizers, limits, teaches, strict=False):
+        norm = float(accelerator.clip_grad_norm_(net.parameters(), limit) or 0.0)
+        seen["grad_norm"] += norm if net is models.policy else 0.0
+        if norm != norm or norm == float("inf"):
+            seen["skipped"] += 1
+        elif is_taught:
+            optimizer.step()
+        optimizer.zero_grad()
+    seen["empty"] += not teaches[0]
+    seen["updates"] += 1
+    return dict(seen)
+
+
+def _critic_backward(b: Batch, critic, state_mass: float, accelerator: Accelerator) -> float:
+    """Add the gradient of the value loss of a micro-batch; returns this process's share of it."""
+    p = b.packed
+    at_S = b.state_S if len(b.state_S) else b.state_S.new_zeros(1)
+    values_S = critic(p.ids_BT, p.positions_BT, p.mask_B1TT, at_S).sigmoid()
+    loss = 0.0 * values_S.sum()
+    if len(b.state_S):
+        errors = (value_mse(values_S, b.returns_S) * b.state_weights_S).sum()
+        loss = loss + errors * accelerator.num_processes / max(state_mass, 1e-8)
+    accelerator.backward(loss)
+    return float(loss.detach()) / accelerator.num_processes
+
+
+def imitate(
+    examples: Sequence[SFTExample], models: Models, config: PolicyGradientStage, accelerator: Accelerator
+) -> float:
+    """Add the gradient of the examples' negative log-likelihood, a mean over their tokens on all processes."""
+    (total,) = summed([sum(len(e.completion_ids) for e in examples)], accelerator)
+    trees = []
+    for e in examples:
+        tree = Tree.of_prompt(Problem(e.problem_id, "", "", {}), e.prompt_ids)
+        tree.add(Node(ROOT, len(e.prompt_ids), tuple(e.completion_ids)))
+        trees.append(tree)
+    p = pack(trees, accelerator.device)
+    logprobs_N, _ = models.policy(p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N)
+    loss = -config.ptx_weight * logprobs_N.sum() / total
+    accelerator.backward(loss * accelerator.num_processes)
+    return float(loss.detach())
+
+
+@contextmanager
+def fitting(config: PolicyGradientStage) -> Iterator[None]:
+    """A batch that does not fit the device's memory is a UserError that says what to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        raise UserError(
+            f"the device ran out of memory with tokens_per_batch={config.tokens_per_batch} and "
+            f"num_slots={config.num_slots}; expected a batch that fits: lower them, or set gradient_checkpointing=true; "
+            "the last checkpoint stays"
+        ) from problem

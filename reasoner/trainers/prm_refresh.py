@@ -1,0 +1,65 @@
+"""Keep the PRM up with the policy: a few updates on the labels that the policy's own trees carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+
+from reasoner.losses import step_bce
+from reasoner.signals.labelled import Labelled
+from reasoner.signals.packing import batches, num_tokens
+from reasoner.trainers.loop import Session
+from reasoner.trainers.policy_batch import blank
+from reasoner.trainers.policy_config import PRMRefresh
+from reasoner.trainers.ranks import same_count, summed
+from reasoner.trainers.reward_model import read
+from reasoner.tree import ROOT, Tree, counts
+
+
+def labelled(tree: Tree) -> Labelled | None:
+    """Soft labels (c / n) of the step ends that were continued, and the verdicts at the ends; None where there are none."""
+    found = Labelled(tree, num_solutions=1)
+    for i, node in enumerate(tree.nodes[1:], start=1):
+        for end in node.step_ends:
+            state = (i, end + 1)
+            c = counts(tree, *state)
+            verdict = tree.verdicts.get(i) if end + 1 == len(node.token_ids) else None
+            if verdict is not None and verdict.status != "error":
+                found.states.append(state)
+                found.labels.append(float(verdict.status == "correct"))
+            elif c.n:
+                found.states.append(state)
+                found.labels.append(c.c / c.n)
+    return found if found.states else None
+
+
+def refresh(
+    prm, optimizer, trees: Sequence[Tree], config: PRMRefresh, tokens_per_batch: int, session: Session,
+    accelerator: Accelerator,
+) -> float:  # fmt: skip
+    """`config.updates` steps, each the mean binary cross-entropy over its trees' labels on all processes; returns the mean."""
+    data = [d for d in map(labelled, trees) if d is not None]
+    empty = Labelled(blank(), [(ROOT, 1)], [0.5])
+    loss_sum = 0.0
+    prm.train()
+    for update in range(config.updates):
+        own = data[update :: config.updates]
+        (mass,) = summed([sum(len(d.labels) for d in own)], accelerator)
+        if not mass:
+            continue
+        for numbers in same_count(batches([d.tree for d in own], tokens_per_batch)):
+            part = [own[i] for i in numbers] or [empty]
+            labels_S = torch.tensor([y for d in part for y in d.labels], device=accelerator.device)
+            losses_S = step_bce(read(prm, part, accelerator.device), labels_S)
+            loss = losses_S.sum() * bool(numbers) * accelerator.num_processes / mass
+            accelerator.backward(loss)
+            loss_sum += float(loss.detach()) / accelerator.num_processes
+        norm = float(accelerator.clip_grad_norm_(prm.parameters(), config.optimizer.max_grad_norm) or 0.0)
+        if norm == norm and norm != float("inf"):
+            optimizer.step()
+        optimizer.zero_grad()
+        session.ledger.add("prm", trained=sum(num_tokens(d.tree) for d in own))
+    prm.eval()
+    return summed([loss_sum], accelerator)[0] / config.updates
