@@ -110,7 +110,7 @@ class Ledger:
         if self._stage is None:
             raise ValueError("got counts to resume outside a stage, expected `with ledger.stage(name):` around")
         self.counts[self._stage] = dict(saved["counts"].get(self._stage, {}))
-        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + seconds
+        self.seconds[self._stage] = seconds
 
     def save(self, path: str | Path) -> None:
         """Write as JSON; atomic."""

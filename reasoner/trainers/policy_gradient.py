@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -211,18 +212,22 @@ def _fingerprint(config: PolicyGradientStage, seed: int, num_problems: int, num_
 
 
 def _resume(
-    session: Session, trained: Trained, fingerprint: str, accelerator: Accelerator, oldest: bool = False
+    session: Session, trained: Trained, fingerprint: str, accelerator: Accelerator
 ) -> tuple[int, Position, float]:
     """The rounds done, the loop's position after them, and the seconds that they took."""
     found = None
     if session.checkpoints is not None:
-        found = load_checkpoint(session.checkpoints, trained, fingerprint, accelerator, oldest)
+        found = load_checkpoint(session.checkpoints, trained, fingerprint, accelerator)
     if found is None:
         return 0, Position(), 0.0
-    loop = dict(found.loop)
-    session.ledger.resume(loop.pop("ledger"), seconds := loop.pop("seconds"))
-    loop["own_chains"] = [SFTExample(**e) for e in loop["own_chains"]]
-    return found.step, Position(**loop), seconds
+    seconds = found.loop["seconds"]
+    session.ledger.resume(found.loop["ledger"], seconds)
+    return found.step, _position(found.loop), seconds
+
+
+def _position(loop: dict[str, Any]) -> Position:
+    own_chains = [SFTExample(**e) for e in loop["own_chains"]]
+    return Position(loop["cursor"], own_chains, loop["watched"], loop["barren"], loop["rollbacks"])
 
 
 def draw(
@@ -244,6 +249,8 @@ def draw(
     for _ in range(1 + config.max_resamples):
         (usable,) = summed([len(found.usable)], accelerator)
         missing = config.problems_per_round - int(usable)
+        if missing <= 0:
+            break
         numbers = [
             i for i in range(number, number + missing)
             if i % accelerator.num_processes == accelerator.process_index
@@ -296,17 +303,17 @@ def _answer(
     if config.alarms.action == "warn":
         logger.warning("alarm: %s", why)
         return at
-    can_go_back = session.checkpoints is not None and at.rollbacks < config.alarms.max_rollbacks
-    if config.alarms.action == "stop" or not can_go_back:
+    is_last = config.alarms.action == "stop" or at.rollbacks >= config.alarms.max_rollbacks
+    if is_last or session.checkpoints is None:
         raise UserError(
             f"alarm: {why}; expected none: change the reward or the learning rate; the last checkpoint stays"
         )
-    ledger = session.ledger.to_dict()
-    step, old, _ = _resume(session, trained, fingerprint, accelerator, oldest=True)
-    session.ledger.resume(ledger, 0.0)  # what was undone was paid for all the same
-    if step == 0:
+    # the ledger stays: what is undone was paid for all the same
+    found = load_checkpoint(session.checkpoints, trained, fingerprint, accelerator, oldest=True)
+    if found is None:
         raise UserError(f"alarm before the first checkpoint: {why}; lower save_every, or change the reward")
-    logger.warning("alarm: %s; back to the weights of round %d", why, step)
+    logger.warning("alarm: %s; back to the weights of round %d", why, found.step)
+    old = _position(found.loop)
     return Position(at.cursor, old.own_chains, old.watched, 0, at.rollbacks + 1)
 
 

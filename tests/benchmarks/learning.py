@@ -1,0 +1,264 @@
+"""Learning at equal generated tokens, on the embedded model: methods × learning rates × seeds.
+
+`python -m tests.benchmarks.learning [--out FOLDER] [--only METHOD ...] [--seeds N] [--budget TOKENS] [--runs N]`
+
+Every side starts from the same supervised model of its seed, may generate the same number of tokens (those of
+labels and of the PRM's training data are charged), and gets the same five learning rates. A run that takes more
+than three minutes is stopped and stored as such. Runs are stored in FOLDER/runs.jsonl as they end, and the same
+command goes on with those that are missing; --runs bounds how many it makes now. The table shows each method at
+its best rate (by mean accuracy over the seeds) with 95 % intervals over seeds, and the accuracy of every rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reasoner.evals.charts import Estimate, Panel, interval_chart
+
+LIMIT_S = 180
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of each method's own middle rate
+PEER = "grpo_trl"
+ROUND = 48  # problems
+LONGEST = 64
+T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided, by number of seeds
+
+SHORT = {
+    "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1, "share": 2},
+    "gcd": {"max_value": 12},
+}
+LONGER = {"chain_sum": {"min_terms": 4, "max_terms": 4, "min_digits": 1, "max_digits": 1}}
+PROBLEMS = {
+    "demonstrations": [{"name": "arithmetic", "size": 3000, "families": SHORT}],
+    "train": [
+        {"name": "arithmetic", "start": 1000000, "size": 3000, "domain": "short", "families": SHORT},
+        {"name": "arithmetic", "start": 3000000, "size": 3000, "domain": "longer", "families": LONGER},
+    ],
+    "test": [
+        {"name": "arithmetic", "start": 30000000, "size": 300, "domain": "short", "families": SHORT},
+        {"name": "arithmetic", "start": 40000000, "size": 300, "domain": "longer", "families": LONGER},
+    ],
+}
+FAN = {"num_roots": 8, "num_points": 0}
+TREE = {"num_roots": 4, "where": "every_step", "num_points": 2, "num_children": 1}
+VINES = {"num_roots": 2, "where": "every_step", "num_points": 3, "num_children": 2}
+LABELS = {"num_roots": 2, "where": "every_step", "num_points": 3, "num_children": 4}
+PRM_SHARE = 0.25  # of the budget, where a PRM is trained
+
+
+def on_policy(tree: dict, **options: Any) -> dict:
+    return {
+        "kind": "ppo", "name": "trained", "model": "START", "problems_per_round": ROUND, "max_tokens": LONGEST,
+        "tree": tree, "num_slots": 256, "minibatches": 2, **options,
+    }  # fmt: skip
+
+
+def offline(last: dict) -> list[dict]:
+    return [
+        {"kind": "rollout", "model": "START", "max_tokens": LONGEST, "tree": LABELS},
+        {"kind": "verify", "model": "START"},
+        {"kind": "label", "model": "START"},
+        {
+            **last,
+            "name": "trained",
+            "model": "START",
+            "labels" if last["kind"] == "dpo" else "traces": "label",
+        },
+    ]
+
+
+PRM_STAGES = [*offline({"kind": "sft"})[:3], {"kind": "prm", "model": "START", "optimizer": {"lr": 0.001}}]
+
+# the stages after the common start, and the middle of the five learning rates (of the stage called trained)
+METHODS: dict[str, tuple[list[dict], float]] = {
+    "sft": ([{"kind": "sft", "name": "trained", "model": "START", "batch_size": 64}], 1e-3),
+    "rft": (offline({"kind": "sft", "problems": [], "batch_size": 64}), 1e-3),
+    "dpo": (offline({"kind": "dpo"}), 1e-4),
+    "step_dpo": (offline({"kind": "dpo", "pairs": "step_pairs"}), 1e-4),
+    "grpo": ([on_policy(FAN, advantage={"method": "grpo", "normalise": "sequences"}, whiten=False)], 5e-4),
+    "grpo_trl": ([], 5e-4),
+    "ppo_outcome": ([on_policy(FAN, advantage={"method": "ppo"}, critic_optimizer={"lr": 1e-3})], 5e-4),
+    "step_ppo_prm": (
+        [*PRM_STAGES, on_policy(TREE, critic="prm", prm="prm", critic_optimizer={"lr": 1e-3},
+                                advantage={"method": "step_ppo", "reward": {"prm_weight": 0.1}})],
+        5e-4,
+    ),
+    "spo_tree": ([on_policy(TREE, advantage={"method": "spo_tree"})], 5e-4),
+    "vineppo": ([on_policy(VINES, advantage={"method": "vineppo"})], 5e-4),
+    "sibling_loo": ([on_policy(TREE, advantage={"method": "sibling_loo"})], 5e-4),
+}  # fmt: skip
+
+
+def reasoner(config: dict, path: Path) -> None:
+    """Write the config and run it in a process of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "reasoner", "run", str(path)]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT_S)
+
+
+def start(out: Path, seed: int) -> tuple[Path, float]:
+    """The supervised model of a seed, made once, and its mean completion in tokens."""
+    folder = out / f"start-{seed}"
+    if not (folder / "metrics.json").is_file():
+        stages = [
+            {"kind": "init"},
+            {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 250, "optimizer": {"name": "muon", "lr": 0.005}},
+            {"kind": "rollout", "model": "sft", "num_problems": 100, "max_tokens": LONGEST, "tree": {**FAN, "num_roots": 2}},
+        ]  # fmt: skip
+        reasoner(_config(folder, seed, stages), out / f"start-{seed}.yaml")
+    counts = json.loads((folder / "ledger.json").read_text())["counts"]["rollout"]["policy"]
+    return folder / "models/sft/model", counts["decoded"] / counts["trajectories_generated"]
+
+
+def _config(out: Path, seed: int, stages: list[dict]) -> dict:
+    return {
+        "title": "learning", "out": str(out), "seed": seed, "prompt": {"template": "{prompt}=\n"},
+        "problems": PROBLEMS, "stages": stages,
+    }  # fmt: skip
+
+
+def stages_of(method: str, rate: float, model: Path, length: float, budget: int) -> list[dict]:
+    """The method's stages at a learning rate, with as many problems and rounds as the budget pays for."""
+    stages = json.loads(json.dumps(METHODS[method][0]).replace('"START"', json.dumps(str(model))))
+    has_prm = any(s["kind"] == "prm" for s in stages)
+    for stage in stages:
+        if stage["kind"] == "rollout":
+            # two chains with three branch points of four: the rest of a chain is half of it on average
+            share = PRM_SHARE if has_prm else 1.0
+            stage["num_problems"] = max(8, int(share * budget / (length * (2 + 2 * 3 * 4 / 2))))
+        if stage["kind"] == "ppo":
+            stage["rounds"] = max(1, int((1 - has_prm * PRM_SHARE) * budget / (ROUND * 8 * length)))
+        if stage.get("name") == "trained":
+            stage["optimizer"] = {"lr": rate}
+    return [*stages, {"kind": "evaluate", "policies": ["trained"], "max_tokens": LONGEST}]
+
+
+def run(method: str, rate: float, seed: int, budget: int, out: Path) -> dict:
+    """One cell: accuracy, and the tokens that were generated and trained on."""
+    model, length = start(out, seed)
+    folder = out / "runs" / f"{method}-{rate:g}-{seed}"
+    begun = time.monotonic()
+    row: dict[str, Any] = {"method": method, "rate": rate, "seed": seed, "budget": budget}
+    try:
+        stages = stages_of(method, rate, model, length, budget)
+        generated = trained = 0
+        if method == PEER:
+            from tests.benchmarks.trl_grpo import train
+
+            rounds = max(1, int(budget / (ROUND * 8 * length)))
+            generated = train(
+                model, folder / "peer", PROBLEMS["train"], rate, seed, rounds, ROUND, LONGEST, LIMIT_S
+            )
+            stages[-1]["policies"] = [str(folder / "peer")]
+        reasoner(_config(folder, seed, stages), folder.with_suffix(".yaml"))
+        for stage, models in json.loads((folder / "ledger.json").read_text())["counts"].items():
+            if stage != "evaluate":
+                generated += sum(m.get("decoded", 0) for m in models.values())
+                trained += sum(m.get("trained", 0) for m in models.values())
+        rows = json.loads((folder / "metrics.json").read_text())
+        for r in rows:
+            if (r["metric"], r["method"]) == ("pass@1", "greedy"):
+                row[f"accuracy_{r['subset']}"] = r["value"]
+        row |= {"generated": generated, "trained": trained}
+    except subprocess.TimeoutExpired:
+        row["failed"] = f"took more than {LIMIT_S} s"
+    except subprocess.CalledProcessError as problem:
+        row["failed"] = problem.stderr.strip().splitlines()[-1][:300]
+    return row | {"seconds": round(time.monotonic() - begun, 1)}
+
+
+def summary(rows: list[dict]) -> dict[str, tuple[float, Estimate, list[dict]]]:
+    """Per method its best rate, the mean accuracy there with its interval over seeds, and the runs."""
+    found = {}
+    for method in METHODS:
+        by_rate: dict[float, list[dict]] = {}
+        for row in rows:
+            if row["method"] == method and "failed" not in row:
+                by_rate.setdefault(row["rate"], []).append(row)
+        if not by_rate:
+            continue
+        rate = max(by_rate, key=lambda r: statistics.mean(x["accuracy_all"] for x in by_rate[r]))
+        values = [100 * x["accuracy_all"] for x in by_rate[rate]]
+        mean = statistics.mean(values)
+        half = math.nan
+        if len(values) > 1:
+            half = T_95.get(len(values), 1.96) * statistics.stdev(values) / math.sqrt(len(values))
+        found[method] = (rate, Estimate(method, mean, mean - half, mean + half), by_rate[rate])
+    return found
+
+
+def table(rows: list[dict], num_seeds: int) -> str:
+    lines = [
+        "| method | runs (failed) | best rate | accuracy % | short | longer | generated tokens |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method, (rate, estimate, best) in summary(rows).items():
+        of = [r for r in rows if r["method"] == method]
+        failed = sum("failed" in r for r in of)
+        short, longer = (100 * statistics.mean(r[f"accuracy_{s}"] for r in best) for s in ("short", "longer"))
+        lines.append(
+            f"| {method} | {len(of)} of {len(FACTORS) * num_seeds} ({failed}) | {rate:g} | {estimate.value:.1f} "
+            f"({estimate.low:.1f} to {estimate.high:.1f}) | {short:.1f} | {longer:.1f} "
+            f"| {statistics.mean(r['generated'] for r in best):,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/learning"))
+    parser.add_argument("--only", nargs="*", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--budget", type=int, default=200_000, help="generated tokens of one run")
+    parser.add_argument(
+        "--runs", type=int, default=10**9, help="most runs to make now; 0 only shows what is stored"
+    )
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    stored = arguments.out / "runs.jsonl"
+    rows = [json.loads(x) for x in stored.read_text().splitlines()] if stored.is_file() else []
+    rows = [r for r in rows if r["budget"] == arguments.budget]
+    done = {(r["method"], r["rate"], r["seed"]) for r in rows}
+    # middle rates and first seeds first, so that a part of the whole compares all methods
+    order = sorted(FACTORS, key=lambda f: abs(math.log(f)))
+    cells = [
+        (method, METHODS[method][1] * factor, seed)
+        for seed in range(arguments.seeds)
+        for factor in order
+        for method in arguments.only
+    ]
+    for method, rate, seed in [c for c in cells if c not in done][: arguments.runs]:
+        row = run(method, rate, seed, arguments.budget, arguments.out)
+        rows.append(row)
+        with open(stored, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), file=sys.stderr, flush=True)
+    print(table(rows, arguments.seeds))
+    best = summary(rows)
+    if best:
+        chart = interval_chart(
+            [Panel("accuracy at equal generated tokens", [e for _, e, _ in best.values()])]
+        )
+        (arguments.out / "learning.svg").write_text(chart, encoding="utf-8")
+    if PEER in best:
+        for method, (_, estimate, runs) in best.items():
+            line = {
+                "name": f"learning: {method}", "ours": round(estimate.value, 2), "peer": round(best[PEER][1].value, 2),
+                "peer_name": "trl.GRPOTrainer", "unit": f"accuracy % at {arguments.budget} generated tokens",
+                "ratio": round(estimate.value / max(1e-9, best[PEER][1].value), 3), "target": None, "pairs": len(runs),
+            }  # fmt: skip
+            print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

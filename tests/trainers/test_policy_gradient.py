@@ -1,0 +1,263 @@
+"""The on-policy loop on a very small model: every method, exact resume, gates, alarms, and bad input by name."""
+
+import copy
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from small_models import CORRECT, ERROR, WRONG, make_tree, save_small_qwen, small_lm
+
+from reasoner.config import validate
+from reasoner.data.prompting import PromptConfig, Prompting
+from reasoner.ledger import Ledger
+from reasoner.policy.heads import PolicyNet, ScoreNet
+from reasoner.policy.local import LocalEngine
+from reasoner.policy.models import load_model, load_tokenizer
+from reasoner.records import PolicySample
+from reasoner.registry import UserError
+from reasoner.signals.advantages import ADVANTAGES
+from reasoner.signals.credit import AdvantageConfig
+from reasoner.trainers.alarms import AlarmConfig, alarms
+from reasoner.trainers.gates import check_gap, check_liveness, check_room, sampler_gap
+from reasoner.trainers.loop import Session
+from reasoner.trainers.policy_batch import Models, is_usable, prepare
+from reasoner.trainers.policy_config import PolicyGradientStage
+from reasoner.trainers.policy_gradient import train_policy
+from reasoner.trainers.policy_update import update_once
+from reasoner.trainers.prm_refresh import labelled
+from reasoner.tree import Problem
+
+TEXTS = ["one and two are three\n", "three and four are seven\n"] * 20
+QUICK = {
+    "rounds": 2, "problems_per_round": 4, "max_tokens": 6, "minibatches": 2, "save_every": 1,
+    "tree": {"num_roots": 3, "where": "every_step", "num_points": 1, "num_children": 2},
+    "optimizer": {"lr": 0.01, "warmup": 0.0}, "critic_optimizer": {"lr": 0.01, "warmup": 0.0},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_small_qwen(tmp_path_factory.mktemp("small") / "model", TEXTS, vocab_size=280)
+
+
+@pytest.fixture(scope="module")
+def prm(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("small") / "prm"
+    ScoreNet(load_model(str(folder))).save(load_tokenizer(str(folder)), path)
+    return path
+
+
+def problems(verifier: str = "small_verifiers:has", reference: dict | None = None) -> list[Problem]:
+    reference = {"text": "e"} if reference is None else reference
+    return [Problem(f"p{i}", f"number {i}", verifier, reference) for i in range(6)]
+
+
+def train(folder, out, options=None, of=None, log=None, checkpoints=None, **paths):
+    """Final weights and the metrics of every round."""
+    rows: list[dict] = []
+    session = Session(
+        out,
+        Ledger(),
+        lambda metrics, step: (rows.append(dict(metrics)), log and log(step)),
+        checkpoints=checkpoints,
+    )
+    config = validate(PolicyGradientStage, QUICK | (options or {}), "test")
+    prompting = Prompting(load_tokenizer(str(folder)), PromptConfig())
+    with session.ledger.stage("ppo"):
+        train_policy(str(folder), prompting, of or problems(), config, session, **paths)
+    return load_model(str(out / "model")).state_dict(), rows
+
+
+def moved(a, b) -> float:
+    return max((a[k] - b[k]).abs().max().item() for k in a)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"advantage": {"method": m}} for m in sorted(ADVANTAGES)),
+        {"loss": "gspo", "advantage": {"method": "grpo", "normalise": "sequences"}},
+        {"loss": "cispo", "advantage": {"method": "dr_grpo", "normalise": "constant"}},
+        {"kl_weight": 0.1, "kl_estimator": "k2", "entropy_weight": 0.01, "epochs": 2, "max_resamples": 1},
+    ],
+    ids=lambda o: "-".join([o["advantage"]["method"] if "advantage" in o else "kl", o.get("loss", "")]),
+)
+def test_every_method_moves_the_policy(folder, tmp_path, options):
+    weights, rows = train(folder, tmp_path, options)
+    assert moved(weights, load_model(str(folder)).state_dict()) > 1e-3
+    assert all(math.isfinite(x) for row in rows for x in row.values())
+    assert all(row["ppo/kl_sampler"] < 1e-6 and row["ppo/sampler_effective"] > 0.999 for row in rows)
+    assert rows[0]["ppo/skipped"] == 0 and rows[0]["ppo/kept"] > 0
+
+
+def test_eight_small_batches_are_one_large_one(folder, tmp_path):
+    one, _ = train(folder, tmp_path / "one", {"tokens_per_batch": 1 << 14})
+    many, _ = train(folder, tmp_path / "many", {"tokens_per_batch": 1})
+    assert moved(one, many) < 1e-5
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path):
+    """Critic, refreshed PRM, self-imitation, dynamic sampling: all of it is in the checkpoint."""
+    options = {
+        "rounds": 4, "save_every": 2, "imitate_self": True, "ptx_weight": 0.1, "ptx_batch": 2, "max_resamples": 1,
+        "prm_refresh": {"every": 1}, "advantage": {"reward": {"prm_weight": 0.1}},
+    }  # fmt: skip
+    paths = {"prm_path": str(prm), "critic_path": str(prm)}
+    whole, rows = train(folder, tmp_path / "whole", options, **paths)
+
+    def cut(step: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tmp_path / "cut", options, log=cut, checkpoints=tmp_path / "kept", **paths)
+    again, late = train(folder, tmp_path / "cut", options, checkpoints=tmp_path / "kept", **paths)
+    assert len(late) == 2 and late == rows[2:]
+    assert moved(whole, again) == 0
+    for net in ("critic", "prm"):
+        a, b = (load_model(str(tmp_path / run / net)).state_dict() for run in ("whole", "cut"))
+        assert moved(a, b) == 0 and moved(a, load_model(str(prm)).state_dict()) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "of", "part"),
+    [
+        ({}, problems(reference={"text": ""}), "nothing could be learned in 2 rounds"),
+        (
+            {"drop_uniform": False, "advantage": {"method": "rloo"}},
+            problems(reference={"text": ""}),
+            "nothing could be learned in 2 rounds",
+        ),
+        ({"alarms": {"action": "stop", "max_kl": 1e-12}}, None, "kl_jumped"),
+        ({"optimizer": {"lr": 1e20, "warmup": 0.0}}, None, "expected"),
+        ({"max_tokens": 2000}, None, "positions"),
+        ({"advantage": {"reward": {"prm_weight": 1.0}}}, None, "there is no prm"),
+        ({"advantage": {"method": "grppo"}}, None, "grpo"),
+        ({"loss": "ppo_clp"}, None, "ppo_clip"),
+    ],
+)
+def test_bad_input_stops_by_name(folder, tmp_path, options, of, part):
+    with pytest.raises(UserError, match=part):
+        train(folder, tmp_path, {"patience": 2, "problems_per_round": 1, "rounds": 8} | options, of)
+
+
+def test_errors_of_the_checker_teach_nothing(folder, tmp_path):
+    """An error twice on a response counts as wrong, so groups of errors are groups of equal rewards."""
+    with pytest.raises(UserError, match="nothing could be learned in 2 rounds"):
+        train(folder, tmp_path, {"patience": 2}, problems("small_verifiers:broken", {}))
+
+
+def test_a_reward_model_with_another_tokenizer_is_refused(folder, tmp_path):
+    other = save_small_qwen(tmp_path / "other", ["zzz yyy xxx\n"] * 9, vocab_size=270)
+    with pytest.raises(UserError, match="another tokenizer"):
+        train(folder, tmp_path, prm_path=str(other))
+
+
+def test_equal_rewards_leave_the_weights_alone():
+    """Momentum would move them: the update is not taken, and is counted."""
+    lm = small_lm("qwen2")
+    tree = make_tree([1, 2], (0, 2, [3, 4], [1]), (0, 2, [5], [0]), verdicts={1: CORRECT, 2: CORRECT})
+    for i, node in enumerate(tree.nodes[1:], start=1):
+        for name in ("logprobs", "logprobs_full"):
+            object.__setattr__(tree.nodes[i], name, (-1.0,) * len(node.token_ids))
+    config = PolicyGradientStage(advantage=AdvantageConfig(method="rloo"))
+    models = Models(lm, PolicyNet(lm), None, None, None)
+    optimizer = torch.optim.AdamW(models.policy.parameters(), lr=0.1)
+    accelerator = Accelerator(cpu=True)
+
+    def update(verdict, nan: bool = False) -> tuple[dict, float]:
+        tree.verdicts[2] = verdict
+        sample = ADVANTAGES["rloo"](tree, config.advantage)
+        if nan:
+            sample = PolicySample(
+                tree, {i: a * math.nan for i, a in sample.advantages.items()}, sample.weights, []
+            )
+        before = copy.deepcopy(lm.state_dict())
+        batch = prepare([sample], models, config, "cpu")
+        stats = update_once([batch], [], models, [optimizer], config, accelerator)
+        return stats, moved(lm.state_dict(), before)
+
+    stats, distance = update(WRONG)
+    assert distance > 0 and not stats.get("skipped") and not stats.get("empty")
+    for verdict in (CORRECT, ERROR):
+        assert update(verdict) == ({"empty": 1}, 0.0)
+    stats, distance = update(WRONG, nan=True)
+    assert stats["skipped"] == 1 and distance == 0
+
+
+def test_liveness():
+    lm = small_lm("qwen2")
+    parameters = list(lm.parameters())
+    before = copy.deepcopy(lm.state_dict())
+    engine = LocalEngine(lm, [0], 2, 32)
+    check_liveness(parameters, engine, [1, 2, 3], lambda: engine.load_weights(0))
+    assert moved(lm.state_dict(), before) == 0
+    stale = LocalEngine(copy.deepcopy(lm), [0], 2, 32)
+    with pytest.raises(UserError, match="does not change what the sampler would say"):
+        check_liveness(parameters, stale, [1, 2, 3], lambda: None)
+
+
+def test_sampler_gap():
+    # ratios 1, 2 and 1/2: k3 is 0, 1 - log 2 and log 2 - 1/2
+    gap = sampler_gap([torch.tensor([0.0, math.log(2)]), torch.tensor([-math.log(2)])], Accelerator(cpu=True))
+    assert gap.mean_k3 == pytest.approx(0.5 / 3)
+    assert gap.p999 == pytest.approx(math.log(2), rel=1e-6)
+    assert gap.effective == pytest.approx(3.5**2 / (3 * 5.25))
+    check_gap(gap, 0.2)
+    for value, limit in ((gap, 0.1), (gap._replace(mean_k3=math.nan), 0.1)):
+        with pytest.raises(UserError, match="sampler and trainer disagree"):
+            check_gap(value, limit)
+
+
+def test_room():
+    config = small_lm("qwen2").config  # 256 positions
+    check_room(config, 200, 56)
+    with pytest.raises(UserError, match="256 positions"):
+        check_room(config, 200, 57)
+
+
+def test_which_trees_are_used():
+    tree = make_tree([1], *[(0, 1, [5], [0])] * 4, verdicts={1: CORRECT, 2: WRONG, 3: WRONG, 4: WRONG})
+    assert is_usable(tree, PolicyGradientStage())
+    assert is_usable(tree, PolicyGradientStage(keep_between=(0.2, 0.8)))
+    assert not is_usable(tree, PolicyGradientStage(keep_between=(0.3, 0.8)))
+    tree.verdicts = dict.fromkeys(range(1, 5), WRONG)
+    assert not is_usable(tree, PolicyGradientStage())
+    assert is_usable(tree, PolicyGradientStage(drop_uniform=False))
+    tree.verdicts = dict.fromkeys(range(1, 5), ERROR)
+    assert not is_usable(tree, PolicyGradientStage(drop_uniform=False))
+
+
+def test_labels_of_the_policys_own_trees():
+    tree = make_tree(
+        [1], (0, 1, [5, 6, 7], [0, 1, 2]), (1, 1, [8], [0]), (1, 1, [9], [0]), (0, 1, [4], [0]),
+        verdicts={1: CORRECT, 2: CORRECT, 3: WRONG, 4: ERROR},
+    )  # fmt: skip
+    found = labelled(tree)
+    assert found is not None
+    assert dict(zip(found.states, found.labels, strict=True)) == {
+        (1, 1): 0.5,
+        (1, 3): 1,
+        (2, 1): 1,
+        (3, 1): 0,
+    }
+
+
+def rounds(count: int, **last: float) -> list[dict[str, float]]:
+    first = {"prm": 0.5, "reward": 0.4, "num_steps": 4.0, "length": 20.0, "kl_step": 0.01}
+    return [first] * count + [first | last] * count
+
+
+def test_alarms():
+    config = AlarmConfig(window=3)
+    assert alarms(rounds(3), config) == {}
+    assert alarms(rounds(3, prm=0.7, reward=0.5), config) == {}  # both rise: that is learning
+    assert set(alarms(rounds(3, prm=0.7), config)) == {"prm_hacked"}
+    assert set(alarms(rounds(3, prm=0.7, reward=0.3), config)) == {"prm_hacked"}
+    assert set(alarms(rounds(3, num_steps=1.0), config)) == {"steps_fell"}
+    assert set(alarms(rounds(3, length=50.0), config)) == {"length_jumped"}
+    assert set(alarms(rounds(1, kl_step=math.nan), config)) == {"kl_jumped"}
+    assert alarms(rounds(2, prm=0.9), config) == {}  # too early to say
+    without = [{k: v for k, v in r.items() if k != "prm"} for r in rounds(3)]
+    assert alarms(without, config) == {}
