@@ -176,7 +176,7 @@ def train_policy(
         round += 1
         session.log({f"ppo/{k}": v for k, v in metrics.items()}, round)
         session.progress(round, config.rounds, "")
-        at.barren = 0 if seen["updates"] > max(seen["skipped"], seen["empty"]) else at.barren + 1
+        at.barren = 0 if seen["stepped"] else at.barren + 1
         if at.barren >= config.patience:
             raise UserError(_why_barren(at.barren, seen, drawn))
         if rung:

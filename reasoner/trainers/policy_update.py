@@ -60,7 +60,7 @@ def update_once(
         accelerator,
     )
     pulls = bool(total) and bool(config.kl_weight or config.entropy_weight)
-    teaches = [bool(signal or pulls or shown), state_mass > 0]
+    teaches = [bool(signal or pulls or shown), models.critic is not None and state_mass > 0]
     if not any(teaches):
         return {"empty": 1}
     ranks = accelerator.num_processes  # DDP and FSDP mean gradients over processes
@@ -99,6 +99,7 @@ def update_once(
             seen["skipped"] += 1
         elif is_taught:
             optimizer.step()
+            seen["stepped"] += net is models.policy
         optimizer.zero_grad()
     seen["empty"] += not teaches[0]
     seen["updates"] += 1

@@ -129,7 +129,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path
             problems(reference={"text": ""}),
             "nothing could be learned in 2 rounds",
         ),
-        ({"alarms": {"action": "stop", "max_kl": 1e-12}}, None, "kl_jumped"),
+        ({"alarms": {"action": "stop", "max_kl": 1e-12}, "epochs": 2, "patience": 8}, None, "kl_jumped"),
         ({"optimizer": {"lr": 1e20, "warmup": 0.0}}, None, "expected"),
         ({"max_tokens": 2000}, None, "positions"),
         ({"advantage": {"reward": {"prm_weight": 1.0}}}, None, "there is no prm"),
