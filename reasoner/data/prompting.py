@@ -8,7 +8,8 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from reasoner.config import Config
-from reasoner.registry import UserError
+from reasoner.data.steps import RULES, Marking, StepConfig
+from reasoner.registry import UserError, lookup
 
 
 class PromptConfig(Config):
@@ -17,7 +18,8 @@ class PromptConfig(Config):
     template: str = Field("{prompt}", description="text around the problem; `{prompt}` is replaced literally")
     chat: bool = Field(False, description="wrap the text as a user turn of the tokenizer's chat template")
     system: str = Field("", description="system message, with `chat` only")
-    delimiter: str = Field("\n", description="text that ends a step")
+    delimiter: str = Field("\n", min_length=1, description="text that ends a step")
+    steps: StepConfig = StepConfig()
 
 
 class Prompting:
@@ -32,12 +34,20 @@ class Prompting:
             )
         self.tokenizer, self.config = tokenizer, config
         self.eos_id: int = tokenizer.eos_token_id
+        pieces = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in range(len(tokenizer))]
+        self._marking = Marking(config.steps, config.delimiter, pieces)
+        self._rule = lookup(RULES, config.steps.rule, "rule for steps")
         # a token such as ".\n\n" holds the delimiter without being it
-        self._ends_step = [
-            config.delimiter in tokenizer.decode([i], clean_up_tokenization_spaces=False)
-            for i in range(len(tokenizer))
-        ]
-        self.step_end_ids = frozenset(i for i, ends in enumerate(self._ends_step) if ends)
+        self.step_end_ids = frozenset(i for i, text in enumerate(pieces) if config.delimiter in text)
+        tails = tuple(config.delimiter[k:] for k in range(1, len(config.delimiter)))
+        by_delimiter = config.steps.rule == "delimiter"
+        # where a single step may stop: the delimiter may also end in a token that holds its tail alone
+        self.step_stop_ids = (
+            self.step_end_ids | {i for i, text in enumerate(pieces) if text.startswith(tails)}
+            if by_delimiter
+            else frozenset()
+        )
+        self.step_stop_tokens = config.steps.size if config.steps.rule == "count" else 0
 
     def prompt_text(self, problem_text: str) -> str:
         # replace, not format: the problem's own braces are data
@@ -67,13 +77,17 @@ class Prompting:
     def mark_steps(
         self, token_ids: Sequence[int], logprobs: Sequence[float] = (), before: Sequence[int] = ()
     ) -> list[int]:
-        """Positions of the last token of each step: those holding the delimiter (several in a row end one step), and the last."""
+        """Positions of the last token of each step by the rule of `steps`, and the last token.
+
+        `before` are the completion's tokens that precede these: a formula or code block may have begun there.
+        """
+        ends = self._rule(token_ids, logprobs, before, self._marking)
         last = len(token_ids) - 1
-        ends = [i for i, t in enumerate(token_ids) if t < len(self._ends_step) and self._ends_step[t]]
-        ends = [i for i in ends if i + 1 not in set(ends)] if ends else []
-        if last >= 0 and (not ends or ends[-1] != last):
-            ends.append(last)
-        return ends
+        return ends if last < 0 or (ends and ends[-1] == last) else [*ends, last]
+
+    def is_step_end(self, token_ids: Sequence[int]) -> bool:
+        """True where the last of a completion's tokens ends a step by the rule, and not for being the last."""
+        return len(token_ids) - 1 in self._rule(token_ids, (), (), self._marking)
 
     def step_texts(self, token_ids: Sequence[int], step_ends: Sequence[int]) -> list[str]:
         starts = [0, *(e + 1 for e in step_ends)][: len(step_ends)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from reasoner.policy.engine import Completion, Engine, Request, Sampling, place_key
+from reasoner.registry import UserError
 from reasoner.tree import ROOT, Node, Tree
 
 # (token ids, their full log-probabilities, completion tokens before them) -> positions of the steps' last tokens
@@ -154,6 +155,11 @@ def _requests(tree: Tree, t: int, branches: Sequence[Branch], growth: Growth) ->
         state = (node.parent, node.offset)
         taken[state] = taken.get(state, 0) + 1
     requests = []
+    if any(b.one_step for b in branches) and not (growth.step_stop.ids or growth.step_stop.max_tokens):
+        raise UserError(
+            "the search goes step by step, and nothing tells while sampling where a step ends; expected the step rule "
+            "delimiter or count: set prompt.steps.rule, or let whole chains be drawn"
+        )
     for i, branch in enumerate(branches):
         state = (branch.parent, branch.offset)
         ordinal = taken.get(state, 0)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from reasoner.config import Config
+from reasoner.data.prompting import Prompting
 from reasoner.policy.engine import Sampling
-from reasoner.search.branch import BranchConfig, tree_of
-from reasoner.search.grow import Growth, grow
+from reasoner.policy.heads import ScoreNet
+from reasoner.registry import lookup
+from reasoner.scoring.backup import pruning_report
+from reasoner.scoring.outcome import judge
+from reasoner.scoring.prm import score_steps
+from reasoner.search.branch import BranchConfig
+from reasoner.search.budgets import BudgetConfig, within
+from reasoner.search.grow import Growth, StepStop, grow
+from reasoner.search.mcts import outcome_or_score
+from reasoner.search.policies import TreeConfig, policy_of
+from reasoner.search.prune import DeadEndFn, PruneConfig, pruned
 from reasoner.stages.context import Context, make_engine, shuffled
 from reasoner.store import write_trees
 from reasoner.tree import Tree
+from verifiers.arithmetic_steps import check_steps
 
 
 class Rollout(Config):
@@ -23,22 +36,100 @@ class Rollout(Config):
     model: str = Field(description="stage, folder or hub name of the policy")
     problems: list[str] = Field(["train"], description="problem sets")
     num_problems: int = Field(1000, ge=1, description="most problems to roll out")
-    tree: BranchConfig = BranchConfig(where="every_step", num_points=3, num_children=4)
+    tree: TreeConfig = Field(
+        BranchConfig(where="every_step", num_points=3, num_children=4),
+        description="how trees branch: policy branch | kary | mcts | bisect, each with its own keys",
+    )
+    budget: BudgetConfig = BudgetConfig()
+    prune: PruneConfig = PruneConfig()
+    verify: bool = Field(
+        False,
+        description="judge trajectories as they come: needed by bisect, mcts with rollouts, the rules unlikely and solved",
+    )
+    prm: str | None = Field(None, description="stage of the PRM that leads branching, search or pruning")
+    orm: str | None = Field(None, description="stage of the ORM that pruning may read, at every step end")
+    dead_end: str = Field(
+        "steps", description="what the rule dead_end asks: steps (a written calculation is wrong), or module:function"
+    )  # fmt: skip
     max_tokens: int = Field(256, ge=1, description="longest completion")
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     num_slots: int = Field(256, ge=1, description="sequences decoded at once")
 
 
 def run_rollout(config: Rollout, context: Context) -> None:
-    prompting = context.prompting(config.model)
+    prompting, session = context.prompting(config.model), context.session
     # another order than on-policy training has, so that reward models also learn problems which it meets late
-    problems = shuffled(context.items(config.problems), context.session.seed + 1)[: config.num_problems]
+    problems = shuffled(context.items(config.problems), session.seed + 1)[: config.num_problems]
     trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
     longest = max(len(t.nodes[0].token_ids) for t in trees) + config.max_tokens
     growth = Growth(
-        prompting.mark_steps, config.max_tokens, Sampling(config.temperature), context.session.seed
+        prompting.mark_steps,
+        config.max_tokens,
+        Sampling(config.temperature),
+        session.seed,
+        step_stop=StepStop(prompting.step_stop_ids, prompting.step_stop_tokens, prompting.is_step_end),
     )
-    grow(trees, make_engine(config.model, context, longest, config.num_slots), tree_of(config.tree), growth,
-         lambda done: context.session.progress(done, len(trees), ""))  # fmt: skip
-    context.session.ledger.add("policy", trajectories_generated=sum(len(t.leaves()) for t in trees))
+    value = outcome_or_score("prm" if config.prm else "orm" if config.orm else None)
+    policy = within(policy_of(config.tree, value), config.budget)
+    policy = pruned(policy, config.prune, session.seed, is_dead_end=_dead_end(config.dead_end, prompting))
+    grow(
+        trees,
+        make_engine(config.model, context, longest, config.num_slots),
+        policy,
+        growth,
+        lambda done: session.progress(done, len(trees), ""),
+        _observer(config, context, prompting),
+    )
+    session.ledger.add("policy", trajectories_generated=sum(len(t.leaves()) for t in trees))
+    report = pruning_report(trees)
+    session.log(
+        {
+            "rollout/trajectories": sum(len(t.leaves()) for t in trees),
+            "rollout/tokens": sum(t.num_sampled for t in trees),
+            "rollout/continuations_planned": report.planned,
+            **{f"rollout/dropped_{rule}": n for rule, n in report.dropped.items()},
+            "rollout/pruned_but_continued": report.continued,
+            "rollout/pruning_error": report.error,
+        },
+        0,
+    )
     write_trees(context.out / "trees" / config.name, trees)
+
+
+def _observer(config: Rollout, context: Context, prompting: Prompting) -> Callable[[Sequence[Tree]], None]:
+    """Verdicts and scores on what has just come back."""
+    nets = {
+        name: ScoreNet.load(Path(context.model(stage))).eval()
+        for name, stage in (("prm", config.prm), ("orm", config.orm))
+        if stage
+    }
+    ledger = context.session.ledger
+
+    def observe(trees: Sequence[Tree]) -> None:
+        if config.verify:
+            ledger.add("verifier", verifications=judge(trees, prompting.decode).total())
+        for name, net in nets.items():
+            for tree in trees:
+                tree.scores.pop(name, None)
+            ledger.add(name, scored=score_steps(net, trees, name))
+
+    return observe
+
+
+def _dead_end(name: str, prompting: Prompting) -> DeadEndFn:
+    is_hopeless = lookup(DEAD_ENDS, name, "verifier of unfinished chains")
+
+    def is_dead_end(tree: Tree, node: int, offset: int) -> bool:
+        text = prompting.decode(tree.completion_ids(node, offset))
+        return is_hopeless(text, tree.problem.prompt)
+
+    return is_dead_end
+
+
+def has_wrong_step(text: str, prompt: str) -> bool:
+    """True where a whole line of the text is a calculation with a wrong result."""
+    whole_lines = text[: text.rfind("\n") + 1]  # of a line under way nothing is known
+    return any(step.right is False for step in check_steps(whole_lines))
+
+
+DEAD_ENDS: dict[str, Callable[[str, str], bool]] = {"steps": has_wrong_step}

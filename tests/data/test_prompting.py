@@ -104,3 +104,18 @@ def test_chat(tokenizer):
     assert system.prompt_text("1+1") == "<system>Think {prompt}.<user>1+1<reply>"
     assert system.decode(system.prompt_ids("1+1")) == system.prompt_text("1+1")
     assert prompting_of(tokenizer, system="unused").prompt_text("1+1") == "1+1"  # without chat
+
+
+def test_where_one_step_may_stop(tokenizer):
+    prompting = prompting_of(tokenizer, delimiter="\n\n")
+    newline = prompting.encode("\n")[0]
+    assert newline in prompting.step_stop_ids and newline not in prompting.step_end_ids
+    whole, half = prompting.encode("It is right.\n\n"), prompting.encode("It is right.\n")
+    assert prompting.is_step_end(whole) and not prompting.is_step_end(half)
+    assert prompting.is_step_end([*half, newline])
+    assert not prompting.is_step_end(prompting.encode("```It is right.\n\n"))
+    fixed = prompting_of(tokenizer, steps={"rule": "count", "size": 3})
+    assert fixed.step_stop_ids == frozenset() and fixed.step_stop_tokens == 3
+    assert fixed.mark_steps([5] * 7) == [2, 5, 6]
+    with pytest.raises(UserError, match="did you mean count"):
+        prompting_of(tokenizer, steps={"rule": "counts"})

@@ -200,6 +200,8 @@ def test_a_step_goes_on_over_delimiters_that_end_nothing(max_tokens):
     def one_step(tree, wave):
         return [Branch(ROOT, len(tree.nodes[ROOT].token_ids), one_step=True)] * 3 if wave == 0 else []
 
+    with pytest.raises(UserError, match=r"set prompt\.steps\.rule"):
+        search(one_step, StepStop())
     never = search(one_step, StepStop(frozenset(range(30)), is_end=lambda ids: False))
     assert [shape(t) for t in never] == [shape(t) for t in search(fan(3), StepStop())]
     third = search(one_step, StepStop(frozenset(range(30)), is_end=lambda ids: len(ids) >= 3))

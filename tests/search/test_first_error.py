@@ -7,8 +7,8 @@ from markov import BAD, EOS, RIGHT, MarkovEngine, judge, mark_steps, markov_tree
 from small_models import CORRECT, ERROR, WRONG, make_tree
 
 from reasoner.registry import UserError
-from reasoner.search.bisect import BisectConfig, _bracket, _Pool, bisect, cheapest, first_error, middle
 from reasoner.search.chain import fan
+from reasoner.search.first_error import BisectConfig, _bracket, _Pool, bisect, cheapest, first_error, middle
 from reasoner.search.grow import Branch, Growth, grow
 from reasoner.tree import ROOT, Node, counts
 
@@ -59,7 +59,7 @@ def test_bisection_costs_less_than_half_of_labelling_every_step():
         ends = [e + 1 for e in tree.nodes[1].step_ends[:-1]]
         return [Branch(1, e) for e in ends if wave < 8 and not counts(tree, 1, e).c]
 
-    plain, labelled = MarkovEngine(K, 0.02, 0.0), [t for t in searched(BisectConfig(num_searches=1), 60)[1]]
+    plain, labelled = MarkovEngine(K, 0.02, 0.0), searched(BisectConfig(), 60)[1]
     for tree, other in zip(labelled, trees, strict=True):
         tree.nodes[1:], tree.verdicts = other.nodes[1:2], {1: WRONG}
     grow(labelled, plain, every_step, Growth(mark_steps, K + 1), observe=judge)

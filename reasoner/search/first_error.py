@@ -163,7 +163,7 @@ def _bracket(tree: Tree, rollout: int, ends: Sequence[int]) -> tuple[int, int]:
 
 
 def first_error(tree: Tree, node: int) -> int | None:
-    """Index among the node's step ends of the first wrong step, from the counts at its states; None where it is not narrowed down.
+    """Index among the node's step ends of the first wrong step, from the counts at its states; None where not narrowed down.
 
     A step is the first error where no continuation after it was right and one before it was, the state that
     the node starts from taken for good; the last step of a chain with a wrong answer is bad by its verdict.

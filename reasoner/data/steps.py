@@ -1,0 +1,111 @@
+"""Where steps end, at borders of sampled tokens: one function per rule, chosen in the table at the end."""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from pydantic import Field
+
+from reasoner.config import Config
+from reasoner.registry import UserError
+
+# A delimiter inside these ends nothing; what is never closed reaches to the end.
+_PROTECTED = re.compile(
+    r"```.*?(?:```|\Z)|\$\$.*?(?:\$\$|\Z)|\\\[.*?(?:\\\]|\Z)|\\begin\{(\w+\*?)\}.*?(?:\\end\{\1\}|\Z)",
+    re.DOTALL,
+)
+
+
+class StepConfig(Config):
+    """How a completion is cut into steps."""
+
+    rule: str = Field(
+        "delimiter", description="delimiter (prompt.delimiter) | count | pieces | low_probability, or module:function"
+    )  # fmt: skip
+    size: int = Field(
+        16, ge=1, description="count: tokens of a step; pieces: how many steps; low_probability: unlikely tokens in a step"
+    )  # fmt: skip
+    threshold: float = Field(0.9, gt=0, le=1, description="low_probability: tokens below this count")
+
+
+@dataclass(frozen=True)
+class Marking:
+    """What the rules need beside the tokens: the config, the delimiter, and the text of every token id."""
+
+    config: StepConfig
+    delimiter: str
+    pieces: Sequence[str]
+
+
+# (token ids, their log-probabilities, completion tokens before them, Marking) -> positions where steps end
+Rule = Callable[[Sequence[int], Sequence[float], Sequence[int], Marking], list[int]]
+
+
+def by_delimiter(
+    ids: Sequence[int], logprobs: Sequence[float], before: Sequence[int], marking: Marking
+) -> list[int]:
+    """At the token that holds a delimiter's last character; several in a row end one step.
+
+    Delimiters in code fences, displayed formulas and LaTeX environments end nothing.
+    """
+    known = len(marking.pieces)
+    texts = [marking.pieces[t] if t < known else "" for t in (*before, *ids)]
+    text = "".join(texts)
+    if marking.delimiter not in text:
+        return []
+    spans = [m.span() for m in _PROTECTED.finditer(text)]
+    starts = [s for s, _ in spans]
+    token_ends = list(accumulate(map(len, texts)))
+    found = []
+    for match in re.finditer(f"(?:{re.escape(marking.delimiter)})+", text):
+        inside = bisect_right(starts, match.start()) - 1
+        if inside >= 0 and match.start() < spans[inside][1]:
+            continue
+        # the first token whose text reaches past the last character
+        position = bisect_left(token_ends, match.end()) - len(before)
+        if position >= 0:
+            found.append(position)
+    return sorted(set(found))
+
+
+def by_count(
+    ids: Sequence[int], logprobs: Sequence[float], before: Sequence[int], marking: Marking
+) -> list[int]:
+    """Every `size` tokens from the completion's start."""
+    size = marking.config.size
+    return [i for i in range(len(ids)) if (len(before) + i + 1) % size == 0]
+
+
+def by_pieces(
+    ids: Sequence[int], logprobs: Sequence[float], before: Sequence[int], marking: Marking
+) -> list[int]:
+    """`size` pieces of equal length (Luo et al. 2024: 16); fewer where there are fewer tokens."""
+    count = min(marking.config.size, len(ids))
+    return [len(ids) * (k + 1) // count - 1 for k in range(count)]
+
+
+def by_low_probability(
+    ids: Sequence[int], logprobs: Sequence[float], before: Sequence[int], marking: Marking
+) -> list[int]:
+    """Before every `size`-th token whose probability is below `threshold` (SPO, Guo et al. 2025)."""
+    if ids and len(logprobs) != len(ids):
+        raise UserError(
+            f"prompt.steps.rule is low_probability, and {len(ids)} tokens came with {len(logprobs)} log-probabilities; "
+            "expected sampled text: use delimiter, count or pieces for text from outside"
+        )
+    bar = math.log(marking.config.threshold)
+    unlikely = [i for i, x in enumerate(logprobs) if x < bar]
+    return [i - 1 for i in unlikely[marking.config.size :: marking.config.size] if i > 0]
+
+
+RULES: dict[str, Rule] = {
+    "delimiter": by_delimiter,
+    "count": by_count,
+    "pieces": by_pieces,
+    "low_probability": by_low_probability,
+}
