@@ -112,6 +112,27 @@ def import_(
     import_labels(path, to, licence, questions, as_json)
 
 
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="a run's folder, or a folder of trees")],
+    id: Annotated[
+        str | None, typer.Argument(help="problem whose tree is drawn; without one all are listed")
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="stage whose trees are shown; by default the last written")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="most trees in the list")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a tree with values, scores, verdicts and tokens, or list the trees of a run.
+
+    Example: reasoner show runs/demo arithmetic-1000007
+    """
+    from reasoner.commands.show import show
+
+    show(run, id, stage, limit, as_json)
+
+
 @config_app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of a run's YAML: every key with its type, default and meaning."""
