@@ -145,7 +145,11 @@ class ShardWriter:
         if not rows:
             return
         buffer = pa.BufferOutputStream()
-        pq.write_table(self._to_table(rows), buffer, compression="zstd", write_page_checksum=True)
+        table = self._to_table(rows)
+        # log-probabilities hardly repeat: a dictionary of them costs time and space, split bytes save both
+        floats, others = _columns_by_kind(table.schema)
+        encoding: Any = {"use_dictionary": others, "use_byte_stream_split": floats}
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, **encoding)
         _write_bytes(self.folder / f"{self._next:05d}.parquet", memoryview(buffer.getvalue()))
         self._next += 1
 
@@ -157,6 +161,25 @@ class ShardWriter:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _columns_by_kind(schema: pa.Schema) -> tuple[list[str], list[str]]:
+    """Paths of the Parquet columns of 32-bit floats, and of all others."""
+    floats: list[str] = []
+    others: list[str] = []
+
+    def walk(path: str, kind: pa.DataType) -> None:
+        if pa.types.is_list(kind):
+            walk(f"{path}.list.element", kind.value_type)
+        elif pa.types.is_struct(kind):
+            for field in kind:
+                walk(f"{path}.{field.name}", field.type)
+        else:
+            (floats if pa.types.is_float32(kind) else others).append(path)
+
+    for field in schema:
+        walk(field.name, field.type)
+    return floats, others
 
 
 class TreeWriter(ShardWriter):
