@@ -3,14 +3,18 @@
 A small model learns running sums of 17 terms for a while, so that its errors are its own, and writes solutions;
 the wrong ones are labelled both ways with at most N = 8 continuations a state, stopped at the first correct
 one on both sides. Places fix the noise: at the same state both sides draw the same continuations. The truth
-is the exact check of every written step. Prints one JSON line a comparison; above 1 bisection is cheaper.
+is the exact check of every written step. With --oracle the solutions come from a reasoner of known step
+values instead (tests/markov: one token a step, errors never mended), in seconds and without a model.
+Prints one JSON line a comparison; above 1 bisection is cheaper.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -27,6 +31,9 @@ from reasoner.search.first_error import BisectConfig, bisect, first_error
 from reasoner.search.grow import Branch, BranchPolicy, Growth, grow
 from reasoner.tree import Tree, counts
 from verifiers.arithmetic_steps import check_steps
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import markov
 
 NUM_STEPS, N = 16, 8
 FAMILY = {
@@ -61,6 +68,42 @@ def labelled(
         engine, decode = make_engine(ledger)
         grow(trees, engine, policy, growth, observe=lambda ready: judge(ready, decode) and None)
     return [first_error(t, 1) for t in trees], int(ledger.total("decoded")), ledger.seconds["label"]
+
+
+def oracle(pairs: int, error: float) -> None:
+    """The comparisons on a reasoner whose steps are wrong with a known probability."""
+    measured = []
+    for seed in range(pairs):
+        growth = Growth(markov.mark_steps, NUM_STEPS + 1, seed=seed)
+        trees = markov.markov_trees(400)
+        grow(trees, markov.MarkovEngine(NUM_STEPS, error, 0.0), fan(1), growth, observe=markov.judge)
+        solutions = [t for t in trees if t.verdicts[1].status == "incorrect"]
+        found = {}
+        for name, policy in sides().items():
+            copies = [Tree(t.problem, t.nodes[:2], {1: t.verdicts[1]}) for t in solutions]
+            engine = markov.MarkovEngine(NUM_STEPS, error, 0.0)
+            start = time.perf_counter()
+            grow(copies, engine, policy, growth, observe=markov.judge)
+            found[name] = ([first_error(t, 1) for t in copies], engine.decoded, time.perf_counter() - start)
+        truth = [t.nodes[1].token_ids.index(markov.BAD) for t in solutions]
+        measured.append((len(solutions), 1 - len(solutions) / len(trees), found, truth))
+    report(f"a step is wrong with probability {error}", measured)
+
+
+def sides() -> dict[str, BranchPolicy]:
+    """Ways to find a first error, all with early stop."""
+    return {
+        "bisection": bisect(BisectConfig(num_rollouts=N, need_mixed=False)),
+        "bisection, middle": bisect(BisectConfig(num_rollouts=N, need_mixed=False, probe="middle")),
+        "every step": every_step(stop_at_bad=False),
+        "steps to the first bad one": every_step(stop_at_bad=True),
+    }
+
+
+def report(reasoner: str, pairs: list) -> None:
+    for ours in ("bisection", "bisection, middle"):
+        for peer, target in (("every step", 2.0), ("steps to the first bad one", None)):
+            _report(reasoner, ours, peer, target, pairs)
 
 
 def trained(folder: Path, steps: int) -> Path:
@@ -99,26 +142,19 @@ def main(arguments: argparse.Namespace, problems: Callable[[int], list]) -> None
             t for t in trees if t.verdicts[1].status == "incorrect" and len(t.nodes[1].step_ends) >= NUM_STEPS
         ][: arguments.solutions]
         accuracy = sum(t.verdicts[1].status == "correct" for t in trees) / len(trees)
-        sides = {
-            "bisection": bisect(BisectConfig(num_rollouts=N, need_mixed=False)),
-            "bisection, middle": bisect(BisectConfig(num_rollouts=N, need_mixed=False, probe="middle")),
-            "every step": every_step(stop_at_bad=False),
-            "steps to the first bad one": every_step(stop_at_bad=True),
-        }
-        order = list(sides) if seed % 2 == 0 else list(sides)[::-1]
-        found = {name: labelled(solutions, sides[name], growth, make_engine) for name in order}
+        policies = sides()
+        order = list(policies) if seed % 2 == 0 else list(policies)[::-1]
+        found = {name: labelled(solutions, policies[name], growth, make_engine) for name in order}
         truth = [
             next((i for i, s in enumerate(check_steps(prompting.decode(t.nodes[1].token_ids), t.problem.prompt))
                   if s.right is False), None)
             for t in solutions
         ]  # fmt: skip
         pairs.append((len(solutions), accuracy, found, truth))
-    for ours in ("bisection", "bisection, middle"):
-        for peer, target in (("every step", 2.0), ("steps to the first bad one", None)):
-            _report(ours, peer, target, pairs)
+    report("a small model's running sums", pairs)
 
 
-def _report(ours: str, peer: str, target: float | None, pairs: list) -> None:
+def _report(reasoner: str, ours: str, peer: str, target: float | None, pairs: list) -> None:
     ratios = [f[peer][1] / f[ours][1] for _, _, f, _ in pairs]
     num = sum(n for n, *_ in pairs)
     same = sum(a == b for _, _, f, _ in pairs for a, b in zip(f[ours][0], f[peer][0], strict=True))
@@ -134,6 +170,7 @@ def _report(ours: str, peer: str, target: float | None, pairs: list) -> None:
                 "peer": median(f[peer][1] / n for n, _, f, _ in pairs),
                 "ours_name": ours,
                 "peer_name": peer,
+                "reasoner": reasoner,
                 "unit": "decoded tokens per solution",
                 "ratio": round(median(ratios), 3),
                 "target": target,
@@ -160,7 +197,12 @@ if __name__ == "__main__":
     parser.add_argument("--solutions", type=int, default=24, help="wrong solutions labelled in each pair")
     parser.add_argument("--problems", type=int, default=96, help="problems solved in each pair")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--oracle", action="store_true", help="a reasoner of known step values, no model")
     given = parser.parse_args()
+    if given.oracle:
+        for error in (0.02, 0.04, 0.08):
+            oracle(given.pairs, error)
+        raise SystemExit
 
     def problems(seed: int) -> list:
         start = 50_000_000 + 10_000 * seed
