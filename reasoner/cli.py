@@ -29,6 +29,27 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 @app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="a run's folder, or a folder of trees")],
+    id: Annotated[
+        str | None, typer.Argument(help="problem whose tree is drawn; without one all are listed")
+    ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="stage whose trees are shown; by default the last written")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="most trees in the list")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a tree with values, scores, verdicts and tokens, or list the trees of a run.
+
+    Example: reasoner show runs/demo arithmetic-1000007
+    """
+    from reasoner.commands.show import show
+
+    show(run, id, stage, limit, as_json)
+
+
+@app.command()
 def run(config: Annotated[Path, typer.Argument(help="YAML with problems and stages")], overrides: Overrides = None,
         as_json: AsJson = False) -> None:  # fmt: skip
     """Run all stages of CONFIG; what is done already is not done again.
@@ -110,27 +131,6 @@ def import_(
     from reasoner.commands.import_labels import import_labels
 
     import_labels(path, to, licence, questions, as_json)
-
-
-@app.command()
-def show(
-    run: Annotated[Path, typer.Argument(help="a run's folder, or a folder of trees")],
-    id: Annotated[
-        str | None, typer.Argument(help="problem whose tree is drawn; without one all are listed")
-    ] = None,
-    stage: Annotated[
-        str | None, typer.Option(help="stage whose trees are shown; by default the last written")
-    ] = None,
-    limit: Annotated[int, typer.Option(help="most trees in the list")] = 50,
-    as_json: AsJson = False,
-) -> None:
-    """Draw a tree with values, scores, verdicts and tokens, or list the trees of a run.
-
-    Example: reasoner show runs/demo arithmetic-1000007
-    """
-    from reasoner.commands.show import show
-
-    show(run, id, stage, limit, as_json)
 
 
 @config_app.command("schema")
