@@ -25,12 +25,12 @@ class StepConfig(Config):
     """How a completion is cut into steps."""
 
     rule: str = Field(
-        "delimiter", description="delimiter (prompt.delimiter) | count | pieces | low_probability, or module:function"
+        default="delimiter", description="delimiter (prompt.delimiter) | count | pieces | low_probability, or module:function"
     )  # fmt: skip
     size: int = Field(
-        16, ge=1, description="count: tokens of a step; pieces: how many steps; low_probability: unlikely tokens in a step"
+        default=16, ge=1, description="count: tokens of a step; pieces: number of steps; low_probability: unlikely ones a step"
     )  # fmt: skip
-    threshold: float = Field(0.9, gt=0, le=1, description="low_probability: tokens below this count")
+    threshold: float = Field(default=0.9, gt=0, le=1, description="low_probability: tokens below this count")
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,17 @@ from reasoner.tree import ROOT, Tree
 class BranchConfig(Config):
     """A tree of chains: roots first, then continuations from states inside what has come back."""
 
-    policy: Literal["branch"] = Field("branch", description="how trees branch")
-    num_roots: int = Field(4, ge=1, description="independent chains from the prompt")
+    policy: Literal["branch"] = Field(default="branch", description="how trees branch")
+    num_roots: int = Field(default=4, ge=1, description="independent chains from the prompt")
     where: str = Field(
-        "entropy", description="which inner states branch: every_step | entropy | score_falls | score_unsure"
+        default="entropy",
+        description="which inner states branch: every_step | entropy | score_falls | score_unsure",
     )
     num_points: int = Field(
-        2, ge=0, description="branch points per chain; of every_step, the most that are used"
+        default=2, ge=0, description="branch points per chain; of every_step, the most that are used"
     )
-    num_children: int = Field(2, ge=1, description="continuations from each branch point")
-    num_rounds: int = Field(1, ge=0, description="how often the newest chains are branched again")
+    num_children: int = Field(default=2, ge=1, description="continuations from each branch point")
+    num_rounds: int = Field(default=1, ge=0, description="how often the newest chains are branched again")
 
 
 def tree_of(config: BranchConfig) -> BranchPolicy:

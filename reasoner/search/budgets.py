@@ -13,11 +13,11 @@ class BudgetConfig(Config):
     """What one tree may cost; a tree stops growing at the first limit that it meets."""
 
     max_tokens: int | None = Field(
-        None, ge=1, description="sampled tokens after which a tree starts no further wave of branches"
+        default=None, ge=1, description="sampled tokens after which a tree starts no further wave of branches"
     )
-    max_nodes: int | None = Field(None, ge=1, description="most continuations of a tree")
+    max_nodes: int | None = Field(default=None, ge=1, description="most continuations of a tree")
     max_depth: int | None = Field(
-        None, ge=1, description="most continuations that follow each other on a path"
+        default=None, ge=1, description="most continuations that follow each other on a path"
     )
 
 

@@ -25,29 +25,33 @@ State = tuple[int, int]
 class BisectConfig(Config):
     """OmegaPRM's labelling (Luo et al. 2024, sections 3.2 and 3.3); its constants are the defaults."""
 
-    policy: Literal["bisect"] = Field("bisect", description="how trees branch")
+    policy: Literal["bisect"] = Field(default="bisect", description="how trees branch")
     num_rollouts: int = Field(
-        8, ge=1, description="continuations from the prompt, and most from a probed state"
+        default=8, ge=1, description="continuations from the prompt, and most from a probed state"
     )
-    num_searches: int = Field(1, ge=1, description="wrong chains that are searched for their first error")
+    num_searches: int = Field(
+        default=1, ge=1, description="wrong chains that are searched for their first error"
+    )
     early_stop: bool = Field(
-        True, description="stop at a state's first correct continuation: enough to tell that it is good"
+        default=True,
+        description="stop at a state's first correct continuation: enough to tell that it is good",
     )
     probe: str = Field(
-        "cheapest", description="where to probe: middle, or cheapest in expected tokens; or module:function"
+        default="cheapest",
+        description="where to probe: middle, or cheapest in expected tokens; or module:function",
     )
     num_confirm: int = Field(
-        0, ge=0, description="further continuations that must fail where the first error was found"
+        default=0, ge=0, description="further continuations that must fail where the first error was found"
     )
     need_mixed: bool = Field(
-        True, description="leave problems alone whose first chains are all right or all wrong"
+        default=True, description="leave problems alone whose first chains are all right or all wrong"
     )
-    alpha: float = Field(0.5, gt=0, le=1, description="base of 1 - MC(s): good states are preferred")
+    alpha: float = Field(default=0.5, gt=0, le=1, description="base of 1 - MC(s): good states are preferred")
     beta: float = Field(
-        0.9, gt=0, le=1, description="base of length / `length_scale`: short rollouts are preferred"
+        default=0.9, gt=0, le=1, description="base of length / `length_scale`: short rollouts are preferred"
     )
-    length_scale: int = Field(500, ge=1, description="tokens of a long rollout")
-    exploration: float = Field(0.125, ge=0, description="c_puct: weight of states searched little")
+    length_scale: int = Field(default=500, ge=1, description="tokens of a long rollout")
+    exploration: float = Field(default=0.125, ge=0, description="c_puct: weight of states searched little")
 
 
 @dataclass

@@ -15,9 +15,11 @@ from reasoner.tree import ROOT, Tree
 class KaryConfig(Config):
     """The same number of continuations after every step down to a depth; the last level runs to the end."""
 
-    policy: Literal["kary"] = Field("kary", description="how trees branch")
-    num_children: int = Field(4, ge=1, description="continuations of each state")
-    depth: int = Field(4, ge=1, description="levels; num_children ** depth leaves where no chain ends early")
+    policy: Literal["kary"] = Field(default="kary", description="how trees branch")
+    num_children: int = Field(default=4, ge=1, description="continuations of each state")
+    depth: int = Field(
+        default=4, ge=1, description="levels; num_children ** depth leaves where no chain ends early"
+    )
 
 
 def kary(config: KaryConfig) -> BranchPolicy:

@@ -32,20 +32,22 @@ FAILURES = ("nan", "context", "length")
 class MCTSConfig(Config):
     """Monte-Carlo tree search over the steps of one problem."""
 
-    policy: Literal["mcts"] = Field("mcts", description="how trees branch")
-    select: str = Field("puct", description="puct | uct, or module:function")
+    policy: Literal["mcts"] = Field(default="mcts", description="how trees branch")
+    select: str = Field(default="puct", description="puct | uct, or module:function")
     evaluate: Literal["rollout", "score"] = Field(
-        "rollout",
+        default="rollout",
         description="expand by whole chains, valued by their outcome, or by single steps that a scorer values",
     )
-    num_simulations: int = Field(16, ge=1, description="states expanded, the prompt included")
-    num_children: int = Field(4, ge=1, description="continuations of an expanded state")
+    num_simulations: int = Field(default=16, ge=1, description="states expanded, the prompt included")
+    num_children: int = Field(default=4, ge=1, description="continuations of an expanded state")
     num_parallel: int = Field(
-        1, ge=1, description="states expanded at once in one tree; more fill the engine where trees are few"
+        default=1,
+        ge=1,
+        description="states expanded at once in one tree; more fill the engine where trees are few",
     )
-    max_depth: int = Field(40, ge=1, description="most steps from the prompt to an expanded state")
+    max_depth: int = Field(default=40, ge=1, description="most steps from the prompt to an expanded state")
     exploration: float = Field(
-        1.0, ge=0, description="weight of the bonus for what was visited little; values are 0 to 1"
+        default=1.0, ge=0, description="weight of the bonus for what was visited little; values are 0 to 1"
     )
 
 

@@ -25,24 +25,34 @@ class PruneConfig(Config):
     """Which states are not continued; no rule by default."""
 
     rules: list[str] = Field(
-        [], description="dead_end | unlikely | duplicate | loop | solved | low_score, or module:function; first match counts"
+        default=[], description="dead_end | unlikely | duplicate | loop | solved | low_score, or module:function; first counts"
     )  # fmt: skip
     continue_share: float = Field(
-        0.1, gt=0, le=1, description="share of pruned branches that is continued all the same, at random"
+        default=0.1,
+        gt=0,
+        le=1,
+        description="share of pruned branches that is continued all the same, at random",
     )
     min_value: float = Field(
-        0.1, gt=0, lt=1, description="unlikely: prunes where the value is below this with `confidence`"
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="unlikely: prunes where the value is below this with `confidence`",
     )
-    confidence: float = Field(0.95, gt=0, lt=1, description="unlikely: posterior probability required")
+    confidence: float = Field(
+        default=0.95, gt=0, lt=1, description="unlikely: posterior probability required"
+    )
     repeats: int = Field(
-        3, ge=2, description="loop: prunes what ends in this many copies of one run of tokens"
+        default=3, ge=2, description="loop: prunes what ends in this many copies of one run of tokens"
     )
-    loop_tokens: int = Field(12, ge=1, description="loop: fewest tokens that the copies take up together")
+    loop_tokens: int = Field(
+        default=12, ge=1, description="loop: fewest tokens that the copies take up together"
+    )
     solved_enough: int = Field(
-        4, ge=1, description="solved: correct trajectories after which a tree is not continued"
+        default=4, ge=1, description="solved: correct trajectories after which a tree is not continued"
     )
-    score: str = Field("prm", description="low_score: whose score is read, prm or orm")
-    min_score: float = Field(0.1, description="low_score: prunes below this")
+    score: str = Field(default="prm", description="low_score: whose score is read, prm or orm")
+    min_score: float = Field(default=0.1, description="low_score: prunes below this")
 
 
 Rule = Callable[[Tree, int, int, PruneConfig], bool]
