@@ -16,6 +16,7 @@ from pydantic import Field
 from reasoner.config import Config, difference, save_resolved
 from reasoner.data.prompting import PromptConfig
 from reasoner.data.sources import SOURCES, SourceConfig
+from reasoner.data.splits import ContaminationConfig
 from reasoner.evals.report import write_report
 from reasoner.evals.rows import MetricRow, from_json, to_json
 from reasoner.ledger import Ledger
@@ -40,8 +41,9 @@ class RunConfig(Config):
         None, description="options of wandb.init, e.g. {project: mine, mode: offline}"
     )
     prompt: PromptConfig = PromptConfig()
+    contamination: ContaminationConfig = ContaminationConfig()
     problems: dict[str, list[SourceConfig]] = Field(
-        description="problem sets by name; prompts of `test` are kept out of the others"
+        description="problem sets by name; problems of `test` are kept out of all training"
     )
     stages: list[Annotated[StageConfig, Field(discriminator="kind")]] = Field(
         min_length=1, description="what to do, in order"
@@ -110,7 +112,7 @@ def _run_stage(
             seed=config.seed,
             checkpoints=checkpoints,
         )
-        STAGES[stage.kind](stage, Context(out, config.problems, config.prompt, session))
+        STAGES[stage.kind](stage, Context(out, config.problems, config.prompt, session, config.contamination))
     progress(stage.name, 1, 1, f"{ledger.seconds[stage.name]:.0f} s")
 
 

@@ -7,13 +7,18 @@ A stage that needs an earlier one's output names that stage; a model may also be
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from reasoner.data.prompting import PromptConfig, Prompting
 from reasoner.data.sources import Item, SourceConfig, load_items
+from reasoner.data.splits import ContaminationConfig, HeldOut, Match
 from reasoner.policy.adapters import load_merged
 from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_tokenizer
@@ -22,6 +27,8 @@ from reasoner.registry import UserError
 from reasoner.store import read_trees
 from reasoner.trainers.loop import Session
 from reasoner.tree import Tree
+
+R = TypeVar("R")
 
 
 @dataclass
@@ -32,22 +39,43 @@ class Context:
     problems: dict[str, list[SourceConfig]]
     prompt: PromptConfig
     session: Session
+    contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
 
     def items(self, names: list[str]) -> list[Item]:
-        """The items of the named sets, distinct by prompt, without any whose prompt is in a set called test."""
-        held = (
-            {i.problem.prompt for i in self._set("test")}
-            if "test" in self.problems and "test" not in names
-            else set()
-        )
-        distinct = {
-            i.problem.prompt: i for name in names for i in self._set(name) if i.problem.prompt not in held
-        }
+        """The items of the named sets, distinct by prompt, without any that holds a problem of a set called test."""
+        distinct = {i.problem.prompt: i for name in names for i in self._set(name)}
+        if "test" not in names:
+            kept = self.clean(distinct.values(), lambda i: (i.problem.prompt, i.solution or ""))
+            distinct = {i.problem.prompt: i for i in kept}
         if not distinct:
             raise UserError(
                 f"the problem sets {', '.join(names)} are empty once test problems are left out; expected at least one"
             )
         return list(distinct.values())
+
+    def clean(self, rows: Iterable[R], texts: Callable[[R], tuple[str, str]]) -> Iterator[R]:
+        """The rows whose texts (prompt, the rest) hold no problem of the set called test; the others are logged."""
+        held_out = self.held_out
+        if held_out is None:
+            yield from rows
+            return
+        dropped: list[Match] = []
+        for row in rows:
+            found = held_out.matches(*texts(row))
+            if found:
+                dropped.append(found[0])
+            else:
+                yield row
+        how = Counter(match.how for match in dropped)
+        shown = {f"contamination/{kind}": how[kind] for kind in ("exact", "normalised", "ngram")}
+        self.session.log({**shown, "contamination": [m._asdict() for m in dropped]}, 0)
+
+    @cached_property
+    def held_out(self) -> HeldOut | None:
+        """The problems of the set called test; None where there is no such set."""
+        if "test" not in self.problems:
+            return None
+        return HeldOut((item.problem for item in self._set("test")), self.contamination)
 
     def _set(self, name: str) -> list[Item]:
         if name not in self.problems:

@@ -34,7 +34,10 @@ class ImportLabels(Config):
 
 
 def run_import(config: ImportLabels, context: Context) -> None:
-    """Step labels go to records/<name>/<kind of label>, outcomes to …/outcome, preferences to …/pairs."""
+    """Step labels go to records/<name>/<kind of label>, outcomes to …/outcome, preferences to …/pairs.
+
+    Trees that hold a problem of the set `test` are dropped, as from every other training text.
+    """
     prompting = context.prompting(config.model)
     limit = config.max_tokens or _context_length(context.model(config.model))
     source = Import(config.path)
@@ -42,7 +45,7 @@ def run_import(config: ImportLabels, context: Context) -> None:
     too_long: list[LeftOut] = []
     made: Counter[str] = Counter()
     writers: dict[str, RecordWriter] = {}
-    for tree in source:
+    for tree in context.clean(source, lambda t: (t.prompt, "\n".join(t.steps))):
         found = encode(tree, prompting, limit)
         too_long += [e for e in found if isinstance(e, LeftOut)]
         encoded = [e for e in found if isinstance(e, Encoded)]
@@ -56,8 +59,8 @@ def run_import(config: ImportLabels, context: Context) -> None:
         writer.close()
     if not made:
         raise UserError(
-            f"{config.path} has no solution of at most {limit} tokens with a label or an outcome; "
-            "expected one at least, set max_tokens or take a model with a longer context"
+            f"{config.path} has no solution of at most {limit} tokens with a label or an outcome and "
+            "without a test problem; expected one at least, set max_tokens or take a model with a longer context"
         )
     left_out = [*(row for report in source.reports for row in report.left_out), *too_long]
     counts = {"rows": sum(r.num_rows for r in source.reports), "left_out": len(left_out), **made}
