@@ -85,6 +85,16 @@ def train(
 
 
 @app.command()
+def evaluate(config: Annotated[Path, typer.Argument(help="YAML with stages that measure")], overrides: Overrides = None,
+             as_json: AsJson = False) -> None:  # fmt: skip
+    """Measure models or given scores by the stages of CONFIG.
+
+    Example: reasoner evaluate configs/evaluate/processbench.yaml stages.0.prm=runs/prm800k/models/prm/model
+    """
+    _run(config, overrides or [], as_json)
+
+
+@app.command()
 def verify(
     name: Annotated[str, typer.Argument(help="math | steps | code | logic, or module:function")],
     response: Annotated[str, typer.Option(help="the response to judge; @FILE reads it from a file")],

@@ -21,7 +21,7 @@ from reasoner.evals.intervals import PairedDifference, bootstrap, wilson
 
 # Scores on a scale of their own, shown as they are; every other number up to 1 is a share, shown in percent.
 SCALE_METRICS = ("auroc", "average_precision", "brier", "brier_skill", "ece")
-QUALITY_METRICS = (*SCALE_METRICS, "first_error_f1", "error_accuracy", "correct_accuracy")
+QUALITY_METRICS = (*SCALE_METRICS, "first_error_f1", "error_accuracy", "correct_accuracy", "prm_score")
 GAIN_SUFFIX = "_gain"
 
 

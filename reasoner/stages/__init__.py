@@ -13,9 +13,10 @@ from reasoner.stages.ppo import PPO, run_ppo
 from reasoner.stages.reward_models import ORM, PRM, run_orm, run_prm
 from reasoner.stages.rollout import Rollout, run_rollout
 from reasoner.stages.sft import SFT, run_sft
+from reasoner.stages.step_benchmarks import StepBenchmarks, run_step_benchmarks
 from reasoner.stages.verify import Verify, run_verify
 
-StageConfig = InitStage | ImportLabels | SFT | Rollout | Verify | Label | PRM | ORM | PPO | DPO | Evaluate
+StageConfig = InitStage | ImportLabels | SFT | Rollout | Verify | Label | PRM | ORM | PPO | DPO | Evaluate | StepBenchmarks
 
 STAGES: dict[str, Callable] = {
     "init": run_init,
@@ -29,5 +30,6 @@ STAGES: dict[str, Callable] = {
     "ppo": run_ppo,
     "dpo": run_dpo,
     "evaluate": run_evaluate,
+    "step_benchmarks": run_step_benchmarks,
 }
 TRAINERS = ("sft", "prm", "orm", "ppo", "dpo")  # these run on every process, the others on the first

@@ -1,0 +1,203 @@
+"""Measure step scores, of a process reward model or given ones, on benchmarks of labelled solutions."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from reasoner.config import Config
+from reasoner.data.importers import Import
+from reasoner.data.importers.rows import LeftOut, data_files, read_rows
+from reasoner.data.importers.step_tree import StepTree, Unusable, probability
+from reasoner.data.importers.tokens import Encoded, encode
+from reasoner.data.splits import HeldOut
+from reasoner.evals.rows import MetricRow, to_json
+from reasoner.evals.step_benchmarks import (
+    Scored,
+    average_row,
+    calibration,
+    measure_steps,
+    solutions,
+    threshold_of,
+)
+from reasoner.policy.heads import ScoreNet
+from reasoner.registry import UserError, lookup
+from reasoner.scoring.aggregate import AGGREGATES, BY_LABEL_KIND
+from reasoner.scoring.prm import score_steps
+from reasoner.stages.context import Context
+from reasoner.store import write_json, write_text
+from reasoner.tree import ROOT, Node, Problem, Tree
+
+OWN_LABELS = "labels"
+
+
+class Benchmark(Config):
+    """Labelled solutions, and where their scores come from."""
+
+    path: str = Field(description="file or folder of any format that `reasoner import` knows")
+    scores: str | None = Field(
+        None, description="file of {scores: one per step} or {prediction: index} by `id` or in the same order, or "
+        "`labels`: the file's own labels are the scores; by default the PRM scores"
+    )  # fmt: skip
+
+
+class StepBenchmarks(Config):
+    """First-error F1 (ProcessBench), PRM score (PRMBench), AUROC and calibration of steps, exact best-of-k."""
+
+    kind: Literal["step_benchmarks"]
+    name: str = "evaluate"
+    benchmarks: dict[str, Benchmark] = Field(
+        min_length=1, description="benchmarks by the name of their subset"
+    )
+    prm: str | None = Field(None, description="stage or folder of the process reward model")
+    threshold: float = Field(0.5, description="a step with a lower score is called wrong")
+    calibrate_on: Benchmark | None = Field(
+        None, description="other labelled solutions that set the threshold instead"
+    )
+    aggregate: str | None = Field(
+        None, description="from step scores to one score; by default fits Monte-Carlo labels"
+    )
+    trained_on: list[str] = Field(
+        [],
+        description="files of labels that the PRM was trained on: their problems are left out of all benchmarks",
+    )
+
+
+def run_step_benchmarks(config: StepBenchmarks, context: Context) -> None:
+    aggregate = config.aggregate or BY_LABEL_KIND["soft"]
+    lookup(AGGREGATES, aggregate, "aggregate")
+    reader = _Reader(config.prm, context)
+    threshold = config.threshold
+    if config.calibrate_on is not None:
+        scored, _ = reader.read(config.calibrate_on, list(Import(config.calibrate_on.path)))
+        threshold = threshold_of(scored).threshold
+    trees = {name: list(Import(b.path)) for name, b in config.benchmarks.items()}
+    excluded = _trained_on(config.trained_on, trees, context)
+    method, when = ("prm" if config.prm else "given"), config.prm or "given"
+    rows: list[MetricRow] = []
+    counts: dict[str, Any] = {"threshold": threshold}
+    for step, (name, benchmark) in enumerate(config.benchmarks.items()):
+        scored, left_out = reader.read(benchmark, trees[name])
+        kept = [s for s in scored if s.problem_id not in excluded]
+        counts[name] = {
+            "solutions": len(kept), "excluded": len(scored) - len(kept), "not_scored": [row._asdict() for row in left_out]
+        }  # fmt: skip
+        if not kept:
+            raise UserError(
+                f"all {len(scored)} solutions of {name} are of problems in {', '.join(config.trained_on)}; "
+                "expected some that the model was not trained on"
+            )
+        rows += measure_steps(kept, threshold, aggregate, config.name, method, when, name)
+        curve = [point._asdict() for point in calibration(kept)]
+        if curve:
+            context.session.log({"method": method, "when": f"{when}, {name}", "calibration": curve}, step)
+        context.session.progress(step + 1, len(trees), name)
+    if sum(row.metric == "first_error_f1" for row in rows) > 1:
+        rows.append(average_row(rows, config.name, method, when))
+    write_text(context.session.out / "rows.json", to_json(rows))
+    write_json(context.session.out / "counts.json", counts)
+    write_json(context.session.out / "samples.json", [])
+
+
+def _trained_on(paths: list[str], benchmarks: dict[str, list[StepTree]], context: Context) -> set[str]:
+    """Ids of the benchmark problems that occur in files of labels."""
+    if not paths:
+        return set()
+    problems = [Problem(t.problem_id, t.prompt, "", {}) for trees in benchmarks.values() for t in trees]
+    held_out = HeldOut(problems, context.contamination)
+    trained = (tree for path in paths for tree in Import(path))
+    return {m.problem_id for tree in trained for m in held_out.matches(tree.prompt, "\n".join(tree.steps))}
+
+
+class _Reader:
+    """Finds the scores of a benchmark's solutions; the model is loaded when a benchmark first needs it."""
+
+    def __init__(self, prm: str | None, context: Context):
+        self.prm, self.context = prm, context
+        self.net: ScoreNet | None = None
+
+    def read(self, benchmark: Benchmark, trees: list[StepTree]) -> tuple[list[Scored], list[LeftOut]]:
+        if benchmark.scores == OWN_LABELS:
+            made = [
+                Scored(t.problem_id, [math.nan] * len(path), labels, t.outcomes[path[-1]])
+                for t in trees
+                for path, labels in solutions(t)
+            ]
+            return made, []
+        if benchmark.scores is not None:
+            return given_scores(Path(benchmark.scores), trees), []
+        return self._by_model(trees)
+
+    def _by_model(self, trees: list[StepTree]) -> tuple[list[Scored], list[LeftOut]]:
+        if self.prm is None:
+            raise UserError("a benchmark has no scores; expected prm: STAGE OR FOLDER, or scores: FILE")
+        if self.net is None:
+            self.net = ScoreNet.load(Path(self.context.model(self.prm))).eval()
+        prompting = self.context.prompting(self.prm)
+        limit = int(getattr(self.net.lm.config, "max_position_embeddings", 1 << 20))
+        encoded = [
+            (t, path, labels, e)
+            for t in trees
+            for (path, labels), e in zip(solutions(t), encode(t, prompting, limit), strict=True)
+        ]
+        chains = [_chain(e) for *_, e in encoded if isinstance(e, Encoded)]
+        self.context.session.ledger.add("prm", scored=score_steps(self.net, chains, "prm"))
+        scores = iter([c.scores["prm"][1] for c in chains])
+        # a solution that does not fit the model has no scores, and counts as not found
+        scored = [
+            Scored(
+                t.problem_id, labels, next(scores) if isinstance(e, Encoded) else None, t.outcomes[path[-1]]
+            )
+            for t, path, labels, e in encoded
+        ]
+        return scored, [e for *_, e in encoded if isinstance(e, LeftOut)]
+
+
+def _chain(e: Encoded) -> Tree:
+    tree = Tree.of_prompt(Problem(e.tree.problem_id, "", "", {}), e.prompt_ids)
+    tree.add(Node(ROOT, len(e.prompt_ids), tuple(e.completion_ids), step_ends=tuple(e.step_ends)))
+    return tree
+
+
+def given_scores(file: Path, trees: list[StepTree]) -> list[Scored]:
+    """The rows of a file of scores beside a benchmark's solutions, by `id` where both have one, else in order."""
+    rows = [row for path in data_files(file) for row in read_rows(path)]
+    bad = next((row for row in rows if isinstance(row, LeftOut)), None)
+    if bad is not None:
+        raise UserError(
+            f"{file}, line {bad.line}: {bad.reason}; expected a JSON object with scores or prediction"
+        )
+    values = [row.value for row in rows if not isinstance(row, LeftOut)]
+    by_id = {str(v["id"]): v for v in values if "id" in v}
+    whole = [(t, path, labels) for t in trees for path, labels in solutions(t)]
+    if not by_id and len(values) != len(whole):
+        raise UserError(
+            f"{file} has {len(values)} rows for {len(whole)} solutions; expected one each, or ids"
+        )
+    scored = []
+    for number, (tree, path, labels) in enumerate(whole):
+        own_id = str(json.loads(tree.extra).get("id", ""))
+        value = by_id.get(own_id) if by_id else values[number]
+        if value is None:
+            raise UserError(f"{file} has no row with the id {own_id!r}; expected scores of every solution")
+        scored.append(_given(value, tree, path, labels, f"{file}, solution {own_id or number + 1}"))
+    return scored
+
+
+def _given(value: dict[str, Any], tree: StepTree, path: list[int], labels: list[float], where: str) -> Scored:
+    outcome = tree.outcomes[path[-1]]
+    if "scores" not in value:
+        if not isinstance(value.get("prediction"), int):
+            raise UserError(f"{where} has neither scores nor an integer prediction; expected one of them")
+        return Scored(tree.problem_id, labels, None, outcome, value["prediction"])
+    try:
+        scores = [probability(s, "score") for s in value["scores"]]
+    except (Unusable, TypeError) as problem:
+        raise UserError(f"{where}: {problem}; expected numbers from 0 to 1") from problem
+    if len(scores) != len(path) or any(map(math.isnan, scores)):
+        raise UserError(f"{where} has {len(scores)} scores; expected one for each of its {len(path)} steps")
+    return Scored(tree.problem_id, labels, scores, outcome)
