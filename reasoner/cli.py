@@ -143,6 +143,26 @@ def import_(
     import_labels(path, to, licence, questions, as_json)
 
 
+@app.command()
+def annotate(
+    run: Annotated[Path, typer.Argument(help="folder of a run with judged trees")],
+    stage: Annotated[str, typer.Option(help="verify stage whose trees are shown; by default the last")] = "",
+    prm: Annotated[str, typer.Option(help="stage or folder of the PRM that tells what is convincing")] = "",
+    to: Annotated[Path | None, typer.Option(help="file to append to; by default RUN/annotations.jsonl")] = None,
+    labeler: Annotated[str, typer.Option(help="who rates, as the records shall name it")] = "",
+) -> None:
+    """Rate steps of a run's solutions by keyboard, convincing wrong answers first; the same command goes on.
+
+    Example: reasoner annotate runs/demo --prm prm
+    """
+    import click
+
+    from reasoner.commands.annotate import annotate as rate
+
+    _quiet()
+    rate(run, stage, prm, to, labeler, click.getchar, print)
+
+
 @config_app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of a run's YAML: every key with its type, default and meaning."""
