@@ -1,6 +1,6 @@
 """A whole on-policy step against TRL's GRPOTrainer: same model, prompts, number and lengths of generations.
 
-    python -m tests.benchmarks.step [--pairs 5 --width 128 --layers 4]
+    python -m tests.benchmarks.step [vs_trl_grpo_uniform] [vs_trl_grpo] [--pairs 5 --width 128 --layers 4]
 
 16 prompts × 8 completions. A Phi-shaped random model has a bias in its output layer, which sets the chance
 of the end of text at each token: none for `vs_trl_grpo_uniform` (all completions 64 tokens long), 1/64 with a
@@ -37,6 +37,8 @@ from reasoner.tree import Problem
 from verifiers import Verdict
 
 NUM_PROMPTS, NUM_GENERATIONS, STEPS = 16, 8, 3
+# chance of the end of text at each token, most tokens, target
+COMPARISONS = {"vs_trl_grpo_uniform": (0.0, 64, 1.2), "vs_trl_grpo": (1 / 64, 256, 2.5)}
 PROMPTS = [f"Question {i:02d}: {i} + {i} = ?\n" for i in range(NUM_PROMPTS)]
 
 
@@ -136,14 +138,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "names", nargs="*", choices=[*COMPARISONS, []], help="which comparisons; all by default"
+    )
     for name, default in {"pairs": 5, "width": 128, "layers": 4}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        for name, end, cap, target in (
-            ("vs_trl_grpo_uniform", 0.0, 64, 1.2),
-            ("vs_trl_grpo", 1 / 64, 256, 2.5),
-        ):
+        for name in args.names or COMPARISONS:
+            end, cap, target = COMPARISONS[name]
             make_model(Path(scratch) / name, args.width, args.layers, end)
             compare(name, Path(scratch) / name, cap, target, args.pairs)
 
