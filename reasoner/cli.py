@@ -93,25 +93,6 @@ def verify(
     raise typer.Exit(0 if verdict.status == "correct" else 1)
 
 
-@app.command("import")
-def import_(
-    path: Annotated[Path, typer.Argument(help="file, or folder of files, of labelled steps")],
-    to: Annotated[Path, typer.Option(help="folder to write, for the path of an import stage")],
-    licence: Annotated[str, typer.Option(help="licence of rows that state none")] = "",
-    questions: Annotated[
-        Path | None, typer.Option(help="file of known questions, for chats in which no 'Step 1:' ends them")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Read labelled steps of any known format, say what was recognised, and name each row that was left out.
-
-    Example: reasoner import prm800k/phase2_train.jsonl --to data/prm800k
-    """
-    from reasoner.commands.import_labels import import_labels
-
-    import_labels(path, to, licence, questions, as_json)
-
-
 @app.command()
 def replay(
     run_folder: Annotated[
@@ -149,6 +130,25 @@ def merge(
 
     _quiet()
     merge_adapter(str(adapter), out)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="file, or folder of files, of labelled steps")],
+    to: Annotated[Path, typer.Option(help="folder to write, for the path of an import stage")],
+    licence: Annotated[str, typer.Option(help="licence of rows that state none")] = "",
+    questions: Annotated[
+        Path | None, typer.Option(help="file of known questions, for chats in which no 'Step 1:' ends them")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read labelled steps of any known format, say what was recognised, and name each row that was left out.
+
+    Example: reasoner import prm800k/phase2_train.jsonl --to data/prm800k
+    """
+    from reasoner.commands.import_labels import import_labels
+
+    import_labels(path, to, licence, questions, as_json)
 
 
 @config_app.command("schema")
