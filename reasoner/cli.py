@@ -124,6 +124,45 @@ def verify(
     raise typer.Exit(0 if verdict.status == "correct" else 1)
 
 
+@app.command()
+def replay(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="folder of a finished run with judged trees")
+    ],
+    variants: Annotated[
+        list[str] | None,
+        typer.Argument(help="advantage options joined by commas: method=grpo,reward.prm_weight=0.5"),
+    ] = None,
+    stage: Annotated[str, typer.Option(help="stage with the judged trees; by default the last verify")] = "",
+    trees: Annotated[int, typer.Option(help="most trees that are read")] = 128,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute advantages of stored trees under other rewards and methods, and compare them with the run's own.
+
+    Example: reasoner replay runs/demo method=grpo method=vineppo reward.prm_weight=0,gamma=0.9
+    """
+    from reasoner.evals.advantage_replay import compare_variants, comparison_json, comparison_table
+
+    _quiet()
+    rows = compare_variants(run_folder, variants or [], stage, trees)
+    print(comparison_json(rows)) if as_json else Console().print(comparison_table(rows))
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="folder of a LoRA adapter")],
+    out: Annotated[Path, typer.Argument(help="folder for the plain model")],
+) -> None:
+    """Merge an adapter into its base and save a plain Hugging Face model.
+
+    Example: reasoner merge runs/ppo/models/ppo/model merged
+    """
+    from reasoner.policy.adapters import merge as merge_adapter
+
+    _quiet()
+    merge_adapter(str(adapter), out)
+
+
 @app.command("import")
 def import_(
     path: Annotated[Path, typer.Argument(help="file, or folder of files, of labelled steps")],

@@ -32,14 +32,14 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 class LoRA(Config):
     """Low-rank adaptation (Hu et al. 2021)."""
 
-    r: int = Field(16, ge=1, description="rank")
-    alpha: int = Field(32, ge=1, description="scale; updates are multiplied by alpha / r")
+    r: int = Field(default=16, ge=1, description="rank")
+    alpha: int = Field(default=32, ge=1, description="scale; updates are multiplied by alpha / r")
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="dropout on the adapter's input, in SFT and DPO; on-policy never"
+        default=0.0, ge=0, lt=1, description="dropout on the adapter's input, in SFT and DPO; on-policy never"
     )
-    target_modules: str | list[str] = Field("all-linear", description="layers that get an adapter")
+    target_modules: str | list[str] = Field(default="all-linear", description="layers that get an adapter")
     four_bit: bool = Field(
-        False, description="hold the base in 4 bits (NF4, QLoRA, Dettmers et al. 2023); needs bitsandbytes"
+        default=False, description="hold the base in 4 bits (NF4, QLoRA, Dettmers et al. 2023); needs bitsandbytes"
     )
 
 

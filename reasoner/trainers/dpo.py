@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from pydantic import Field
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from reasoner.config import Config
 from reasoner.policy.adapters import LoRA, is_adapter, load_merged, load_trainable, save_trained

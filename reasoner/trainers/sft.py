@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from pydantic import Field
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from reasoner.config import Config
 from reasoner.policy.adapters import LoRA, load_trainable, save_trained

@@ -17,8 +17,8 @@ def model(tmp_path_factory, shared_data):
     return save_small_qwen(tmp_path_factory.mktemp("qwen"), [r["question"] + r["answer"] for r in rows])
 
 
-def train(config, out, *overrides):
-    command = [sys.executable, "-m", "reasoner", "train", str(ROOT / "configs/gsm8k" / config), f"out={out}"]
+def train(config, out, *overrides, how="train"):
+    command = [sys.executable, "-m", "reasoner", how, str(ROOT / "configs/gsm8k" / config), f"out={out}"]
     done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -34,3 +34,17 @@ def test_sft_then_ppo_with_lora_on_real_rows(tmp_path, model, shared_data):
     assert (ppo / "models/ppo/model/adapter_model.safetensors").is_file()
     lines = [json.loads(x) for x in (ppo / "metrics.jsonl").read_text().splitlines()]
     assert len([x for x in lines if "ppo/loss" in x]) == 2
+
+
+def test_trees_and_evaluation_on_real_rows(tmp_path, model, shared_data):
+    rows = shared_data / "gsm8k/train.jsonl.gz"
+    data = (f"problems.train.0.path={rows}", "problems.train.0.size=3")
+    names = [f"stages.{i}.model={model}" for i in range(3)]
+    run = tmp_path / "trees"
+    train("rollout.yaml", run, *names, *data, "stages.0.max_tokens=24", "stages.0.num_problems=3", how="run")
+    assert len(list((run / "records/label/soft").glob("*.parquet"))) == 1
+    test = (f"problems.test.0.path={rows}", "problems.test.0.size=3")
+    policies = f'stages.0.policies=["{model}"]', "stages.0.sampled=[]"
+    train("evaluate.yaml", tmp_path / "eval", *test, *policies, "stages.0.max_tokens=8", how="run")
+    found = json.loads((tmp_path / "eval/metrics.json").read_text())
+    assert {r["n"] for r in found} == {3}
