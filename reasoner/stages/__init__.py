@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from reasoner.stages.complete import Complete, run_complete
 from reasoner.stages.dpo import DPO, run_dpo
 from reasoner.stages.evaluate import Evaluate, run_evaluate
 from reasoner.stages.import_labels import ImportLabels, run_import
@@ -15,7 +16,9 @@ from reasoner.stages.rollout import Rollout, run_rollout
 from reasoner.stages.sft import SFT, run_sft
 from reasoner.stages.verify import Verify, run_verify
 
-StageConfig = InitStage | ImportLabels | SFT | Rollout | Verify | Label | PRM | ORM | PPO | DPO | Evaluate
+StageConfig = (
+    InitStage | ImportLabels | SFT | Rollout | Verify | Complete | Label | PRM | ORM | PPO | DPO | Evaluate
+)
 
 STAGES: dict[str, Callable] = {
     "init": run_init,
@@ -23,6 +26,7 @@ STAGES: dict[str, Callable] = {
     "sft": run_sft,
     "rollout": run_rollout,
     "verify": run_verify,
+    "complete": run_complete,
     "label": run_label,
     "prm": run_prm,
     "orm": run_orm,

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from reasoner.config import Config
+from reasoner.registry import lookup
+from reasoner.signals.consensus import JUDGES, agrees, with_votes
 from reasoner.signals.outcome_labels import outcome_labels
 from reasoner.signals.pairs import PairConfig, sibling_pairs
 from reasoner.signals.step_labels import KINDS, StepLabelConfig, step_labels
@@ -17,13 +19,30 @@ from reasoner.store import write_records
 
 
 class Label(Config):
-    """Turn trees into step labels (hard and soft), outcome labels, preference pairs and demonstrations."""
+    """Turn trees into step labels, outcome labels, preference pairs and demonstrations, each a folder of records/<name>."""
 
     kind: Literal["label"]
     name: str = "label"
-    trees: str = Field("verify", description="stage whose judged trees are labelled")
+    trees: str = Field(default="verify", description="stage whose judged trees are labelled")
     model: str = Field(description="model whose tokenizer reads them")
-    min_continuations: int = Field(1, ge=1, description="states with fewer judged continuations get no label")
+    kinds: list[str] = Field(
+        default=["hard", "soft"], description="step labels to write: hard | soft | posterior | spread"
+    )
+    min_continuations: int = Field(
+        default=1, ge=1, description="states with fewer judged continuations get no label"
+    )
+    drop_after_error: bool = Field(
+        default=False, description="no labels after a solution's first step of label 0"
+    )
+    only_mixed: bool = Field(
+        default=False,
+        description="leave out problems whose chains from the prompt are all right or all wrong",
+    )
+    judge: str = Field(
+        default="",
+        description="second labeller, e.g. arithmetic, or module:function: records on whose first error it agrees go to "
+        "<kind>_agreed, all of them with both votes to <kind>_votes",
+    )
     pairs: PairConfig = PairConfig()
     step_pairs: StepPairConfig = StepPairConfig()
     traces: TraceConfig = TraceConfig()
@@ -34,9 +53,20 @@ def run_label(config: Label, context: Context) -> None:
     decode = prompting.decode
     folder = context.out / "records" / config.name
     made = {}
-    for kind in KINDS:
-        labels = StepLabelConfig(kind=kind, min_continuations=config.min_continuations)
+    for kind in config.kinds:
+        lookup(KINDS, kind, "label kind")
+        labels = StepLabelConfig(
+            kind=kind,
+            min_continuations=config.min_continuations,
+            drop_after_error=config.drop_after_error,
+            only_mixed=config.only_mixed,
+        )
         made[kind] = write_records(folder / kind, step_labels(trees, labels, decode))
+        if config.judge:
+            judge = lookup(JUDGES, config.judge, "judge of steps")
+            voted = list(with_votes(step_labels(trees, labels, decode), judge))
+            write_records(folder / f"{kind}_votes", voted)
+            made[f"{kind}_agreed"] = write_records(folder / f"{kind}_agreed", filter(agrees, voted))
     made["outcome"] = write_records(folder / "outcome", outcome_labels(trees, decode))
     for kind, records in {
         "pairs": list(sibling_pairs(trees, config.pairs, decode)),

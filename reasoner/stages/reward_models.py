@@ -8,6 +8,7 @@ from pydantic import Field
 
 from reasoner.records import OutcomeLabel, StepLabels
 from reasoner.signals.labelled import from_outcomes, from_steps
+from reasoner.signals.step_labels import with_neutral
 from reasoner.stages.context import Context
 from reasoner.store import read_records
 from reasoner.trainers.reward_model import RewardModelStage, train_reward_model
@@ -20,12 +21,18 @@ class PRM(RewardModelStage):
     name: str = "prm"
     model: str = Field(description="stage, folder or hub name to start from")
     labels: str = Field("label", description="stage whose step labels are learned")
-    label_kind: Literal["hard", "soft"] = Field("soft", description="which Monte-Carlo labels")
+    label_kind: str = Field(
+        "soft",
+        description="which of them, by folder: hard | soft | posterior | spread | soft_agreed | human | …",
+    )
+    neutral: str = Field(
+        "good", description="what a person's neutral rating counts as: good | half | bad | drop (no label)"
+    )
 
 
 def run_prm(config: PRM, context: Context) -> None:
     records = read_records(context.out / "records" / config.labels / config.label_kind, StepLabels)
-    data = from_steps(records, config.tokens_per_batch)
+    data = from_steps(with_neutral(records, config.neutral), config.tokens_per_batch)
     train_reward_model(context.model(config.model), data, config, context.session, "prm")
 
 

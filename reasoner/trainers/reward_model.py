@@ -33,25 +33,31 @@ class RewardModelStage(Config):
     """A logit per labelled state, fitted to labels in [0, 1]."""
 
     loss: str = Field(
-        "bce",
+        default="bce",
         description="bce (soft labels as they are) | hard_bce (any label above 0 is good) | mse | "
         "ranking (steps that continue one prefix against each other)",
     )
     label_tokens: list[str] = Field(
-        [],
+        default=[],
         description="two tokens of the vocabulary, the good and the bad one, e.g. ['+', '-'], read instead of a new head",
     )
 
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="how weights are updated")
-    epochs: float = Field(1.0, gt=0, description="passes over the labelled solutions")
+    epochs: float = Field(default=1.0, gt=0, description="passes over the labelled solutions")
     batch_size: int = Field(
-        64, ge=1, description="solutions per update, over all processes; those of one tree stay together"
+        default=64,
+        ge=1,
+        description="solutions per update, over all processes; those of one tree stay together",
     )
     tokens_per_batch: int = Field(
-        8192, ge=1, description="packed tokens per forward pass; also the largest tree of solutions"
+        default=8192, ge=1, description="packed tokens per forward pass; also the largest tree of solutions"
     )
-    holdout: float = Field(0.05, ge=0, lt=1, description="share of the problems kept for the reported AUROC")
-    lora: LoRA | None = Field(None, description="train a LoRA adapter and the head instead of all weights")
+    holdout: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the problems kept for the reported AUROC"
+    )
+    lora: LoRA | None = Field(
+        default=None, description="train a LoRA adapter and the head instead of all weights"
+    )
 
 
 def train_reward_model(
