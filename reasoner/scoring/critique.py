@@ -58,10 +58,7 @@ def score_steps(ask: Critic, trees: Sequence[Tree], decode: Callable[[Sequence[i
     """Set `tree.scores[name]`; a step that several trajectories share has the mean of what was said of it."""
     for tree in trees:
         leaves = [leaf for leaf in tree.leaves() if tree.step_ends(leaf)]
-        solutions = [
-            [decode(tree.completion_ids(e.node, e.index + 1)[len(tree.completion_ids(*before)) :]) for e, before in _steps(tree, leaf)]
-            for leaf in leaves
-        ]  # fmt: skip
+        solutions = [[decode(ids) for ids in _step_ids(tree, leaf)] for leaf in leaves]
         said: dict[tuple[int, int], list[float]] = {}
         votes = ask([tree.problem.prompt] * len(leaves), solutions)
         for leaf, of_one, steps in zip(leaves, votes, solutions, strict=True):
@@ -74,8 +71,8 @@ def score_steps(ask: Critic, trees: Sequence[Tree], decode: Callable[[Sequence[i
         }
 
 
-def _steps(tree: Tree, leaf: int):
-    """Each step end of a trajectory with the state that the step begins in."""
-    ends = tree.step_ends(leaf)
-    begins = [(0, len(tree.nodes[0].token_ids)), *((e.node, e.index + 1) for e in ends[:-1])]
-    return zip(ends, begins, strict=True)
+def _step_ids(tree: Tree, leaf: int) -> list[list[int]]:
+    """The token ids of each step of a trajectory."""
+    ends = [len(tree.completion_ids(e.node, e.index + 1)) for e in tree.step_ends(leaf)]
+    ids = tree.completion_ids(leaf)
+    return [ids[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]

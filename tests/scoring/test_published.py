@@ -22,7 +22,7 @@ KINDS = {"math_shepherd": "mistral", "rlhflow": "llama", "skywork": "qwen2", "qw
 @pytest.fixture(params=sorted(KINDS))
 def saved(request, tmp_path):
     """A folder as the model's authors publish it: the causal LM, and their head's weights beside it."""
-    tokenizer = train_tokenizer([PROMPT, *sum(SOLUTIONS, []), " ки + -"], 330)
+    tokenizer = train_tokenizer([PROMPT, *(s for steps in SOLUTIONS for s in steps), " ки + -"], 330)
     tokenizer.add_tokens([EXTRA], special_tokens=True)
     tokenizer.chat_template = CHAT
     lm = small_lm(KINDS[request.param], vocab_size=len(tokenizer))
