@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from reasoner.stages.complete import Complete, run_complete
+from reasoner.stages.critiques import Critiques, run_critiques
 from reasoner.stages.dpo import DPO, run_dpo
 from reasoner.stages.evaluate import Evaluate, run_evaluate
 from reasoner.stages.import_labels import ImportLabels, run_import
@@ -17,7 +18,7 @@ from reasoner.stages.sft import SFT, run_sft
 from reasoner.stages.verify import Verify, run_verify
 
 StageConfig = (
-    InitStage | ImportLabels | SFT | Rollout | Verify | Complete | Label | PRM | ORM | PPO | DPO | Evaluate
+    InitStage | ImportLabels | SFT | Rollout | Verify | Complete | Label | Critiques | PRM | ORM | PPO | DPO | Evaluate
 )
 
 STAGES: dict[str, Callable] = {
@@ -28,6 +29,7 @@ STAGES: dict[str, Callable] = {
     "verify": run_verify,
     "complete": run_complete,
     "label": run_label,
+    "critiques": run_critiques,
     "prm": run_prm,
     "orm": run_orm,
     "ppo": run_ppo,

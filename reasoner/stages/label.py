@@ -8,13 +8,14 @@ from pydantic import Field
 
 from reasoner.config import Config
 from reasoner.registry import lookup
-from reasoner.signals.consensus import JUDGES, agrees, with_votes
+from reasoner.scoring.critique import critic, judge_with
+from reasoner.signals.consensus import JUDGES, StepJudge, agrees, with_votes
 from reasoner.signals.outcome_labels import outcome_labels
 from reasoner.signals.pairs import PairConfig, sibling_pairs
 from reasoner.signals.step_labels import KINDS, StepLabelConfig, step_labels
 from reasoner.signals.step_pairs import StepPairConfig, step_pairs
 from reasoner.signals.traces import TraceConfig, traces
-from reasoner.stages.context import Context
+from reasoner.stages.context import Context, make_engine
 from reasoner.store import write_records
 
 
@@ -43,6 +44,9 @@ class Label(Config):
         description="second labeller, e.g. arithmetic, or module:function: records on whose first error it agrees go to "
         "<kind>_agreed, all of them with both votes to <kind>_votes",
     )
+    critic: str = Field(
+        default="", description="critique model that is asked as second labeller, in the place of `judge`"
+    )
     pairs: PairConfig = PairConfig()
     step_pairs: StepPairConfig = StepPairConfig()
     traces: TraceConfig = TraceConfig()
@@ -62,8 +66,8 @@ def run_label(config: Label, context: Context) -> None:
             only_mixed=config.only_mixed,
         )
         made[kind] = write_records(folder / kind, step_labels(trees, labels, decode))
-        if config.judge:
-            judge = lookup(JUDGES, config.judge, "judge of steps")
+        if config.judge or config.critic:
+            judge = _critic(config, context) if config.critic else lookup(JUDGES, config.judge, "judge of steps")
             voted = list(with_votes(step_labels(trees, labels, decode), judge))
             write_records(folder / f"{kind}_votes", voted)
             made[f"{kind}_agreed"] = write_records(folder / f"{kind}_agreed", filter(agrees, voted))
@@ -79,3 +83,10 @@ def run_label(config: Label, context: Context) -> None:
         {"label/problems_solved_sometimes": kept, **{f"label/{k}": n for k, n in made.items()}}, 0
     )
     context.session.ledger.add("policy", trajectories_kept=made["outcome"])
+
+
+def _critic(config: Label, context: Context) -> StepJudge:
+    """The critique model behind an engine of its own."""
+    room = 4096
+    engine = make_engine(config.critic, context, room, num_slots=64)
+    return judge_with(critic(engine, context.prompting(config.critic), seed=context.session.seed))
