@@ -25,7 +25,7 @@ class ProbeConfig(Config):
     num_continuations: int = Field(default=8, ge=1, description="most continuations from the end of a step")
     stop: str = Field(
         default="never",
-        description="never | first_success (all that a hard label needs) | decided (which side of `threshold` the value "
+        description="never | first_success (all that labels of kind spread need) | decided (which side of `threshold` the value "
         "is on), or module:function",
     )
     threshold: float = Field(
