@@ -64,14 +64,15 @@ def posterior(chain: Chain, least: int) -> list[float]:
 
 
 def spread(chain: Chain, least: int) -> list[float]:
-    """Hard labels where few states were probed: steps between the last success and the next failure have none.
+    """Hard labels where few states were probed: steps between the last success and the first failure have none.
 
-    A chain that ends right is itself a success from each of its states (Luo et al. 2024, section 3.2).
+    A chain that ends right is itself a success from each of its states (Luo et al. 2024, section 3.2). Successes
+    after the first failure are recoveries and say nothing of the steps before it.
     """
-    reached = max((i for i, s in enumerate(chain) if s.c), default=-1)
-    failed = min(
-        i for i, s in enumerate([*chain, Counts(1, 0, 0)]) if i > reached and s.n and (s.n >= least or i >= len(chain) - 1)
-    )  # fmt: skip
+    if chain[-1].c:
+        return [1.0] * len(chain)
+    failed = next(i for i, s in enumerate(chain) if not s.c and s.n and (s.n >= least or i == len(chain) - 1))
+    reached = max((i for i, s in enumerate(chain[:failed]) if s.c), default=-1)
     return [1.0 if i <= reached else 0.0 if i >= failed else NAN for i in range(len(chain))]
 
 
