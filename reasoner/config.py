@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,10 +22,6 @@ class Config(BaseModel):
     """What every stage's config derives from: unknown keys are errors, and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
-
-    if TYPE_CHECKING:  # every field may be left out, which type checkers don't see in Field("default")
-
-        def __init__(self, **values: Any) -> None: ...
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -1,35 +1,91 @@
-"""Automatic step labels: what became of the independent continuations from the end of each step (Math-Shepherd)."""
+"""Automatic step labels: what became of the independent continuations from the end of each step (Math-Shepherd).
+
+A label tells how good a state is for the model that continued it, not whether the step is right: with hard
+labels a wrong step counts as good once one continuation recovers (see tests/signals/markov.py for how often).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from pydantic import Field
 
 from reasoner.config import Config
 from reasoner.records import StepLabels
 from reasoner.registry import lookup
-from reasoner.tree import ROOT, Tree, counts
+from reasoner.tree import ROOT, Counts, Tree, counts
+
+NAN = float("nan")
+NO_ERROR, UNDECIDED = -1, -2
 
 
 class StepLabelConfig(Config):
     """How counts of correct continuations become labels."""
 
-    kind: str = Field("soft", description="soft: c / n; hard: 1 if any continuation was correct")
-    min_continuations: int = Field(1, ge=1, description="states with fewer judged continuations get no label")
+    kind: str = Field(
+        default="soft",
+        description="soft: c / n; hard: 1 if any continuation was correct; posterior: mean (c + 1) / (n + 2) of the "
+        "Beta posterior; spread: as hard, along the chain: a success shows all steps before it good, "
+        "the first failure all later ones bad",
+    )
+    min_continuations: int = Field(
+        default=1, ge=1, description="states with fewer judged continuations get no label"
+    )
+    drop_after_error: bool = Field(
+        default=False,
+        description="no labels after a solution's first step of label 0, for a model of first errors",
+    )
+    only_mixed: bool = Field(
+        default=False,
+        description="leave out problems whose chains from the prompt are all right or all wrong (labels of too easy "
+        "and too hard problems are noisy)",
+    )
 
 
-def hard(n: int, c: int) -> float:
-    """1 if any of n continuations was correct (Wang et al. 2024, equation 3)."""
-    return float(c > 0)
+class Chain(list[Counts]):
+    """Counts at the step ends of one trajectory; the last is its own verdict alone, n = 1."""
 
 
-def soft(n: int, c: int) -> float:
+def soft(chain: Chain, least: int) -> list[float]:
     """The share of continuations that were correct (Wang et al. 2024, equation 4)."""
-    return c / n
+    return [s.c / s.n if s.n >= least else NAN for s in chain[:-1]] + _own(chain)
 
 
-KINDS: dict[str, Callable[[int, int], float]] = {"hard": hard, "soft": soft}
+def hard(chain: Chain, least: int) -> list[float]:
+    """1 if any continuation was correct (Wang et al. 2024, equation 3)."""
+    return [float(s.c > 0) if s.n >= least else NAN for s in chain[:-1]] + _own(chain)
+
+
+def posterior(chain: Chain, least: int) -> list[float]:
+    """Mean of Beta(1 + c, 1 + n - c), the posterior of a state's value under a uniform prior."""
+    return [(s.c + 1) / (s.n + 2) if s.n >= least else NAN for s in chain[:-1]] + _own(chain)
+
+
+def spread(chain: Chain, least: int) -> list[float]:
+    """Hard labels where few states were probed: steps between the last success and the first failure have none.
+
+    A chain that ends right is itself a success from each of its states (Luo et al. 2024, section 3.2). Successes
+    after the first failure are recoveries and say nothing of the steps before it.
+    """
+    if chain[-1].c:
+        return [1.0] * len(chain)
+    failed = next(i for i, s in enumerate(chain) if not s.c and s.n and (s.n >= least or i == len(chain) - 1))
+    reached = max((i for i, s in enumerate(chain[:failed]) if s.c), default=-1)
+    return [1.0 if i <= reached else 0.0 if i >= failed else NAN for i in range(len(chain))]
+
+
+def _own(chain: Chain) -> list[float]:
+    return [float(chain[-1].c)]
+
+
+KINDS: dict[str, Callable[[Chain, int], list[float]]] = {
+    "soft": soft,
+    "hard": hard,
+    "posterior": posterior,
+    "spread": spread,
+}
 
 
 def step_labels(
@@ -42,6 +98,8 @@ def step_labels(
     """
     label = lookup(KINDS, config.kind, "label kind")
     for tree in trees:
+        if config.only_mixed and not is_mixed(tree):
+            continue
         prompt_ids = list(tree.nodes[ROOT].token_ids)
         counted = {
             (n.parent, n.offset): counts(tree, n.parent, n.offset) for n in tree.nodes[1:] if n.parent != ROOT
@@ -49,40 +107,92 @@ def step_labels(
         labelled: set[tuple[int, int]] = set()
         for leaf in tree.leaves():
             verdict = tree.verdicts.get(leaf)
-            if verdict is None or verdict.status == "error" or not tree.step_ends(leaf):
+            ends = tree.step_ends(leaf)
+            if verdict is None or verdict.status == "error" or not ends:
                 continue
-            completion_ids = tree.completion_ids(leaf)
-            labels: list[float] = []
-            ns: list[int] = []
-            cs: list[int] = []
-            for end in tree.step_ends(leaf):
-                state = counted.get((end.node, end.index + 1))
-                n, c = (state.n, state.c) if state else (0, 0)
-                is_new = (end.node, end.index) not in labelled
-                labelled.add((end.node, end.index))
-                if end.node == leaf and end.index + 1 == len(tree.nodes[leaf].token_ids):
-                    n, c = 1, int(verdict.status == "correct")
-                    labels.append(float(c))
-                else:
-                    known = is_new and n >= config.min_continuations
-                    labels.append(label(n, c) if known else float("nan"))
-                ns.append(n)
-                cs.append(c)
+            chain = Chain(counted.get((e.node, e.index + 1), Counts(0, 0, 0)) for e in ends)
+            is_closed = ends[-1].node == leaf and ends[-1].index + 1 == len(tree.nodes[leaf].token_ids)
+            if is_closed:
+                chain[-1] = Counts(1, int(verdict.status == "correct"), 0)
+            own = Chain(chain if is_closed else [*chain, Counts(1, int(verdict.status == "correct"), 0)])
+            labels = label(own, config.min_continuations)[: len(ends)]
+            found_at = first_error(labels)
+            if config.drop_after_error:
+                labels = until_error(labels)
+            seen = [(e.node, e.index) in labelled and i + 1 < len(own) for i, e in enumerate(ends)]
+            labelled.update((e.node, e.index) for e in ends)
             yield StepLabels(
                 problem_id=tree.problem.id,
                 prompt=decode(prompt_ids),
                 completions=_texts(tree, leaf, decode),
-                labels=labels,
+                labels=[NAN if s else y for s, y in zip(seen, labels, strict=True)],
                 prompt_ids=prompt_ids,
-                completion_ids=completion_ids,
+                completion_ids=tree.completion_ids(leaf),
                 step_ends=_positions(tree, leaf),
-                n=ns,
-                c=cs,
+                n=[s.n for s in chain],
+                c=[s.c for s in chain],
                 kind=config.kind,
-                weights_version=tree.nodes[leaf].weights_version,
+                weights_version=version_of(tree, leaf),
+                first_errors=[found_at],
                 source=tree.problem.source,
                 licence=tree.problem.licence,
             )
+
+
+def first_error(labels: Sequence[float]) -> int:
+    """Index of the first step of label 0; NO_ERROR where all are above; UNDECIDED where a step before it has none."""
+    for i, label in enumerate(labels):
+        if math.isnan(label):
+            return UNDECIDED
+        if label <= 0:
+            return i
+    return NO_ERROR
+
+
+def until_error(labels: Sequence[float]) -> list[float]:
+    """The labels up to the first of 0; later steps have none (Lightman et al. 2023, section 2.6)."""
+    at = next((i for i, y in enumerate(labels) if y <= 0), len(labels))
+    return [y if i <= at else NAN for i, y in enumerate(labels)]
+
+
+NEUTRAL: dict[str, float] = {"good": 1.0, "half": 0.5, "bad": 0.0, "drop": NAN}
+
+
+def with_neutral(records: Iterable[StepLabels], choice: str) -> Iterator[StepLabels]:
+    """People's labels of one half (neither right nor wrong) as `choice` wants them; other kinds stay as they are."""
+    neutral = lookup(NEUTRAL, choice, "choice for neutral labels")
+    for record in records:
+        if record.kind == "human":
+            record = replace(record, labels=[neutral if y == 0.5 else y for y in record.labels])
+        yield record
+
+
+def is_mixed(tree: Tree) -> bool:
+    """Whether the independent chains from the prompt are neither all right nor all wrong: 0 < c < n."""
+    root = counts(tree, ROOT, len(tree.nodes[ROOT].token_ids))
+    return 0 < root.c < root.n
+
+
+def version_of(tree: Tree, leaf: int) -> int:
+    """The oldest version of the weights that continued this trajectory's states (its own where none was continued)."""
+    path = {span.node for span in tree.path(leaf)[1:]}
+    drawn = [n.weights_version for n in tree.nodes[1:] if n.parent in path]
+    return min(drawn, default=tree.nodes[leaf].weights_version)
+
+
+def is_stale(tree: Tree, version: int) -> bool:
+    """Whether a continuation from inside a chain was drawn by weights older than `version`."""
+    return any(n.weights_version < version for n in tree.nodes[1:] if n.parent != ROOT)
+
+
+def chains_only(tree: Tree) -> Tree:
+    """The chains from the prompt with their verdicts, without what was drawn from inside them."""
+    kept = Tree(tree.problem, [tree.nodes[ROOT]])
+    for i in tree.children(ROOT):
+        node = kept.add(tree.nodes[i])
+        if i in tree.verdicts:
+            kept.verdicts[node] = tree.verdicts[i]
+    return kept
 
 
 def _positions(tree: Tree, leaf: int) -> list[int]:

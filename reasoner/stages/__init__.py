@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from reasoner.stages.complete import Complete, run_complete
+from reasoner.stages.critiques import Critiques, run_critiques
 from reasoner.stages.dpo import DPO, run_dpo
 from reasoner.stages.evaluate import Evaluate, run_evaluate
 from reasoner.stages.import_labels import ImportLabels, run_import
@@ -16,7 +18,10 @@ from reasoner.stages.sft import SFT, run_sft
 from reasoner.stages.step_benchmarks import StepBenchmarks, run_step_benchmarks
 from reasoner.stages.verify import Verify, run_verify
 
-StageConfig = InitStage | ImportLabels | SFT | Rollout | Verify | Label | PRM | ORM | PPO | DPO | Evaluate | StepBenchmarks
+StageConfig = (
+    InitStage | ImportLabels | SFT | Rollout | Verify | Complete | Label | Critiques | PRM | ORM | PPO | DPO
+    | Evaluate | StepBenchmarks
+)  # fmt: skip
 
 STAGES: dict[str, Callable] = {
     "init": run_init,
@@ -24,7 +29,9 @@ STAGES: dict[str, Callable] = {
     "sft": run_sft,
     "rollout": run_rollout,
     "verify": run_verify,
+    "complete": run_complete,
     "label": run_label,
+    "critiques": run_critiques,
     "prm": run_prm,
     "orm": run_orm,
     "ppo": run_ppo,

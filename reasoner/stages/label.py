@@ -7,23 +7,46 @@ from typing import Literal
 from pydantic import Field
 
 from reasoner.config import Config
+from reasoner.registry import lookup
+from reasoner.scoring.critique import critic, judge_with
+from reasoner.signals.consensus import JUDGES, StepJudge, agrees, with_votes
 from reasoner.signals.outcome_labels import outcome_labels
 from reasoner.signals.pairs import PairConfig, sibling_pairs
 from reasoner.signals.step_labels import KINDS, StepLabelConfig, step_labels
 from reasoner.signals.step_pairs import StepPairConfig, step_pairs
 from reasoner.signals.traces import TraceConfig, traces
-from reasoner.stages.context import Context
+from reasoner.stages.context import Context, make_engine
 from reasoner.store import write_records
 
 
 class Label(Config):
-    """Turn trees into step labels (hard and soft), outcome labels, preference pairs and demonstrations."""
+    """Turn trees into step labels, outcome labels, preference pairs and demonstrations, each a folder of records/<name>."""
 
     kind: Literal["label"]
     name: str = "label"
-    trees: str = Field("verify", description="stage whose judged trees are labelled")
+    trees: str = Field(default="verify", description="stage whose judged trees are labelled")
     model: str = Field(description="model whose tokenizer reads them")
-    min_continuations: int = Field(1, ge=1, description="states with fewer judged continuations get no label")
+    kinds: list[str] = Field(
+        default=["hard", "soft"], description="step labels to write: hard | soft | posterior | spread"
+    )
+    min_continuations: int = Field(
+        default=1, ge=1, description="states with fewer judged continuations get no label"
+    )
+    drop_after_error: bool = Field(
+        default=False, description="no labels after a solution's first step of label 0"
+    )
+    only_mixed: bool = Field(
+        default=False,
+        description="leave out problems whose chains from the prompt are all right or all wrong",
+    )
+    judge: str = Field(
+        default="",
+        description="second labeller, e.g. arithmetic, or module:function: records on whose first error it agrees go to "
+        "<kind>_agreed, all of them with both votes to <kind>_votes",
+    )
+    critic: str = Field(
+        default="", description="critique model that is asked as second labeller, in the place of `judge`"
+    )
     pairs: PairConfig = PairConfig()
     step_pairs: StepPairConfig = StepPairConfig()
     traces: TraceConfig = TraceConfig()
@@ -34,9 +57,20 @@ def run_label(config: Label, context: Context) -> None:
     decode = prompting.decode
     folder = context.out / "records" / config.name
     made = {}
-    for kind in KINDS:
-        labels = StepLabelConfig(kind=kind, min_continuations=config.min_continuations)
+    for kind in config.kinds:
+        lookup(KINDS, kind, "label kind")
+        labels = StepLabelConfig(
+            kind=kind,
+            min_continuations=config.min_continuations,
+            drop_after_error=config.drop_after_error,
+            only_mixed=config.only_mixed,
+        )
         made[kind] = write_records(folder / kind, step_labels(trees, labels, decode))
+        if config.judge or config.critic:
+            judge = _critic(config, context) if config.critic else lookup(JUDGES, config.judge, "judge of steps")
+            voted = list(with_votes(step_labels(trees, labels, decode), judge))
+            write_records(folder / f"{kind}_votes", voted)
+            made[f"{kind}_agreed"] = write_records(folder / f"{kind}_agreed", filter(agrees, voted))
     made["outcome"] = write_records(folder / "outcome", outcome_labels(trees, decode))
     for kind, records in {
         "pairs": list(sibling_pairs(trees, config.pairs, decode)),
@@ -49,3 +83,10 @@ def run_label(config: Label, context: Context) -> None:
         {"label/problems_solved_sometimes": kept, **{f"label/{k}": n for k, n in made.items()}}, 0
     )
     context.session.ledger.add("policy", trajectories_kept=made["outcome"])
+
+
+def _critic(config: Label, context: Context) -> StepJudge:
+    """The critique model behind an engine of its own."""
+    room = 4096
+    engine = make_engine(config.critic, context, room, num_slots=64)
+    return judge_with(critic(engine, context.prompting(config.critic), seed=context.session.seed))

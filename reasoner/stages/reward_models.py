@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field
 
 from reasoner.records import OutcomeLabel, StepLabels
-from reasoner.signals.labelled import from_outcomes, from_steps
+from reasoner.signals.labelled import Labelled, all_tokens, from_outcomes, from_steps
+from reasoner.signals.step_labels import with_neutral
 from reasoner.stages.context import Context
 from reasoner.store import read_records
 from reasoner.trainers.reward_model import RewardModelStage, train_reward_model
@@ -20,13 +22,22 @@ class PRM(RewardModelStage):
     name: str = "prm"
     model: str = Field(description="stage, folder or hub name to start from")
     labels: str = Field("label", description="stage whose step labels are learned")
-    label_kind: Literal["hard", "soft"] = Field("soft", description="which Monte-Carlo labels")
+    label_kind: str = Field(
+        "soft",
+        description="which of them, by folder: hard | soft | posterior | spread | soft_agreed | human | …",
+    )
+    neutral: str = Field(
+        "good", description="what a person's neutral rating counts as: good | half | bad | drop (no label)"
+    )
 
 
 def run_prm(config: PRM, context: Context) -> None:
     records = read_records(context.out / "records" / config.labels / config.label_kind, StepLabels)
-    data = from_steps(records, config.tokens_per_batch)
+    data = from_steps(with_neutral(records, config.neutral), config.tokens_per_batch)
     train_reward_model(context.model(config.model), data, config, context.session, "prm")
+
+
+EXPANSIONS: dict[str, Callable[[Labelled], Labelled]] = {"last": lambda labelled: labelled, "all": all_tokens}
 
 
 class ORM(RewardModelStage):
@@ -36,9 +47,15 @@ class ORM(RewardModelStage):
     name: str = "orm"
     model: str = Field(description="stage, folder or hub name to start from")
     labels: str = Field("label", description="stage whose outcome labels are learned")
+    positions: Literal["last", "all"] = Field(
+        default="last",
+        description="where the verdict is learned: at the last token or at every one; it is read at the last. "
+        "Pairs of right and wrong solutions: loss=ranking",
+    )
 
 
 def run_orm(config: ORM, context: Context) -> None:
     records = read_records(context.out / "records" / config.labels / "outcome", OutcomeLabel)
     data = from_outcomes(records, config.tokens_per_batch)
-    train_reward_model(context.model(config.model), data, config, context.session, "orm")
+    expand = EXPANSIONS[config.positions]
+    train_reward_model(context.model(config.model), data, config, context.session, "orm", expand)

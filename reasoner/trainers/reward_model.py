@@ -10,14 +10,14 @@ Shape suffixes: S labelled states.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
 from pydantic import Field
 
 from reasoner.config import Config
-from reasoner.evals.reward_quality import auroc
+from reasoner.evals.reward_quality import auroc, brier_skill
 from reasoner.policy.adapters import LoRA, load_for_head
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.models import load_tokenizer
@@ -33,32 +33,44 @@ class RewardModelStage(Config):
     """A logit per labelled state, fitted to labels in [0, 1]."""
 
     loss: str = Field(
-        "bce",
+        default="bce",
         description="bce (soft labels as they are) | hard_bce (any label above 0 is good) | mse | "
         "ranking (steps that continue one prefix against each other)",
     )
     label_tokens: list[str] = Field(
-        [],
+        default=[],
         description="two tokens of the vocabulary, the good and the bad one, e.g. ['+', '-'], read instead of a new head",
     )
 
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="how weights are updated")
-    epochs: float = Field(1.0, gt=0, description="passes over the labelled solutions")
+    epochs: float = Field(default=1.0, gt=0, description="passes over the labelled solutions")
     batch_size: int = Field(
-        64, ge=1, description="solutions per update, over all processes; those of one tree stay together"
+        default=64,
+        ge=1,
+        description="solutions per update, over all processes; those of one tree stay together",
     )
     tokens_per_batch: int = Field(
-        8192, ge=1, description="packed tokens per forward pass; also the largest tree of solutions"
+        default=8192, ge=1, description="packed tokens per forward pass; also the largest tree of solutions"
     )
-    holdout: float = Field(0.05, ge=0, lt=1, description="share of the problems kept for the reported AUROC")
-    lora: LoRA | None = Field(None, description="train a LoRA adapter and the head instead of all weights")
+    holdout: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the problems kept for the reported AUROC"
+    )
+    lora: LoRA | None = Field(
+        default=None, description="train a LoRA adapter and the head instead of all weights"
+    )
 
 
 def train_reward_model(
-    model_path: str, data: Sequence[Labelled], config: RewardModelStage, session: Session, name: str
+    model_path: str,
+    data: Sequence[Labelled],
+    config: RewardModelStage,
+    session: Session,
+    name: str,
+    expand: Callable[[Labelled], Labelled] = lambda labelled: labelled,
 ) -> None:
     """Train from the weights of `model_path` and save to `session.out`/model.
 
+    `expand` says where training puts labels, if not only where they are read (signals/labelled, all_tokens).
     The loss is the mean over the labelled states (ranking: over the prefixes with a pair) of the global batch.
     Data of one class only, or without a pair to rank, is a UserError.
     """
@@ -71,6 +83,7 @@ def train_reward_model(
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     torch.manual_seed(session.seed)
     train, held = split(data, config.holdout, session.seed)
+    train = [expand(d) for d in train]
     if not mass(loss_of, train):
         raise UserError(
             f"the {name} has no two steps that continue one prefix and differ in label; expected trees with "
@@ -112,7 +125,9 @@ def train_reward_model(
     if accelerator.is_main_process:
         scores, labels = score(plain, held, config.tokens_per_batch, accelerator.device)
         if 0 < sum(labels) < len(labels):
-            session.log({f"{name}/heldout_auroc": auroc(scores, labels)}, num_updates)
+            good = torch.tensor(scores).sigmoid().tolist()
+            found = {"auroc": auroc(scores, labels), "brier_skill": brier_skill(good, labels)}
+            session.log({f"{name}/heldout_{k}": v for k, v in found.items()}, num_updates)
         plain.save(tokenizer, session.out / "model")
     accelerator.wait_for_everyone()
 

@@ -6,7 +6,20 @@ import random
 import pytest
 from small_models import CORRECT, ERROR, WRONG, make_tree
 
-from reasoner.signals.step_labels import StepLabelConfig, step_labels
+from reasoner.records import StepLabels
+from reasoner.registry import UserError
+from reasoner.signals.consensus import agrees, arithmetic, with_votes
+from reasoner.signals.step_labels import (
+    NO_ERROR,
+    UNDECIDED,
+    StepLabelConfig,
+    chains_only,
+    first_error,
+    is_stale,
+    step_labels,
+    until_error,
+    with_neutral,
+)
 from reasoner.tree import ROOT, Node, Problem, Tree
 
 NAN = pytest.approx(float("nan"), nan_ok=True)
@@ -136,3 +149,98 @@ def test_labels_of_a_markov_chain(kind):
 def test_an_empty_completion_has_no_steps_to_label():
     tree = make_tree([1], (0, 1, [], []), (0, 1, [5], [0]), verdicts={1: WRONG, 2: CORRECT})
     assert labels_of(tree) == [[1]]
+
+
+def test_posterior_labels():
+    assert labels_of(continued_tree(), kind="posterior")[0] == [pytest.approx(2 / 5), 1 / 4, 1]
+
+
+def test_labels_spread_along_the_chain():
+    """A chain of five steps and a wrong answer; probes after the second (2 of 2 right) and the fourth (0 of 3)."""
+    tree = make_tree(
+        [1],
+        (0, 1, [5, 6, 7, 8, 9], [0, 1, 2, 3, 4]),
+        *[(1, 2, [20 + i, 21], [0, 1]) for i in range(2)],
+        *[(1, 4, [40 + i], [0]) for i in range(3)],
+        verdicts={1: WRONG, 2: CORRECT, 3: CORRECT, 4: WRONG, 5: WRONG, 6: WRONG},
+    )
+    first, right, *_ = step_labels([tree], StepLabelConfig(kind="spread"), decode)
+    assert first.labels == [1, 1, NAN, 0, 0]
+    assert first.first_errors == [UNDECIDED]
+    # the right continuation's own two steps are shown good by its verdict; the first two are labelled above
+    assert right.labels == [NAN, NAN, 1, 1] and right.first_errors == [NO_ERROR]
+    # with the fourth step judged too seldom, only the verdict at the end is left
+    assert labels_of(tree, kind="spread", min_continuations=4)[0] == [1, 1, NAN, NAN, 0]
+    # one more probe, of the third step, finds the first error
+    for i in range(2):
+        tree.verdicts[tree.add(Node(1, 3, (50 + i,), step_ends=(0,)))] = WRONG
+    found = next(iter(step_labels([tree], StepLabelConfig(kind="spread"), decode)))
+    assert found.labels == [1, 1, 0, 0, 0] and found.first_errors == [2]
+    assert labels_of(tree, kind="spread", drop_after_error=True)[0] == [1, 1, 0, NAN, NAN]
+
+
+def test_a_chain_without_continuations_spreads_its_verdict():
+    right = make_tree([1], (0, 1, [5, 6, 7], [0, 1, 2]), verdicts={1: CORRECT})
+    wrong = make_tree([1], (0, 1, [5, 6, 7], [0, 1, 2]), verdicts={1: WRONG})
+    assert labels_of(right, kind="spread") == [[1, 1, 1]]
+    assert labels_of(wrong, kind="spread") == [[NAN, NAN, 0]]
+
+
+def test_nothing_is_labelled_after_the_first_error():
+    tree = continued_tree()
+    assert labels_of(tree, drop_after_error=True)[0] == [pytest.approx(1 / 3), 0, NAN]
+    assert until_error([1, 0.5, 0, 1, 0]) == [1, 0.5, 0, NAN, NAN]
+    assert until_error([1, float("nan"), 0.5]) == [1, NAN, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [([1, 0.2, 1], -1), ([1, 0, 0], 1), ([0], 0), ([1, float("nan"), 0], -2), ([], -1)],
+)
+def test_first_errors(labels, expected):
+    assert first_error(labels) == expected
+
+
+def test_only_problems_that_are_solved_sometimes():
+    mixed = make_tree([1], (0, 1, [5], [0]), (0, 1, [6], [0]), verdicts={1: CORRECT, 2: WRONG})
+    easy = make_tree([1], (0, 1, [5], [0]), (0, 1, [6], [0]), verdicts={1: CORRECT, 2: CORRECT})
+    hopeless = make_tree([1], (0, 1, [5], [0]), (0, 1, [6], [0]), verdicts={1: WRONG, 2: ERROR})
+    kept = list(step_labels([mixed, easy, hopeless], StepLabelConfig(only_mixed=True), decode))
+    assert [r.labels for r in kept] == [[1], [0]]
+
+
+def test_labels_of_an_older_policy_are_found_and_taken_off():
+    tree = make_tree([1], (0, 1, [5, 6], [0, 1]), verdicts={1: WRONG})
+    for version in (3, 1):
+        tree.verdicts[tree.add(Node(1, 1, (7,), step_ends=(0,), weights_version=version))] = CORRECT
+    first = next(iter(step_labels([tree], StepLabelConfig(), decode)))
+    assert first.weights_version == 1  # the oldest that had a say
+    assert is_stale(tree, 2) and not is_stale(tree, 1)
+    bare = chains_only(tree)
+    assert len(bare.nodes) == 2 and bare.verdicts == {1: WRONG} and not is_stale(bare, 9)
+
+
+def test_neutral_ratings_count_as_one_chooses():
+    human = StepLabels("p", "", ["a", "b"], [1.0, 0.5], [1], [2, 3], [0, 1], kind="human")
+    soft = StepLabels("p", "", ["a", "b"], [1.0, 0.5], [1], [2, 3], [0, 1])
+    for choice, expected in [("good", 1.0), ("half", 0.5), ("bad", 0.0), ("drop", NAN)]:
+        assert [r.labels for r in with_neutral([human, soft], choice)] == [[1, expected], [1, 0.5]]
+    with pytest.raises(UserError, match="goood"):
+        list(with_neutral([human], "goood"))
+
+
+def test_consensus_keeps_both_votes():
+    prompt, right, slip = "2+3+4", ["2+3=5\n", "5+4=9\n", "#### 9"], ["2+3=6\n", "6+4=10\n", "#### 10"]
+    assert arithmetic([prompt] * 2, [right, slip]) == [-1, 0]
+
+    def record(steps, labels):
+        ends = list(range(len(steps)))
+        return StepLabels("p", prompt, steps, labels, [1], ends, ends, first_errors=[first_error(labels)])
+
+    voted = list(
+        with_votes(
+            [record(right, [1, 1, 1]), record(slip, [0, 0, 0]), record(slip, [1, 0, 0]),
+             record(slip, [float("nan"), 0, 0]), record(right, [1, 1, 0])], arithmetic)
+    )  # fmt: skip
+    assert [r.first_errors for r in voted] == [[-1, -1], [0, 0], [1, 0], [-2, 0], [2, -1]]
+    assert [agrees(r) for r in voted] == [True, True, False, False, False]

@@ -6,14 +6,24 @@ import pytest
 import torch
 from small_models import make_tree, save_small_qwen, small_lm
 
+from reasoner.ledger import Ledger
 from reasoner.losses import step_bce
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.models import load_tokenizer
 from reasoner.records import StepLabels
 from reasoner.registry import UserError
 from reasoner.signals.labelled import Labelled, from_steps
+from reasoner.trainers.loop import OptimizerConfig, Session
 from reasoner.trainers.reward_loss import LOSSES, Term, mass, sibling_pairs, weighted_sum
-from reasoner.trainers.reward_model import label_ids, read, score, shuffled, split
+from reasoner.trainers.reward_model import (
+    RewardModelStage,
+    label_ids,
+    read,
+    score,
+    shuffled,
+    split,
+    train_reward_model,
+)
 
 
 def net_of(kind: str) -> ScoreNet:
@@ -166,3 +176,39 @@ def test_label_tokens_must_be_two_tokens(tmp_path, texts):
     tokenizer = load_tokenizer(str(save_small_qwen(tmp_path, ["+-"], 300)))
     with pytest.raises(UserError, match="one token each"):
         label_ids(texts, tokenizer)
+
+
+def told_by_a_token(num_problems: int) -> list[StepLabels]:
+    """A step is good where its last token is 7 and bad where it is 8."""
+    rng = random.Random(1)
+    found = []
+    for problem in range(num_problems):
+        for _ in range(4):
+            ids = [rng.choice([7, 8]) for _ in range(6)]
+            ends = [1, 3, 5]
+            labels = [float(ids[e] == 7) for e in ends]
+            found.append(StepLabels(str(problem), "", [""] * 3, labels, [rng.randint(20, 60)], ids, ends))
+    return found
+
+
+@pytest.mark.parametrize("loss", ["bce", "mse", "ranking"])
+def test_training_learns_what_tells_good_steps_from_bad(tmp_path, loss):
+    base = save_small_qwen(tmp_path / "base", ["+-"], 300)
+    ledger, logged = Ledger(), {}
+    session = Session(tmp_path / "out", ledger, lambda metrics, step: logged.update(metrics))
+    config = RewardModelStage(loss=loss, epochs=6, batch_size=16, holdout=0.2, optimizer=OptimizerConfig(lr=0.01))
+    with ledger.stage("prm"):
+        train_reward_model(str(base), from_steps(told_by_a_token(30), 500), config, session, "prm")
+    assert logged["prm/heldout_auroc"] > 0.95
+    assert ScoreNet.load(tmp_path / "out" / "model").head.state_dict()["weight"].abs().max() > 0
+    assert ledger.counts["prm"]["prm"]["trained"] > 0
+
+
+def test_data_that_cannot_be_learned_is_refused(tmp_path):
+    session = Session(tmp_path)
+    ones = from_steps([StepLabels("p", "", [""], [1.0], [1], [2], [0])], 100)
+    with pytest.raises(UserError, match="one class"):
+        train_reward_model("no/model", ones, RewardModelStage(), session, "prm")
+    apart = [StepLabels(str(i), "", [""], [float(i)], [i + 1], [2], [0]) for i in range(2)]
+    with pytest.raises(UserError, match="no two steps"):
+        train_reward_model("no/model", from_steps(apart, 100), RewardModelStage(loss="ranking"), session, "prm")

@@ -1,0 +1,78 @@
+"""Continue judged chains from inside, so that their steps can be labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from reasoner.config import Config
+from reasoner.policy.engine import Sampling
+from reasoner.registry import UserError
+from reasoner.scoring.outcome import judge
+from reasoner.search.grow import Growth, grow
+from reasoner.search.probe import ProbeConfig, probe
+from reasoner.signals.step_labels import chains_only, is_stale
+from reasoner.stages.context import Context, make_engine
+from reasoner.store import write_trees
+from reasoner.tree import ROOT, Tree
+
+
+class Complete(Config):
+    """Draw continuations inside chains by a completer, which may be another model than the one that wrote them."""
+
+    kind: Literal["complete"]
+    name: str = "complete"
+    trees: str = Field(default="verify", description="stage whose judged trees are continued")
+    model: str = Field(
+        description="stage, folder or hub name of the completer; its tokenizer is the policy's"
+    )
+    policy: str = Field(default="", description="model that wrote the chains, where it is not the completer")
+    probe: ProbeConfig = Field(default=ProbeConfig(), description="which steps are continued, and how often")
+    version: int = Field(
+        default=0,
+        ge=0,
+        description="number of the completer's weights, kept with what it draws; continuations of an older number are "
+        "dropped and drawn anew",
+    )
+    max_tokens: int = Field(default=256, ge=1, description="longest completion")
+    temperature: float = Field(default=1.0, gt=0, description="sampling temperature")
+    num_slots: int = Field(default=256, ge=1, description="sequences decoded at once")
+
+
+def run_complete(config: Complete, context: Context) -> None:
+    prompting = context.prompting(config.model)
+    if config.policy:
+        writer = context.prompting(config.policy).tokenizer
+        if writer.get_vocab() != prompting.tokenizer.get_vocab():
+            raise UserError(
+                f"the completer {config.model} has another vocabulary than {config.policy}, whose token ids it would "
+                "read; expected a completer with the same tokenizer"
+            )
+    stored = context.trees(config.trees)
+    stale = [is_stale(tree, config.version) for tree in stored]
+    trees = [chains_only(t) if is_old else t for t, is_old in zip(stored, stale, strict=True)]
+    longest = max(len(t.nodes[ROOT].token_ids) for t in trees) + config.max_tokens
+    engine = make_engine(config.model, context, longest, config.num_slots)
+    engine.load_weights(config.version)
+    growth = Growth(
+        prompting.mark_steps,
+        config.max_tokens,
+        Sampling(config.temperature),
+        context.session.seed,
+        config.version,
+    )
+    before = sum(t.num_sampled for t in trees)
+
+    def observe(grown: Sequence[Tree]) -> None:
+        judge(grown, prompting.decode)
+
+    grow(trees, engine, probe(config.probe), growth,
+         lambda done: context.session.progress(done, len(trees), ""), observe)  # fmt: skip
+    tokens = sum(t.num_sampled for t in trees) - before
+    context.session.log(
+        {"complete/tokens": tokens, "complete/redone": sum(stale), "complete/trees": len(trees)}, 0
+    )
+    context.session.ledger.add("verifier", verifications=sum(len(t.verdicts) for t in trees))
+    write_trees(context.out / "trees" / config.name, trees)

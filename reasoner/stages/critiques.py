@@ -1,0 +1,37 @@
+"""Critiques in words from labelled steps, as demonstrations (traces) and as pairs, for the sft and dpo stages."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from reasoner.config import Config
+from reasoner.records import StepLabels
+from reasoner.signals.critiques import critique_examples, critique_pairs
+from reasoner.stages.context import Context
+from reasoner.store import read_records, write_records
+
+
+class Critiques(Config):
+    """Write what a critique model is tuned on; sft takes it as `traces`, dpo as `labels`."""
+
+    kind: Literal["critiques"]
+    name: str = "critiques"
+    model: str = Field(description="model whose tokenizer writes them")
+    labels: str = Field(default="label", description="stage whose step labels are put into words")
+    label_kind: str = Field(default="spread", description="which of them, by folder; first errors have to be known")
+
+
+def run_critiques(config: Critiques, context: Context) -> None:
+    prompting = context.prompting(config.model)
+    records = list(read_records(context.out / "records" / config.labels / config.label_kind, StepLabels))
+    folder = context.out / "records" / config.name
+    made = {
+        "traces": write_records(folder / "traces", critique_examples(records, prompting.encode, prompting.completion_ids)),
+        "pairs": write_records(
+            folder / "pairs",
+            critique_pairs(records, prompting.encode, prompting.completion_ids, context.session.seed),
+        ),
+    }
+    context.session.log({f"critiques/{k}": n for k, n in made.items()}, 0)
