@@ -1,6 +1,6 @@
 """Draw next tokens by place: counter-based noise and the inverse of the cumulative distribution.
 
-Shape suffixes: B rows, V vocabulary.
+Shape suffixes: B rows, V vocabulary, K blocks of it, C candidates in order of probability.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ import torch
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX2 = 0x94D049BB133111EB - (1 << 64)
+
+BLOCK = 512  # a vocabulary of more than four blocks is searched by blocks first
+NUM_CANDIDATES = 1024  # of a large vocabulary, so many are sorted before a whole row is
+CACHED = 1 << 20  # on a CPU, so many numbers are worked on at a time that they stay in its cache
+_LOWEST = -1e4  # stands for minus infinity, whose product with a probability of 0 would be NaN
 
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -41,50 +46,134 @@ class Drawn(NamedTuple):
 def draw(
     logits_BV: torch.Tensor,
     noise_B: torch.Tensor,
-    temperature_B: torch.Tensor,
+    temperature_B: torch.Tensor | None = None,
     top_k_B: torch.Tensor | None = None,
     top_p_B: torch.Tensor | None = None,
+    min_p_B: torch.Tensor | None = None,
 ) -> Drawn:
-    """Draw one token per row; rows with temperature 0 take the argmax (and a sampling log-probability of 0)."""
+    """Draw one token per row; None leaves a rule out for all rows.
+
+    Temperature 0 takes the argmax (with a sampling log-probability of 0). Top-k, then top-p, then min-p (tokens
+    with less than that share of the most likely one's probability go; Nguyen et al. 2024) apply after temperature.
+    """
+    num_rows, vocab_size = logits_BV.shape
+    size = max(1, CACHED // vocab_size)
+    rules = (noise_B, temperature_B, top_k_B, top_p_B, min_p_B)
+    if logits_BV.device.type != "cpu" or num_rows <= size:
+        return _draw(logits_BV, *rules)
+    parts = [
+        _draw(logits_BV[i : i + size], *(None if r is None else r[i : i + size] for r in rules))
+        for i in range(0, num_rows, size)
+    ]
+    return Drawn(*(torch.cat(numbers) for numbers in zip(*parts, strict=True)))
+
+
+def _draw(logits_BV, noise_B, temperature_B, top_k_B, top_p_B, min_p_B) -> Drawn:
     logits_BV = logits_BV.float()
-    full_BV = torch.log_softmax(logits_BV, -1)
-    p_full_BV = full_BV.exp()
-    entropy_B = -(p_full_BV * full_BV).sum(-1)
-    greedy_B = temperature_B == 0
-    plain = top_k_B is None and top_p_B is None and bool((temperature_B == 1).all())
-    if plain:
-        sampled_BV, p_BV = full_BV, p_full_BV
-    else:
-        scale_B = torch.where(greedy_B, torch.ones_like(temperature_B), temperature_B)
-        sampled_BV = _truncate(logits_BV / scale_B[:, None], top_k_B, top_p_B)
-        p_BV = sampled_BV.exp()
-    # float64 sums, so that the tail of a large vocabulary keeps its share of the noise
-    cdf_BV = p_BV.cumsum(-1, dtype=torch.float64)
-    target_B1 = (noise_B.double() * cdf_BV[:, -1])[:, None]
-    token_B = torch.searchsorted(cdf_BV, target_B1, right=True).clamp_(max=p_BV.shape[-1] - 1)[:, 0]
-    if bool(greedy_B.any()):
-        token_B = torch.where(greedy_B, logits_BV.argmax(-1), token_B)
-    logprob_B = sampled_BV.gather(-1, token_B[:, None])[:, 0]
-    logprob_B = torch.where(greedy_B, torch.zeros_like(logprob_B), logprob_B)
-    return Drawn(token_B, logprob_B, full_BV.gather(-1, token_B[:, None])[:, 0], entropy_B)
+    shifted_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)).clamp_(min=_LOWEST)
+    weight_BV = shifted_BV.exp()
+    if temperature_B is None and top_k_B is None and top_p_B is None and min_p_B is None:
+        token_B, total_B = _pick(weight_BV, noise_B)
+        full_B = shifted_BV.gather(-1, token_B[:, None])[:, 0] - total_B.log().float()
+        return Drawn(token_B, full_B, full_B, _entropy(weight_BV, shifted_BV, total_B))
+    scaled_BV = shifted_BV
+    if temperature_B is not None:
+        scaled_BV = shifted_BV / torch.where(temperature_B == 0, 1.0, temperature_B)[:, None]
+    scaled_BV = _truncated(scaled_BV, top_k_B, top_p_B, min_p_B)
+    token_B, sampled_total_B = _pick(scaled_BV.exp(), noise_B)
+    if temperature_B is not None:
+        token_B = torch.where(temperature_B == 0, logits_BV.argmax(-1), token_B)
+    logprob_B = scaled_BV.gather(-1, token_B[:, None])[:, 0] - sampled_total_B.log().float()
+    if temperature_B is not None:
+        logprob_B = logprob_B.masked_fill(temperature_B == 0, 0.0)
+    total_B = weight_BV.sum(-1, dtype=torch.float64)
+    full_B = shifted_BV.gather(-1, token_B[:, None])[:, 0] - total_B.log().float()
+    return Drawn(token_B, logprob_B, full_B, _entropy(weight_BV, shifted_BV, total_B))
 
 
-def _truncate(
-    logits_BV: torch.Tensor, top_k_B: torch.Tensor | None, top_p_B: torch.Tensor | None
+def _entropy(weight_BV: torch.Tensor, shifted_BV: torch.Tensor, total_B: torch.Tensor) -> torch.Tensor:
+    """-Σ p log p = log Z - Σ w log w / Z, for weights w = exp(shifted) of sum Z; in nats."""
+    return (total_B.log() - torch.linalg.vecdot(weight_BV, shifted_BV) / total_B).float()
+
+
+def _pick(weight_BV: torch.Tensor, noise_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per row the token at which the cumulative weight passes noise · total, and the total; tokens of weight 0 never.
+
+    Sums are in float64, so that the tail of a large vocabulary keeps its share of the noise; there only the
+    block that the noise falls into is summed token by token.
+    """
+    vocab_size = weight_BV.shape[1]
+    if vocab_size <= 4 * BLOCK:
+        return _invert(weight_BV, noise_B)
+    whole = vocab_size // BLOCK * BLOCK
+    blocks_BK = weight_BV[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)
+    if whole < vocab_size:
+        blocks_BK = torch.cat((blocks_BK, weight_BV[:, whole:].sum(-1, keepdim=True)), 1)
+    cdf_BK = blocks_BK.cumsum(-1, dtype=torch.float64)
+    target_B1 = (noise_B.double() * cdf_BK[:, -1])[:, None]
+    block_B1 = torch.searchsorted(cdf_BK, target_B1, right=True).clamp_(max=cdf_BK.shape[1] - 1)
+    size_B1 = blocks_BK.double().gather(1, block_B1)
+    within_B1 = 1 - (cdf_BK.gather(1, block_B1) - target_B1) / size_B1
+    token_BV = block_B1 * BLOCK + torch.arange(BLOCK, device=weight_BV.device)
+    inner_BV = weight_BV.gather(1, token_BV.clamp(max=vocab_size - 1)).masked_fill(token_BV >= vocab_size, 0.0)
+    inner_B, _ = _invert(inner_BV, within_B1[:, 0].clamp_(0.0, 1 - 2.0**-53))
+    return (block_B1[:, 0] * BLOCK + inner_B).clamp_(max=vocab_size - 1), cdf_BK[:, -1]
+
+
+def _invert(weight_BV: torch.Tensor, noise_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    cdf_BV = weight_BV.cumsum(-1, dtype=torch.float64)
+    total_B = cdf_BV[:, -1]
+    token_B1 = torch.searchsorted(cdf_BV, (noise_B.double() * total_B)[:, None], right=True)
+    return token_B1.clamp_(max=weight_BV.shape[-1] - 1)[:, 0], total_B
+
+
+def _truncated(
+    scaled_BV: torch.Tensor,
+    top_k_B: torch.Tensor | None,
+    top_p_B: torch.Tensor | None,
+    min_p_B: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Log-probabilities after top-k, then top-p (the smallest set with at least that mass), renormalised."""
-    logprobs_BV = torch.log_softmax(logits_BV, -1)
-    if top_k_B is None and top_p_B is None:
-        return logprobs_BV
-    ordered_BV, order_BV = logprobs_BV.sort(-1, descending=True)
-    rank_V = torch.arange(ordered_BV.shape[-1], device=ordered_BV.device)
-    keep_BV = torch.ones_like(ordered_BV, dtype=torch.bool)
-    if top_k_B is not None:
-        keep_BV &= (rank_V[None] < top_k_B[:, None]) | (top_k_B[:, None] <= 0)
-    if top_p_B is not None:
-        kept_BV = torch.where(keep_BV, ordered_BV.exp(), 0.0)
-        mass_before_BV = kept_BV.cumsum(-1) - kept_BV
-        keep_BV &= mass_before_BV < top_p_B[:, None] * kept_BV.sum(-1, keepdim=True)
-        keep_BV[:, 0] = True
-    keep_BV = torch.zeros_like(keep_BV).scatter(-1, order_BV, keep_BV)
-    return torch.log_softmax(logprobs_BV.masked_fill(~keep_BV, float("-inf")), -1)
+    """The scaled logits (largest 0) with minus infinity where top-k, top-p or min-p leave a token out."""
+    keep_BV = None
+    if top_k_B is not None or top_p_B is not None:
+        rows = scaled_BV.shape[:1]
+        top_k_B = top_k_B if top_k_B is not None else scaled_BV.new_zeros(rows, dtype=torch.long)
+        top_p_B = top_p_B if top_p_B is not None else scaled_BV.new_ones(rows)
+        keep_BV = _likeliest(scaled_BV, top_k_B, top_p_B)
+    if min_p_B is not None:
+        above_BV = scaled_BV >= min_p_B.log()[:, None]
+        keep_BV = above_BV if keep_BV is None else keep_BV & above_BV
+    return scaled_BV if keep_BV is None else scaled_BV.masked_fill(~keep_BV, float("-inf"))
+
+
+def _likeliest(scaled_BV: torch.Tensor, top_k_B: torch.Tensor, top_p_B: torch.Tensor) -> torch.Tensor:
+    """True for the k likeliest tokens (all for k = 0) and, of these, the smallest set with a share p of their mass.
+
+    Which rows are sorted whole depends on the row alone, so company changes no draw.
+    """
+    vocab_size = scaled_BV.shape[1]
+    free_B = (top_k_B <= 0) & (top_p_B >= 1)
+    if vocab_size <= 2 * NUM_CANDIDATES:
+        return _in_order(scaled_BV, *scaled_BV.sort(-1, descending=True), top_k_B, top_p_B) | free_B[:, None]
+    ordered_BC, order_BC = scaled_BV.topk(NUM_CANDIDATES, -1)
+    by_k_B = (top_k_B > 0) & (top_k_B <= NUM_CANDIDATES)
+    share_B = ordered_BC.exp().sum(-1) / scaled_BV.exp().sum(-1)
+    narrow_B = by_k_B | ((top_k_B <= 0) & (share_B > top_p_B + 1e-4))
+    keep_BV = _in_order(scaled_BV, ordered_BC, order_BC, top_k_B, top_p_B) | free_B[:, None]
+    wide = (~narrow_B & ~free_B).nonzero()[:, 0]
+    if len(wide):
+        rows = scaled_BV[wide]
+        keep_BV[wide] = _in_order(rows, *rows.sort(-1, descending=True), top_k_B[wide], top_p_B[wide])
+    return keep_BV
+
+
+def _in_order(scaled_BV, ordered_BC, order_BC, top_k_B, top_p_B) -> torch.Tensor:
+    """`_likeliest`, given the row's likeliest tokens in order; right where the kept ones are among these."""
+    rank_C = torch.arange(ordered_BC.shape[1], device=ordered_BC.device)
+    by_k_BC = (rank_C < top_k_B[:, None]) | (top_k_B[:, None] <= 0)
+    kept_BC = ordered_BC.exp() * by_k_BC
+    mass_B = torch.where(top_k_B > 0, kept_BC.sum(-1), scaled_BV.exp().sum(-1))
+    before_BC = kept_BC.cumsum(-1) - kept_BC
+    keep_BC = by_k_BC & (before_BC < (top_p_B * mass_B)[:, None])
+    keep_BC[:, 0] = True
+    return torch.zeros_like(scaled_BV, dtype=torch.bool).scatter_(-1, order_BC, keep_BC)
