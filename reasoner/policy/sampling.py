@@ -115,7 +115,9 @@ def _pick(weight_BV: torch.Tensor, noise_B: torch.Tensor) -> tuple[torch.Tensor,
     size_B1 = blocks_BK.double().gather(1, block_B1)
     within_B1 = 1 - (cdf_BK.gather(1, block_B1) - target_B1) / size_B1
     token_BV = block_B1 * BLOCK + torch.arange(BLOCK, device=weight_BV.device)
-    inner_BV = weight_BV.gather(1, token_BV.clamp(max=vocab_size - 1)).masked_fill(token_BV >= vocab_size, 0.0)
+    inner_BV = weight_BV.gather(1, token_BV.clamp(max=vocab_size - 1)).masked_fill(
+        token_BV >= vocab_size, 0.0
+    )
     inner_B, _ = _invert(inner_BV, within_B1[:, 0].clamp_(0.0, 1 - 2.0**-53))
     return (block_B1[:, 0] * BLOCK + inner_B).clamp_(max=vocab_size - 1), cdf_BK[:, -1]
 
@@ -154,7 +156,7 @@ def _likeliest(scaled_BV: torch.Tensor, top_k_B: torch.Tensor, top_p_B: torch.Te
     vocab_size = scaled_BV.shape[1]
     free_B = (top_k_B <= 0) & (top_p_B >= 1)
     if vocab_size <= 2 * NUM_CANDIDATES:
-        return _in_order(scaled_BV, *scaled_BV.sort(-1, descending=True), top_k_B, top_p_B) | free_B[:, None]
+        return _in_order(scaled_BV, *_sorted(scaled_BV), top_k_B, top_p_B) | free_B[:, None]
     ordered_BC, order_BC = scaled_BV.topk(NUM_CANDIDATES, -1)
     by_k_B = (top_k_B > 0) & (top_k_B <= NUM_CANDIDATES)
     share_B = ordered_BC.exp().sum(-1) / scaled_BV.exp().sum(-1)
@@ -163,8 +165,13 @@ def _likeliest(scaled_BV: torch.Tensor, top_k_B: torch.Tensor, top_p_B: torch.Te
     wide = (~narrow_B & ~free_B).nonzero()[:, 0]
     if len(wide):
         rows = scaled_BV[wide]
-        keep_BV[wide] = _in_order(rows, *rows.sort(-1, descending=True), top_k_B[wide], top_p_B[wide])
+        keep_BV[wide] = _in_order(rows, *_sorted(rows), top_k_B[wide], top_p_B[wide])
     return keep_BV
+
+
+def _sorted(scaled_BV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    ordered_BV, order_BV = scaled_BV.sort(-1, descending=True)
+    return ordered_BV, order_BV
 
 
 def _in_order(scaled_BV, ordered_BC, order_BC, top_k_B, top_p_B) -> torch.Tensor:
