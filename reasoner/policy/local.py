@@ -31,7 +31,7 @@ from reasoner.policy.sampling import draw, uniform_at
 from reasoner.policy.stopping import StopStrings
 from reasoner.registry import UserError
 
-WIDTH_STEP = 32  # key positions are read in multiples of this, so that shapes repeat
+WIDTH_STEP = 8  # key positions are read in multiples of this
 EOS, STOP, LOOK = 1, 2, 4  # what a token is to a request: its end, its stop, or a reason to look at the text
 
 
