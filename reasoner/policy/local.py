@@ -15,11 +15,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from reasoner.ledger import Ledger
 from reasoner.policy import decoder
+from reasoner.policy.adapters import activate, causal_lm
 from reasoner.policy.attention import Seen, evaluating, slot_attention
 from reasoner.policy.engine import Completion, Request
 from reasoner.policy.kv import SlotCache, bytes_per_token
@@ -40,7 +40,7 @@ class LocalEngine:
 
     `kv_bytes` bounds the prefix cache, `slot_bytes` the keys and values of running sequences: fewer slots are made
     where they don't fit, and a sequence for which even one is too small ends with `memory`. `model` is a causal
-    LM, also one with PEFT's LoRA layers inside or around; `tokenizer` is needed for stop strings only.
+    LM, a PEFT model or an Adapter; `tokenizer` is needed for stop strings only.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class LocalEngine:
         slot_bytes: int | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
-        self.model: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.given = model
+        self.model = causal_lm(model)
         self.device: torch.device = self.model.device
         self.head = LogitHead(self.model)
         self.vocab_size = self.head.vocab_size
@@ -107,13 +108,14 @@ class LocalEngine:
         waiting = [r for r in self.pending if r.id in ids]
         if waiting:
             self.pending = deque(r for r in self.pending if r.id not in ids)
-            self.finished.extend(self._nothing(r, "cancelled") for r in waiting)
+            self.finished.extend(self._completion(r, "cancelled") for r in waiting)
         with torch.inference_mode():
             for row in reversed([i for i, r in enumerate(self.rows) if r.id in ids]):
                 self._finish(row, "cancelled")
 
     def poll(self) -> list[Completion]:
         """Run until something finishes; an empty list means that nothing is left to do."""
+        activate(self.given)
         with torch.inference_mode(), slot_attention(self.model):
             while not self.finished and (self.rows or self.pending):
                 self._refill()
@@ -135,6 +137,7 @@ class LocalEngine:
     def score(self, sequences: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
         """Log-probability of each token but the first, under the full softmax at temperature 1."""
         self.adapters.check(adapter)
+        activate(self.given)
         self._count(scored=sum(map(len, sequences)))
         with torch.inference_mode(), evaluating(self.model), self.adapters.rows([adapter]):
             return sequence_logprobs(self.model, sequences)
@@ -146,7 +149,7 @@ class LocalEngine:
                 f"{len(self.rows) + len(self.pending)} requests are under way; weights change only between them"
             )
         if state is not None:
-            self.model.load_state_dict(state)
+            self.given.load_state_dict(state)
         self.prefixes.clear()
         self.adapters.refresh()
         self.decoder, self.weights_version = None, version
@@ -158,7 +161,7 @@ class LocalEngine:
             request = self.pending.popleft()
             reason = self._refusal(request)
             if reason:
-                self.finished.append(self._nothing(request, reason))
+                self.finished.append(self._completion(request, reason))
                 continue
             slot = len(self.rows)
             admitted.append(slot)
@@ -356,8 +359,8 @@ class LocalEngine:
         request = self.rows[row]
         count = self.at[row] + 1 - len(request.prefix_ids)
         tokens = self.out_RS[row, :count].tolist()
-        logprobs, full, entropy = self.out_numbers_3RS[:, row, :count].tolist()
-        self.finished.append(self._completion(request, reason, tokens, logprobs, full, entropy))
+        numbers = self.out_numbers_3RS[:, row, :count].tolist()
+        self.finished.append(self._completion(request, reason, tokens, numbers))
         whole = [*request.prefix_ids, *tokens][:-1]  # the last token was never fed
         if reason == "nan":
             self.cache.clear(row)  # a masked NaN still spreads: 0 · NaN is NaN
@@ -373,15 +376,11 @@ class LocalEngine:
             self.out_RS[row, :written] = self.out_RS[tail, :written]
             self.out_numbers_3RS[:, row, :written] = self.out_numbers_3RS[:, tail, :written]
             self.rows[row], self.known[row], self.at[row] = self.rows[tail], self.known[tail], self.at[tail]
-        for per_row in (self.rows, self.known, self.at):
-            per_row.pop()
+        del self.rows[tail], self.known[tail], self.at[tail]
 
-    def _nothing(self, request: Request, reason: str) -> Completion:
-        return self._completion(request, reason, (), (), (), ())
-
-    def _completion(self, request: Request, reason: str, tokens, logprobs, full, entropy) -> Completion:
-        numbers = (tuple(tokens), tuple(logprobs), tuple(full), tuple(entropy))
-        return Completion(request.id, *numbers, reason, self.weights_version, request.adapter)
+    def _completion(self, request: Request, reason: str, tokens=(), numbers=((), (), ())) -> Completion:
+        parts = map(tuple, (tokens, *numbers))
+        return Completion(request.id, *parts, reason, self.weights_version, request.adapter)
 
     def _stop_kind(self, request: Request) -> int:
         """The row of the stop table for a request's stops."""
