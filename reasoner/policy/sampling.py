@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 # SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"), as signed 64-bit numbers
@@ -16,8 +17,7 @@ _MIX2 = 0x94D049BB133111EB - (1 << 64)
 
 BLOCK = 512  # a vocabulary of more than four blocks is searched by blocks first
 NUM_CANDIDATES = 1024  # of a large vocabulary, so many are sorted before a whole row is
-CACHED = 1 << 20  # on a CPU, so many numbers are worked on at a time that they stay in its cache
-_LOWEST = -1e4  # stands for minus infinity, whose product with a probability of 0 would be NaN
+_LOWEST = -1e30  # stands for minus infinity, whose product with a probability of 0 would be NaN
 
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -27,11 +27,21 @@ def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 def uniform_at(keys_B: torch.Tensor, positions_B: torch.Tensor) -> torch.Tensor:
     """One double in [0, 1) per row: a function of its key and token position alone. Inputs are int64."""
+    if keys_B.device.type == "cpu":
+        return torch.from_numpy(_uniform_at_cpu(keys_B.numpy(), positions_B.numpy()))
     x = keys_B + (positions_B + 1) * _GAMMA
     x = (x ^ _shift_right(x, 30)) * _MIX1
     x = (x ^ _shift_right(x, 27)) * _MIX2
     x = x ^ _shift_right(x, 31)
     return _shift_right(x, 11).double() * 2.0**-53
+
+
+def _uniform_at_cpu(keys_B: np.ndarray, positions_B: np.ndarray) -> np.ndarray:
+    """The same bits by numpy, whose small operations cost a quarter of torch's."""
+    x = keys_B.view(np.uint64) + (positions_B + 1).view(np.uint64) * np.uint64(_GAMMA % 2**64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX1 % 2**64)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX2 % 2**64)
+    return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
 
 
 class Drawn(NamedTuple):
@@ -56,48 +66,39 @@ def draw(
     Temperature 0 takes the argmax (with a sampling log-probability of 0). Top-k, then top-p, then min-p (tokens
     with less than that share of the most likely one's probability go; Nguyen et al. 2024) apply after temperature.
     """
-    num_rows, vocab_size = logits_BV.shape
-    size = max(1, CACHED // vocab_size)
-    rules = (noise_B, temperature_B, top_k_B, top_p_B, min_p_B)
-    if logits_BV.device.type != "cpu" or num_rows <= size:
-        return _draw(logits_BV, *rules)
-    parts = [
-        _draw(logits_BV[i : i + size], *(None if r is None else r[i : i + size] for r in rules))
-        for i in range(0, num_rows, size)
-    ]
-    return Drawn(*(torch.cat(numbers) for numbers in zip(*parts, strict=True)))
-
-
-def _draw(logits_BV, noise_B, temperature_B, top_k_B, top_p_B, min_p_B) -> Drawn:
     logits_BV = logits_BV.float()
-    shifted_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)).clamp_(min=_LOWEST)
-    weight_BV = shifted_BV.exp()
+    p_BV = torch.softmax(logits_BV, -1)
     if temperature_B is None and top_k_B is None and top_p_B is None and min_p_B is None:
-        token_B, total_B = _pick(weight_BV, noise_B)
-        full_B = shifted_BV.gather(-1, token_B[:, None])[:, 0] - total_B.log().float()
-        return Drawn(token_B, full_B, full_B, _entropy(weight_BV, shifted_BV, total_B))
-    scaled_BV = shifted_BV
-    if temperature_B is not None:
-        scaled_BV = shifted_BV / torch.where(temperature_B == 0, 1.0, temperature_B)[:, None]
-    scaled_BV = _truncated(scaled_BV, top_k_B, top_p_B, min_p_B)
-    token_B, sampled_total_B = _pick(scaled_BV.exp(), noise_B)
-    if temperature_B is not None:
-        token_B = torch.where(temperature_B == 0, logits_BV.argmax(-1), token_B)
-    logprob_B = scaled_BV.gather(-1, token_B[:, None])[:, 0] - sampled_total_B.log().float()
-    if temperature_B is not None:
-        logprob_B = logprob_B.masked_fill(temperature_B == 0, 0.0)
-    total_B = weight_BV.sum(-1, dtype=torch.float64)
-    full_B = shifted_BV.gather(-1, token_B[:, None])[:, 0] - total_B.log().float()
-    return Drawn(token_B, logprob_B, full_B, _entropy(weight_BV, shifted_BV, total_B))
+        token_B = _pick(p_BV, noise_B)
+        logprob_B = logprob_full_B = _at(p_BV, token_B).log()
+        log_z_B = _at(logits_BV, token_B) - logprob_B
+    else:
+        first_B = logits_BV.argmax(-1)
+        log_z_B = _at(logits_BV, first_B) - _at(p_BV, first_B).log()
+        scaled_BV = logits_BV
+        if temperature_B is not None:
+            scaled_BV = logits_BV / torch.where(temperature_B == 0, 1.0, temperature_B)[:, None]
+        sampled_BV = torch.softmax(_truncated(scaled_BV, top_k_B, top_p_B, min_p_B), -1)
+        token_B = _pick(sampled_BV, noise_B)
+        if temperature_B is not None:
+            token_B = torch.where(temperature_B == 0, first_B, token_B)
+        logprob_B = _at(sampled_BV, token_B).log()
+        if temperature_B is not None:
+            logprob_B = logprob_B.masked_fill(temperature_B == 0, 0.0)
+        logprob_full_B = _at(logits_BV, token_B) - log_z_B
+    # -Σ p log p = log Z - Σ p · logit
+    mean_B = torch.linalg.vecdot(p_BV, logits_BV)
+    if logits_BV.device.type != "cpu" or bool(mean_B.isnan().any()):
+        mean_B = torch.linalg.vecdot(p_BV, logits_BV.clamp(min=_LOWEST))
+    return Drawn(token_B, logprob_B, logprob_full_B, log_z_B - mean_B)
 
 
-def _entropy(weight_BV: torch.Tensor, shifted_BV: torch.Tensor, total_B: torch.Tensor) -> torch.Tensor:
-    """-Σ p log p = log Z - Σ w log w / Z, for weights w = exp(shifted) of sum Z; in nats."""
-    return (total_B.log() - torch.linalg.vecdot(weight_BV, shifted_BV) / total_B).float()
+def _at(values_BV: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:
+    return values_BV.gather(-1, token_B[:, None])[:, 0]
 
 
-def _pick(weight_BV: torch.Tensor, noise_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per row the token at which the cumulative weight passes noise · total, and the total; tokens of weight 0 never.
+def _pick(weight_BV: torch.Tensor, noise_B: torch.Tensor) -> torch.Tensor:
+    """Per row the token at which the cumulative weight passes noise · total; tokens of weight 0 never.
 
     Sums are in float64, so that the tail of a large vocabulary keeps its share of the noise; there only the
     block that the noise falls into is summed token by token.
@@ -118,15 +119,14 @@ def _pick(weight_BV: torch.Tensor, noise_B: torch.Tensor) -> tuple[torch.Tensor,
     inner_BV = weight_BV.gather(1, token_BV.clamp(max=vocab_size - 1)).masked_fill(
         token_BV >= vocab_size, 0.0
     )
-    inner_B, _ = _invert(inner_BV, within_B1[:, 0].clamp_(0.0, 1 - 2.0**-53))
-    return (block_B1[:, 0] * BLOCK + inner_B).clamp_(max=vocab_size - 1), cdf_BK[:, -1]
+    inner_B = _invert(inner_BV, within_B1[:, 0].clamp_(0.0, 1 - 2.0**-53))
+    return (block_B1[:, 0] * BLOCK + inner_B).clamp_(max=vocab_size - 1)
 
 
-def _invert(weight_BV: torch.Tensor, noise_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _invert(weight_BV: torch.Tensor, noise_B: torch.Tensor) -> torch.Tensor:
     cdf_BV = weight_BV.cumsum(-1, dtype=torch.float64)
-    total_B = cdf_BV[:, -1]
-    token_B1 = torch.searchsorted(cdf_BV, (noise_B.double() * total_B)[:, None], right=True)
-    return token_B1.clamp_(max=weight_BV.shape[-1] - 1)[:, 0], total_B
+    target_B1 = (noise_B.double() * cdf_BV[:, -1])[:, None]
+    return torch.searchsorted(cdf_BV, target_B1, right=True).clamp_(max=weight_BV.shape[-1] - 1)[:, 0]
 
 
 def _truncated(
@@ -135,7 +135,10 @@ def _truncated(
     top_p_B: torch.Tensor | None,
     min_p_B: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The scaled logits (largest 0) with minus infinity where top-k, top-p or min-p leave a token out."""
+    """The scaled logits with minus infinity where top-k, top-p or min-p leave a token out."""
+    if top_k_B is None and top_p_B is None and min_p_B is None:
+        return scaled_BV
+    scaled_BV = scaled_BV - scaled_BV.amax(-1, keepdim=True)
     keep_BV = None
     if top_k_B is not None or top_p_B is not None:
         rows = scaled_BV.shape[:1]

@@ -38,6 +38,27 @@ def test_neighbouring_places_are_uncorrelated():
     assert abs(correlation) < 4 / math.sqrt(20_000)
 
 
+def test_noise_is_that_of_splitmix64():
+    # Vigna's splitmix64.c, seeded with 1234567: its first five outputs
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    keys = torch.full((5,), 1234567)
+    found = uniform_at(keys, torch.arange(5)).tolist()
+    assert found == [(x >> 11) * 2.0**-53 for x in published]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_noise_on_cuda_is_that_of_the_cpu():
+    keys, positions = torch.randint(-(2**62), 2**62, (1000,)), torch.arange(1000)
+    assert torch.equal(uniform_at(keys, positions), uniform_at(keys.cuda(), positions.cuda()).cpu())
+
+
 def test_noise_depends_on_key_and_position_alone():
     keys, positions = torch.tensor([5, -9, 5, 2**62]), torch.tensor([0, 3, 8, 511])
     whole = uniform_at(keys, positions)
