@@ -44,7 +44,7 @@ def small_lm(kind: str, vocab_size: int = 64, seed: int = 0, **options):
         num_attention_heads=4, max_position_embeddings=256, initializer_range=0.3,
         bos_token_id=None, eos_token_id=0, pad_token_id=0, **grouped, **options,
     )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def make_tree(

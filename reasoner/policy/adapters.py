@@ -248,3 +248,16 @@ class Adapter(torch.nn.Module):
         config.base_model_name_or_path = self.shared.path
         config.inference_mode = True
         config.save_pretrained(str(folder))
+
+
+def causal_lm(model: Any) -> Any:
+    """The transformers model inside an Adapter or PEFT's wrapper; any other is itself."""
+    if isinstance(model, Adapter):
+        return model.shared.lm
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def activate(model: Any) -> None:
+    """Let an Adapter answer when its causal LM is called directly; any other model answers as it stands."""
+    if isinstance(model, Adapter):
+        model.shared.activate(model.name)

@@ -8,14 +8,34 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+STOP_REASONS = {
+    "eos": "an end-of-text token",
+    "stop": "a stop token or a stop string",
+    "length": "max_tokens, or the end of the context",
+    "context": "the prefix fills the context: nothing drawn",
+    "empty": "the prefix holds no token: nothing drawn",
+    "vocabulary": "the prefix holds a token that the model does not have: nothing drawn",
+    "memory": "the budget for keys and values holds no more tokens of one sequence",
+    "nan": "the logits were not numbers; the last token is arbitrary",
+    "cancelled": "the caller's wish",
+}
+BASE = "base"  # as an adapter: the frozen base under all of them
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a next token is drawn; temperature 0 is greedy."""
+    """How a next token is drawn; temperature 0 is greedy, top_k 0, top_p 1 and min_p 0 leave all tokens in."""
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 <= self.top_p <= 1 or not 0 <= self.min_p <= 1:
+            raise ValueError(
+                f"got {self}; expected a temperature and top_k of at least 0, top_p and min_p between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -23,7 +43,9 @@ class Request:
     """Continue `prefix_ids` by at most `max_tokens`.
 
     `place` seeds this continuation's noise (see `place_key`): the same place draws the same tokens
-    whatever else is in the batch. `stop_ids` end the continuation beside the end-of-text token.
+    whatever else is in the batch. Beside the end-of-text token, one of `stop_ids` ends the continuation, or
+    the token that completes one of `stop_strings` in its text, across token borders as well: a step delimiter
+    is one of these. `adapter` names the LoRA adapter that runs; "" is the model as it stands, BASE none.
     """
 
     id: Hashable
@@ -32,6 +54,8 @@ class Request:
     place: int
     sampling: Sampling = field(default_factory=Sampling)
     stop_ids: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+    adapter: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,7 +63,7 @@ class Completion:
     """What an engine returns: the new tokens with their log-probabilities, and why it stopped.
 
     `logprobs` are under the sampling distribution, `logprobs_full` under the softmax at temperature 1,
-    `entropy` in nats. `stop_reason` is eos | stop | length | context | nan | cancelled.
+    `entropy` in nats. `stop_reason` is one of STOP_REASONS.
     """
 
     id: Hashable
@@ -62,7 +86,7 @@ class Engine(Protocol):
     def poll(self) -> list[Completion]: ...
     def cancel(self, ids: Iterable[Hashable]) -> None: ...
     def sample(self, requests: Sequence[Request]) -> list[Completion]: ...
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]: ...
+    def score(self, sequences: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]: ...
     def load_weights(self, version: int, state: dict | None = None) -> None: ...
 
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from reasoner.policy.adapters import load_merged
-from reasoner.policy.logprobs import token_logprobs
+from reasoner.policy.attention import layer_masks
+from reasoner.policy.logprobs import LogitHead, token_logprobs
 from reasoner.policy.models import save
 from reasoner.registry import UserError
 
@@ -34,9 +35,7 @@ class PolicyNet(torch.nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         hidden_BTD = packed_hidden(self.lm, ids_BT, positions_BT, mask_B1TT)
         hidden_ND = hidden_BTD.flatten(0, 1)[source_N]
-        return token_logprobs(
-            hidden_ND, self.lm.get_output_embeddings(), ids_BT.flatten()[target_N], with_entropy
-        )
+        return token_logprobs(hidden_ND, LogitHead(self.lm), ids_BT.flatten()[target_N], with_entropy)
 
 
 class LabelTokens(torch.nn.Module):
@@ -96,7 +95,10 @@ def _zero_head(width: int) -> torch.nn.Linear:
 
 
 def packed_hidden(lm, ids_BT, positions_BT, mask_B1TT) -> torch.Tensor:
-    """Last hidden states of packed rows; a bool mask of four dimensions is taken by every architecture as it is."""
+    """Last hidden states of packed rows; every architecture takes a mask of four dimensions as it is."""
     return lm.base_model(
-        input_ids=ids_BT, position_ids=positions_BT, attention_mask=mask_B1TT, use_cache=False
+        input_ids=ids_BT,
+        position_ids=positions_BT,
+        attention_mask=layer_masks(lm, mask_B1TT, positions_BT),
+        use_cache=False,
     ).last_hidden_state

@@ -1,12 +1,28 @@
 """Keys and values of running sequences: one slot per row, all layers in one tensor.
 
-Shape suffixes: L layers, 2 keys and values, R slots, H key/value heads, S positions, D head size.
+Shape suffixes: L layers, 2 keys and values, R slots, K key/value heads, S positions, D head size, T tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+def kv_shape(model) -> tuple[int, int, int]:
+    """(layers, key/value heads, head size) of a model."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers, heads, head_dim
+
+
+def bytes_per_token(model) -> int:
+    """Bytes that one token's keys and values take in all layers."""
+    layers, heads, head_dim = kv_shape(model)
+    return 2 * layers * heads * head_dim * model.dtype.itemsize
 
 
 class SlotCache(Cache):
@@ -16,38 +32,53 @@ class SlotCache(Cache):
     token each (decoding), or a list of slots with several tokens (prefilling).
     """
 
-    def __init__(self, config, num_slots: int, max_length: int, dtype: torch.dtype, device: torch.device):
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, 2, num_slots, heads, max_length, head_dim)
-        self.kv_L2RHSD = torch.zeros(shape, dtype=dtype, device=device)
-        super().__init__(layers=[_SlotLayer(self, i) for i in range(config.num_hidden_layers)])
+    def __init__(self, model, num_slots: int, max_length: int):
+        layers, heads, head_dim = kv_shape(model)
+        shape = (layers, 2, num_slots, heads, max_length, head_dim)
+        self.device = model.device
+        self.kv_L2RKSD = torch.zeros(shape, dtype=model.dtype, device=self.device)
+        # every (slot, head, position) is a row of D numbers, so that writing is one copy of rows
+        self.rows_L2ND = self.kv_L2RKSD.view(layers, 2, num_slots * heads * max_length, head_dim)
+        self.head_K1 = torch.arange(heads, device=self.device)[:, None] * max_length
+        self.stride = heads * max_length
+        super().__init__(layers=[_SlotLayer(self, i) for i in range(layers)])
 
     def select(self, slots: torch.Tensor | int, positions_RT: torch.Tensor, width: int) -> None:
         """Rows (a count of leading slots, or slot numbers), where their new tokens go, and how many positions are read."""
-        self.slots, self.positions_RT, self.width = slots, positions_RT, width
-        if isinstance(slots, int):
-            self.row_R1 = torch.arange(slots, device=positions_RT.device)[:, None]
-        else:
-            self.row_R1 = slots[:, None]
+        self.slots, self.width = slots, width
+        slot_R = torch.arange(slots, device=self.device) if isinstance(slots, int) else slots
+        place_RKT = slot_R[:, None, None] * self.stride + self.head_K1 + positions_RT[:, None]
+        self.place_N = place_RKT.flatten()
+
+    def write_new(
+        self, layer: int, key_RKTD: torch.Tensor, value_RKTD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store the new tokens of the selected rows; all keys and values of these rows, [R, K, S, D]."""
+        rows_2ND = self.rows_L2ND[layer]
+        head_dim = rows_2ND.shape[-1]
+        rows_2ND[0].index_copy_(0, self.place_N, key_RKTD.reshape(-1, head_dim))
+        rows_2ND[1].index_copy_(0, self.place_N, value_RKTD.reshape(-1, head_dim))
+        rows = slice(0, self.slots) if isinstance(self.slots, int) else self.slots
+        keys_RKSD, values_RKSD = self.kv_L2RKSD[layer]
+        return keys_RKSD[rows, :, : self.width], values_RKSD[rows, :, : self.width]
 
     def read(self, slot: int, start: int, end: int) -> torch.Tensor:
-        """A copy of one slot's keys and values at positions `start` to `end`: [L, 2, H, end - start, D]."""
-        return self.kv_L2RHSD[:, :, slot, :, start:end].clone()
+        """A copy of one slot's keys and values at positions `start` to `end`: [L, 2, K, end - start, D]."""
+        return self.kv_L2RKSD[:, :, slot, :, start:end].clone()
 
-    def write(self, slot: int, segments: list[torch.Tensor]) -> None:
+    def write(self, slot: int, segments: Sequence[torch.Tensor]) -> None:
         """Fill a slot from position 0 with segments as `read` returns them."""
         at = 0
         for segment in segments:
             length = segment.shape[3]
-            self.kv_L2RHSD[:, :, slot, :, at : at + length] = segment
+            self.kv_L2RKSD[:, :, slot, :, at : at + length] = segment
             at += length
 
     def clear(self, slot: int) -> None:
-        self.kv_L2RHSD[:, :, slot] = 0
+        self.kv_L2RKSD[:, :, slot] = 0
 
     def move(self, source: int, target: int, length: int) -> None:
-        self.kv_L2RHSD[:, :, target, :, :length] = self.kv_L2RHSD[:, :, source, :, :length]
+        self.kv_L2RKSD[:, :, target, :, :length] = self.kv_L2RKSD[:, :, source, :, :length]
 
 
 class _SlotLayer(CacheLayerMixin):
@@ -55,20 +86,14 @@ class _SlotLayer(CacheLayerMixin):
 
     def __init__(self, cache: SlotCache, layer: int):
         super().__init__()
-        self.keys_RHSD, self.values_RHSD = cache.kv_L2RHSD[layer]
-        self.cache = cache
+        self.cache, self.layer = cache, layer
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         return None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        c = self.cache
-        # [R, H, T, D] -> [R, T, H, D]: advanced indices on both sides of the heads put the rows first
-        self.keys_RHSD[c.row_R1, :, c.positions_RT] = key_states.transpose(1, 2)
-        self.values_RHSD[c.row_R1, :, c.positions_RT] = value_states.transpose(1, 2)
-        rows = slice(0, c.slots) if isinstance(c.slots, int) else c.slots
-        return self.keys_RHSD[rows, :, : c.width], self.values_RHSD[rows, :, : c.width]
+        return self.cache.write_new(self.layer, key_states, value_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.cache.width, 0
@@ -77,4 +102,4 @@ class _SlotLayer(CacheLayerMixin):
         return 0
 
     def get_max_length(self) -> int:
-        return self.keys_RHSD.shape[2]
+        return self.cache.kv_L2RKSD.shape[4]

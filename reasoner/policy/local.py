@@ -4,94 +4,119 @@ A running sequence holds a slot of the KV cache. Admission copies what the radix
 prefills the rest but for the last token, and from then on every row is fed one token a step: the last
 prefix token is simply the first of these. Rows 0 to n - 1 are always the running ones.
 
-Shape suffixes: R rows (slots), T tokens, S positions, V vocabulary.
+Shape suffixes: R rows (slots), T tokens, S positions, V vocabulary, K kinds of stop.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import islice
+from typing import Any
 
-import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from reasoner.ledger import Ledger
+from reasoner.policy import decoder
+from reasoner.policy.adapters import activate, causal_lm
+from reasoner.policy.attention import Seen, evaluating, slot_attention
 from reasoner.policy.engine import Completion, Request
-from reasoner.policy.kv import SlotCache
-from reasoner.policy.logprobs import sequence_logprobs
+from reasoner.policy.kv import SlotCache, bytes_per_token
+from reasoner.policy.logprobs import LogitHead, sequence_logprobs
+from reasoner.policy.mixed_adapters import MixedAdapters
+from reasoner.policy.prefill import PREFILL_TOKENS, Span, chunks, waves
 from reasoner.policy.radix import RadixCache
 from reasoner.policy.sampling import draw, uniform_at
+from reasoner.policy.stopping import StopStrings
+from reasoner.registry import UserError
 
-PREFILL_TOKENS = 4096  # per forward pass, padding included
-WIDTH_STEP = 32  # key positions are read in multiples of this, so that shapes repeat
+WIDTH_STEP = 8  # key positions are read in multiples of this
+EOS, STOP, LOOK = 1, 2, 4  # what a token is to a request: its end, its stop, or a reason to look at the text
 
 
 class LocalEngine:
-    """Continuous batching over `num_slots` rows of at most `max_context` tokens; `kv_bytes` bounds the prefix cache."""
+    """Continuous batching over `num_slots` rows of at most `max_context` tokens.
+
+    `kv_bytes` bounds the prefix cache, `slot_bytes` the keys and values of running sequences: fewer slots are made
+    where they don't fit, and a sequence for which even one is too small ends with `memory`. `model` is a causal
+    LM, a PEFT model or an Adapter; `tokenizer` is needed for stop strings only.
+    """
 
     def __init__(
         self,
-        model,
+        model: Any,
         eos_ids: Iterable[int],
         num_slots: int = 128,
         max_context: int = 512,
         kv_bytes: int = 1 << 30,
         ledger: Ledger | None = None,
         name: str = "policy",
+        slot_bytes: int | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ):
-        self.model = model
-        self.device = next(model.parameters()).device
-        self.vocab_size = model.config.vocab_size
+        self.given = model
+        self.model = causal_lm(model)
+        self.device: torch.device = self.model.device
+        self.head = LogitHead(self.model)
+        self.vocab_size = self.head.vocab_size
         self.max_context = max_context
-        self.num_slots = num_slots
         self.ledger, self.name = ledger, name
         self.weights_version = 0
-        self.cache = SlotCache(model.config, num_slots, max_context, model.dtype, self.device)
+        self.token_bytes = bytes_per_token(self.model)
+        self.num_slots, self.length = num_slots, max_context
+        if slot_bytes is not None:
+            self.num_slots = max(1, min(num_slots, slot_bytes // (self.token_bytes * max_context)))
+            self.length = min(max_context, slot_bytes // (self.token_bytes * self.num_slots))
+        self.cache = SlotCache(self.model, self.num_slots, self.length)
         self.prefixes = RadixCache(kv_bytes)
+        self.adapters = MixedAdapters(self.model)
+        self.strings = StopStrings(tokenizer, self.vocab_size)
+        self.decoder: decoder.Decoder | None = None  # made at the first step under new weights
         self.pending: deque[Request] = deque()
-        self.cancelled: set[Hashable] = set()
         self.finished: list[Completion] = []
         self.rows: list[Request] = []
         self.known: list[int] = []  # per row, how many leading tokens the prefix cache already holds
-        self.stop_tables: dict[frozenset[int], int] = {}
-        eos_V = torch.zeros(self.vocab_size, dtype=torch.bool, device=self.device)
-        eos_V[list(eos_ids)] = True
-        self.stop_KV = eos_V[None]
-        self.stop_tables[frozenset()] = 0
-        long = {"dtype": torch.long, "device": self.device}
-        self.token_R = torch.zeros(num_slots, **long)
-        self.position_R = torch.zeros(num_slots, **long)  # where the token above stands
-        self.start_R = torch.zeros(num_slots, **long)  # the prefix's length
-        self.limit_R = torch.zeros(num_slots, **long)  # the position that may not be reached
-        self.place_R = torch.zeros(num_slots, **long)
-        self.stop_R = torch.zeros(num_slots, **long)
-        self.top_k_R = torch.zeros(num_slots, **long)
-        self.temperature_R = torch.ones(num_slots, device=self.device)
-        self.top_p_R = torch.ones(num_slots, device=self.device)
-        self.out_RS = torch.zeros(num_slots, max_context, **long)
-        self.out_numbers_3RS = torch.zeros(3, num_slots, max_context, device=self.device)
-        self.per_row = [
-            self.token_R, self.position_R, self.start_R, self.limit_R, self.place_R,
-            self.stop_R, self.top_k_R, self.temperature_R, self.top_p_R, self.out_RS,
-        ]  # fmt: skip
+        self.at: list[int] = []  # per row, where its last token stands
+        self.unclaimed = 0  # tokens prefilled for requests that are not admitted yet
+        self.stop_KV = torch.zeros(1, self.vocab_size, dtype=torch.uint8, device=self.device)
+        eos_ids = list(eos_ids)
+        if not all(0 <= i < self.vocab_size for i in eos_ids):
+            raise UserError(
+                f"end-of-text ids {eos_ids} are not all below the model's vocabulary of {self.vocab_size}; expected"
+                " the tokenizer that belongs to the model, check both paths"
+            )
+        self.stop_KV[0, eos_ids] = EOS
+        self.stop_kinds: dict[tuple[frozenset[int], tuple[str, ...]], int] = {(frozenset(), ()): 0}
+        # token, its position, the prefix's length, the position that may not be reached, place, kind of stop, top-k
+        self.ints_7R = torch.zeros(7, self.num_slots, dtype=torch.long, device=self.device)
+        self.floats_3R = torch.ones(3, self.num_slots, device=self.device)  # temperature, top-p, min-p
+        self.out_RS = torch.zeros(self.num_slots, self.length, dtype=torch.long, device=self.device)
+        self.out_numbers_3RS = torch.zeros(3, self.num_slots, self.length, device=self.device)
 
     def submit(self, requests: Iterable[Request]) -> None:
+        """Queue requests; a UserError for one that no model could serve, before any of them is queued."""
         requests = list(requests)
         for request in requests:
-            if not request.prefix_ids:
-                raise ValueError(
-                    f"request {request.id!r} has an empty prefix; expected at least one token (a BOS will do)"
-                )
+            self.adapters.check(request.adapter)
+            self.strings.check(request.stop_strings)
         self.pending.extend(requests)
 
     def cancel(self, ids: Iterable[Hashable]) -> None:
-        """Pending requests are dropped, running ones end with their next token; both come back as `cancelled`."""
-        # an id of neither kind must not wait for a later request that is called the same
-        self.cancelled.update({r.id for r in (*self.pending, *self.rows)}.intersection(ids))
+        """End these requests now: the next poll returns them as `cancelled`, with the tokens that they have."""
+        ids = set(ids)
+        waiting = [r for r in self.pending if r.id in ids]
+        if waiting:
+            self.pending = deque(r for r in self.pending if r.id not in ids)
+            self.finished.extend(self._completion(r, "cancelled") for r in waiting)
+        with torch.inference_mode():
+            for row in reversed([i for i, r in enumerate(self.rows) if r.id in ids]):
+                self._finish(row, "cancelled")
 
     def poll(self) -> list[Completion]:
         """Run until something finishes; an empty list means that nothing is left to do."""
-        with torch.inference_mode():
+        activate(self.given)
+        with torch.inference_mode(), slot_attention(self.model):
             while not self.finished and (self.rows or self.pending):
                 self._refill()
                 if self.rows:
@@ -109,10 +134,12 @@ class LocalEngine:
             by_id.update((c.id, c) for c in self.poll())
         return [by_id[r.id] for r in requests]
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    def score(self, sequences: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
         """Log-probability of each token but the first, under the full softmax at temperature 1."""
+        self.adapters.check(adapter)
+        activate(self.given)
         self._count(scored=sum(map(len, sequences)))
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluating(self.model), self.adapters.rows([adapter]):
             return sequence_logprobs(self.model, sequences)
 
     def load_weights(self, version: int, state: dict | None = None) -> None:
@@ -122,177 +149,251 @@ class LocalEngine:
                 f"{len(self.rows) + len(self.pending)} requests are under way; weights change only between them"
             )
         if state is not None:
-            self.model.load_state_dict(state)
+            self.given.load_state_dict(state)
         self.prefixes.clear()
-        self.weights_version = version
+        self.adapters.refresh()
+        self.decoder, self.weights_version = None, version
 
     def _refill(self) -> None:
-        """Give free slots to pending requests: copy the known prefix, prefill the rest."""
+        """Give free slots to pending requests."""
         admitted: list[int] = []
         while self.pending and len(self.rows) < self.num_slots:
             request = self.pending.popleft()
             reason = self._refusal(request)
             if reason:
-                self.finished.append(self._completion(request, (), np.zeros((3, 0)), reason))
+                self.finished.append(self._completion(request, reason))
                 continue
             slot = len(self.rows)
+            admitted.append(slot)
             self.rows.append(request)
             self.known.append(0)
-            admitted.append(slot)
-            start = len(request.prefix_ids)
-            s = request.sampling
-            self.token_R[slot] = request.prefix_ids[-1]
-            self.position_R[slot] = start - 1
-            self.start_R[slot] = start
-            self.limit_R[slot] = min(start + request.max_tokens, self.max_context)
-            self.place_R[slot] = request.place
-            self.stop_R[slot] = self._stop_table(request.stop_ids)
-            self.temperature_R[slot], self.top_k_R[slot], self.top_p_R[slot] = s.temperature, s.top_k, s.top_p
+            start, s = len(request.prefix_ids), request.sampling
+            self.at.append(start - 1)
+            limit = min(start + request.max_tokens, self.length)
+            kind = self._stop_kind(request)
+            self.ints_7R[:, slot] = torch.tensor(
+                (request.prefix_ids[-1], start - 1, start, limit, request.place, kind, s.top_k)
+            )
+            self.floats_3R[:, slot] = torch.tensor((s.temperature, s.top_p, s.min_p))
         if admitted:
             self._prefill(admitted)
-            self.shaped = bool((self.top_k_R > 0).any() or (self.top_p_R < 1).any())
+            rules = [
+                (s.temperature != 1, s.top_k > 0, s.top_p < 1, s.min_p > 0)
+                for s in (r.sampling for r in self.rows)
+            ]
+            self.rules = [any(of_rule) for of_rule in zip(*rules, strict=True)]
 
     def _refusal(self, request: Request) -> str:
-        if request.id in self.cancelled:
-            self.cancelled.discard(request.id)
-            return "cancelled"
-        return "context" if len(request.prefix_ids) >= self.max_context else ""
+        """Why a request draws nothing; empty where it may run."""
+        ids = request.prefix_ids
+        if not ids:
+            return "empty"
+        if len(ids) >= self.max_context:
+            return "context"
+        if len(ids) >= self.length:
+            return "memory"
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            return "vocabulary"
+        return "" if request.max_tokens > 0 else "length"
+
+    def _key(self, request: Request) -> tuple[str, int]:
+        return request.adapter, self.weights_version
 
     def _prefill(self, slots: list[int]) -> None:
-        """Fill the slots with the keys and values of their prefixes but for the last token, each distinct one computed once."""
-        first: dict[tuple[int, ...], int] = {}
+        """Fill the slots with the keys and values of their prefixes but for the last token."""
+        prefixes = {slot: tuple(self.rows[slot].prefix_ids[:-1]) for slot in slots}
+        found = {slot: self.prefixes.match(prefixes[slot], self._key(self.rows[slot])) for slot in slots}
+        if any(found[slot][0] < len(prefixes[slot]) for slot in slots):
+            self._prefill_ahead([self.rows[slot] for slot in slots])
+            found = {slot: self.prefixes.match(prefixes[slot], self._key(self.rows[slot])) for slot in slots}
+        twins: dict[tuple[tuple[str, int], tuple[int, ...]], int] = {}
+        lacking: list[tuple[int, Span]] = []
         for slot in slots:
-            first.setdefault(tuple(self.rows[slot].prefix_ids[:-1]), slot)
-        missing: list[tuple[int, int, tuple[int, ...]]] = []
-        for prefix, slot in first.items():
-            known, segments = self.prefixes.match(prefix)
+            twin = twins.setdefault((self._key(self.rows[slot]), prefixes[slot]), slot)
+            known, segments = found[slot]
+            self.known[slot] = known
+            if known < len(prefixes[slot]) and twin == slot:
+                lacking.append((slot, Span(prefixes[slot], known)))
             self.cache.write(slot, segments)
-            self._count(reused=known)
-            if known < len(prefix):
-                missing.append((known, slot, prefix))
-        missing.sort(key=lambda m: len(m[2]) - m[0])
-        while missing:
-            length = len(missing[-1][2]) - missing[-1][0]
-            chunk = [missing.pop() for _ in range(min(len(missing), max(1, PREFILL_TOKENS // length)))]
-            self._prefill_chunk(chunk)
+        for chunk in chunks(lacking, lambda item: item[1]):  # the prefix cache has no room for these
+            at = torch.tensor([slot for slot, _ in chunk], device=self.device)
+            self._run(self.cache, at, [s for _, s in chunk], [self.rows[slot].adapter for slot, _ in chunk])
         for slot in slots:
-            prefix = tuple(self.rows[slot].prefix_ids[:-1])
-            if first[prefix] != slot:
-                # from its twin's slot: the prefix cache may have dropped it already
-                self.cache.move(first[prefix], slot, len(prefix))
-                self._count(reused=len(prefix))
-            self.known[slot] = self.prefixes.match(prefix)[0]
+            prefix = prefixes[slot]
+            twin = twins[self._key(self.rows[slot]), prefix]
+            if twin != slot and self.known[slot] < len(prefix):
+                self.cache.move(twin, slot, len(prefix))
+            owed = min(len(prefix), self.unclaimed)
+            self.unclaimed -= owed
+            self._count(reused=len(prefix) - owed)
+        if not self.pending:
+            self.unclaimed = 0
 
-    def _prefill_chunk(self, chunk: list[tuple[int, int, tuple[int, ...]]]) -> None:
-        longest = max(len(prefix) - known for known, _, prefix in chunk)
-        ids_RT = torch.zeros(len(chunk), longest, dtype=torch.long)
-        for row, (known, _, prefix) in enumerate(chunk):
-            ids_RT[row, : len(prefix) - known] = torch.tensor(prefix[known:])
-        known_R = torch.tensor([known for known, _, _ in chunk])
-        slots_R = torch.tensor([slot for _, slot, _ in chunk], device=self.device)
-        # padding is written past a row's end, where decoding overwrites it before it is read
-        positions_RT = (known_R[:, None] + torch.arange(longest)).clamp_(max=self.max_context - 1)
-        positions_RT = positions_RT.to(self.device)
-        width = self._width(max(len(prefix) for _, _, prefix in chunk))
-        self.cache.select(slots_R, positions_RT, width)
-        seen_RTS = torch.arange(width, device=self.device) <= positions_RT[..., None]
-        self._forward(ids_RT.to(self.device), positions_RT, seen_RTS)
-        for known, slot, prefix in chunk:
-            self.prefixes.insert(prefix, self.cache.read(slot, known, len(prefix)), known)
-        self._count(prefilled=sum(len(prefix) - known for known, _, prefix in chunk), forwards=1)
+    def _prefill_ahead(self, admitted: list[Request]) -> None:
+        """Run what the prefix cache lacks of the admitted requests, and of those that wait while a pass has room."""
+        wanted: dict[str, dict[tuple[int, ...], int]] = {}
+        tokens = 0
+        for i, request in enumerate((*admitted, *islice(self.pending, 2 * self.num_slots))):
+            prefix = tuple(request.prefix_ids[:-1])
+            of_adapter = wanted.setdefault(request.adapter, {})
+            if prefix in of_adapter or self._refusal(request):
+                continue
+            known = self.prefixes.match(prefix, self._key(request))[0]
+            tokens += len(prefix) - known
+            too_much = tokens * self.token_bytes > self.prefixes.max_bytes // 2
+            if too_much or (i >= len(admitted) and tokens > PREFILL_TOKENS):
+                break
+            of_adapter[prefix] = known
+        for adapter, prefixes in wanted.items():
+            key = (adapter, self.weights_version)
+            for wave in waves(list(prefixes), list(prefixes.values())):
+                for chunk in chunks(wave, lambda span: span):
+                    width = max(len(span.tokens) for span in chunk)
+                    stage = SlotCache(self.model, len(chunk), width + 1)  # padding goes to the last position
+                    for row, span in enumerate(chunk):
+                        known, segments = self.prefixes.match(span.tokens[: span.start], key)
+                        chunk[row] = Span(span.tokens, known)  # less than its start where it was evicted
+                        stage.write(row, segments)
+                    self._run(
+                        stage, torch.arange(len(chunk), device=self.device), chunk, [adapter] * len(chunk)
+                    )
+                    for row, span in enumerate(chunk):
+                        self.prefixes.insert(
+                            span.tokens, stage.read(row, span.start, len(span.tokens)), span.start, key
+                        )
+
+    def _run(self, cache: SlotCache, slots_R: torch.Tensor, spans: list[Span], adapters: list[str]) -> None:
+        """Compute the keys and values of spans in the given slots of a cache, which hold what comes before them."""
+        longest = max(len(tokens) - start for tokens, start in spans)
+        ids_RT = torch.zeros(len(spans), longest, dtype=torch.long)
+        for row, (tokens, start) in enumerate(spans):
+            ids_RT[row, : len(tokens) - start] = torch.tensor(tokens[start:])
+        start_R = torch.tensor([start for _, start in spans])
+        # padding is written past a row's end, where it is overwritten before it is read
+        last = cache.kv_L2RKSD.shape[4] - 1
+        positions_RT = (start_R[:, None] + torch.arange(longest)).clamp_(max=last).to(self.device)
+        width = max(len(tokens) for tokens, _ in spans)
+        cache.select(slots_R, positions_RT, width)
+        with self.adapters.rows(adapters):
+            self._hidden(ids_RT.to(self.device), positions_RT, cache)
+        prefilled = sum(len(tokens) - start for tokens, start in spans)
+        self.unclaimed += prefilled
+        self._count(prefilled=prefilled, forwards=1)
+
+    def _hidden(self, ids_RT: torch.Tensor, positions_RT: torch.Tensor, cache: SlotCache) -> torch.Tensor:
+        """Last hidden states by the model's own modules."""
+        return self.model.base_model(
+            input_ids=ids_RT,
+            position_ids=positions_RT,
+            past_key_values=cache,
+            use_cache=True,
+            seen=Seen(positions_RT, cache.width, self.model.dtype),
+        ).last_hidden_state
 
     def _decode(self) -> None:
         """One token for every running row."""
         n = len(self.rows)
-        position_R1 = self.position_R[:n, None]
-        width = self._width(int(position_R1.max()) + 1)
-        self.cache.select(n, position_R1, width)
-        seen_R1S = torch.arange(width, device=self.device) <= position_R1[..., None]
-        hidden_R1D = self._forward(self.token_R[:n, None], position_R1, seen_R1S)
-        logits_RV = self.model.lm_head(hidden_R1D[:, 0])
-        at_R = self.position_R[:n] + 1
+        token_R, position_R, start_R, limit_R, place_R, kind_R, top_k_R = self.ints_7R[:, :n]
+        temperature_R, top_p_R, min_p_R = self.floats_3R[:, :n]
+        width = min(self.length, -(-(max(self.at) + 1) // WIDTH_STEP) * WIDTH_STEP)
+        self.cache.select(n, position_R[:, None], width)
+        rules = zip((temperature_R, top_k_R, top_p_R, min_p_R), self.rules, strict=True)
         drawn = draw(
-            logits_RV,
-            uniform_at(self.place_R[:n], at_R),
-            self.temperature_R[:n],
-            self.top_k_R[:n] if self.shaped else None,
-            self.top_p_R[:n] if self.shaped else None,
+            self.head(self._decoded(token_R, position_R)),
+            uniform_at(place_R, position_R + 1),
+            *(values_R if used else None for values_R, used in rules),
         )
-        out_R = at_R - self.start_R[:n]
+        position_R += 1
+        token_R.copy_(drawn.token_B)
+        self.at = [at + 1 for at in self.at]
         row_R = torch.arange(n, device=self.device)
+        out_R = position_R - start_R
         self.out_RS[row_R, out_R] = drawn.token_B
-        self.out_numbers_3RS[:, row_R, out_R] = torch.stack(
-            (drawn.logprob_B.float(), drawn.logprob_full_B, drawn.entropy_B)
-        )
-        self.token_R[:n] = drawn.token_B
-        self.position_R[:n] = at_R
+        self.out_numbers_3RS[:, row_R, out_R] = torch.stack(drawn[1:])
+        kinds_R = self.stop_KV[kind_R, drawn.token_B]
         nan_R = drawn.entropy_B.isnan()
-        done_R = self.stop_KV[self.stop_R[:n], drawn.token_B] | (at_R + 1 >= self.limit_R[:n]) | nan_R
+        full_R = position_R + 1 >= limit_R
         self._count(decoded=n, forwards=1, slots_busy=n, slots_idle=self.num_slots - n)
-        done = done_R.nonzero()[:, 0].tolist()
-        if self.cancelled:
-            done = sorted({*done, *(i for i, r in enumerate(self.rows) if r.id in self.cancelled)})
-        for row in reversed(done):
-            self._finish(row, bool(nan_R[row]), bool(done_R[row]))
+        events_3N = torch.stack((row_R, kinds_R, nan_R * 2 + full_R))[:, (kinds_R > 0) | nan_R | full_R]
+        for row, kind, event in reversed(list(zip(*events_3N.tolist(), strict=True))):
+            reason = self._reason(row, kind, event >= 2, event % 2 == 1)
+            if reason:
+                self._finish(row, reason)
 
-    def _finish(self, row: int, is_nan: bool, ended: bool) -> None:
+    def _decoded(self, token_R: torch.Tensor, position_R: torch.Tensor) -> torch.Tensor:
+        """Last hidden states of one token per running row, [R, W]."""
+        adapters = [r.adapter for r in self.rows]
+        if not any(adapters):
+            if self.decoder is None and decoder.fits(self.model):
+                self.decoder = decoder.Decoder(self.model, self.max_context)
+            if self.decoder is not None:
+                seen = Seen(position_R[:, None], self.cache.width, self.model.dtype)
+                return self.decoder(token_R, position_R, self.cache, seen)
+        with self.adapters.rows(adapters):
+            return self._hidden(token_R[:, None], position_R[:, None], self.cache)[:, 0]
+
+    def _reason(self, row: int, kind: int, is_nan: bool, is_full: bool) -> str:
+        """Why a row ends with its newest token; empty where it goes on."""
+        request = self.rows[row]
+        if is_nan:
+            return "nan"
+        if kind & EOS:
+            return "eos"
+        if kind & STOP:
+            return "stop"
+        if kind & LOOK:
+            count = self.at[row] + 1 - len(request.prefix_ids)
+            # every token but a special one has a byte or more, and a character four at most
+            tail = 4 * max(map(len, request.stop_strings)) + 8
+            if self.strings.found(
+                request.stop_strings, self.out_RS[row, max(0, count - tail) : count].tolist()
+            ):
+                return "stop"
+        if not is_full:
+            return ""
+        asked = self.at[row] + 1 >= len(request.prefix_ids) + request.max_tokens
+        return "length" if asked or self.length == self.max_context else "memory"
+
+    def _finish(self, row: int, reason: str) -> None:
         """Hand out a row's completion, keep its keys and values, and move the last row into its slot."""
         request = self.rows[row]
-        end, start = int(self.position_R[row]), len(request.prefix_ids)
-        count = end + 1 - start
+        count = self.at[row] + 1 - len(request.prefix_ids)
         tokens = self.out_RS[row, :count].tolist()
-        last = tokens[-1]
-        if is_nan:
-            reason = "nan"
-        elif not ended:
-            reason = "cancelled"
-        elif self.stop_KV[0, last]:
-            reason = "eos"
-        else:
-            reason = "stop" if self.stop_KV[self.stop_R[row], last] else "length"
-        self.cancelled.discard(request.id)
-        numbers = self.out_numbers_3RS[:, row, :count].cpu().numpy()
-        self.finished.append(self._completion(request, tuple(tokens), numbers, reason))
-        whole = [*request.prefix_ids, *tokens[:-1]]  # the last token was never fed
-        if not is_nan and self.known[row] < len(whole):
-            self.prefixes.insert(whole, self.cache.read(row, self.known[row], len(whole)), self.known[row])
-        if is_nan:
+        numbers = self.out_numbers_3RS[:, row, :count].tolist()
+        self.finished.append(self._completion(request, reason, tokens, numbers))
+        whole = [*request.prefix_ids, *tokens][:-1]  # the last token was never fed
+        if reason == "nan":
             self.cache.clear(row)  # a masked NaN still spreads: 0 · NaN is NaN
+        elif self.known[row] < len(whole):
+            kv = self.cache.read(row, self.known[row], len(whole))
+            self.prefixes.insert(whole, kv, self.known[row], self._key(request))
         tail = len(self.rows) - 1
         if row != tail:
-            self.cache.move(tail, row, int(self.position_R[tail]))
-            for tensor in self.per_row:
-                tensor[row] = tensor[tail]
-            self.out_numbers_3RS[:, row] = self.out_numbers_3RS[:, tail]
-            self.rows[row], self.known[row] = self.rows[tail], self.known[tail]
-        self.rows.pop()
-        self.known.pop()
+            written = self.at[tail] + 1 - len(self.rows[tail].prefix_ids)
+            self.cache.move(tail, row, self.at[tail])
+            self.ints_7R[:, row] = self.ints_7R[:, tail]
+            self.floats_3R[:, row] = self.floats_3R[:, tail]
+            self.out_RS[row, :written] = self.out_RS[tail, :written]
+            self.out_numbers_3RS[:, row, :written] = self.out_numbers_3RS[:, tail, :written]
+            self.rows[row], self.known[row], self.at[row] = self.rows[tail], self.known[tail], self.at[tail]
+        del self.rows[tail], self.known[tail], self.at[tail]
 
-    def _completion(self, request: Request, tokens: tuple[int, ...], numbers, reason: str) -> Completion:
-        logprobs, full, entropy = (tuple(x) for x in numbers.tolist())
-        return Completion(request.id, tokens, logprobs, full, entropy, reason, self.weights_version)
+    def _completion(self, request: Request, reason: str, tokens=(), numbers=((), (), ())) -> Completion:
+        parts = map(tuple, (tokens, *numbers))
+        return Completion(request.id, *parts, reason, self.weights_version, request.adapter)
 
-    def _forward(self, ids_RT, positions_RT, seen_RTS) -> torch.Tensor:
-        """Last hidden states; a bool mask of four dimensions is taken by every architecture as it is."""
-        return self.model.base_model(
-            input_ids=ids_RT,
-            position_ids=positions_RT,
-            attention_mask=seen_RTS[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
-
-    def _stop_table(self, stop_ids: frozenset[int]) -> int:
-        if stop_ids not in self.stop_tables:
+    def _stop_kind(self, request: Request) -> int:
+        """The row of the stop table for a request's stops."""
+        stops = (request.stop_ids, request.stop_strings)
+        if stops not in self.stop_kinds:
             row_V = self.stop_KV[0].clone()
-            row_V[list(stop_ids)] = True
-            self.stop_tables[stop_ids] = len(self.stop_KV)
+            row_V[[i for i in request.stop_ids if i < self.vocab_size]] |= STOP
+            if request.stop_strings:
+                row_V[self.strings.may_complete(request.stop_strings).to(self.device)] |= LOOK
+            self.stop_kinds[stops] = len(self.stop_KV)
             self.stop_KV = torch.cat((self.stop_KV, row_V[None]))
-        return self.stop_tables[stop_ids]
-
-    def _width(self, needed: int) -> int:
-        return min(self.max_context, -(-needed // WIDTH_STEP) * WIDTH_STEP)
+        return self.stop_kinds[stops]
 
     def _count(self, **counters: int) -> None:
-        if self.ledger is not None:
+        if self.ledger:
             self.ledger.add(self.name, **counters)

@@ -44,13 +44,13 @@ class TinyModel(Config):
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     """A Qwen2 tokenizer (byte-level BPE, digits one by one) with merges learned from `texts`."""
-    blank = Qwen2Tokenizer(vocab={END_OF_TEXT: 0}, merges=[], eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
+    blank: Any = Qwen2Tokenizer(vocab={END_OF_TEXT: 0}, merges=[], eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
     return blank.train_new_from_iterator(texts, vocab_size, show_progress=False)
 
 
 def make_tiny(config: TinyModel, texts: Iterable[str], folder: Path) -> Path:
     """Save a random model and a tokenizer trained on `texts` to `folder` in Hugging Face format."""
-    tokenizer = train_tokenizer(texts, config.vocab_size)
+    tokenizer: Any = train_tokenizer(texts, config.vocab_size)
     set_all_seeds(config.seed)
     model = AutoModelForCausalLM.from_config(
         Qwen2Config(
@@ -103,7 +103,6 @@ def load_model(
             dtype=dtype,
             revision=revision,
             trust_remote_code=trust_remote_code,
-            attn_implementation="sdpa",
             quantization_config=_nf4() if four_bit else None,
         ).eval()
 

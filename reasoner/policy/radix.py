@@ -1,12 +1,12 @@
 """A radix tree of token prefixes with their keys and values, so that each prefix is computed once.
 
-Edges hold token runs; an edge is cut where two sequences part. The tree belongs to one (model, adapter,
-weights version): the engine drops it whole when any of these changes, so new weights never meet old KV.
+Edges hold token runs; an edge is cut where two sequences part. There is one root per key, which names all that
+keys and values depend on beside the tokens: the adapter and the weights version, of one engine's model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -37,14 +37,14 @@ class RadixCache:
         self.clear()
 
     def clear(self) -> None:
-        self.root = _Edge((), torch.empty(0), None)
+        self.roots: dict[Hashable, _Edge] = {}
         self.num_bytes = 0
         self.clock = 0
 
-    def match(self, tokens: Sequence[int]) -> tuple[int, list[torch.Tensor]]:
+    def match(self, tokens: Sequence[int], key: Hashable = None) -> tuple[int, list[torch.Tensor]]:
         """How many leading tokens are known, and their keys and values as segments in order."""
         self.clock += 1
-        edge, known, segments = self.root, 0, []
+        edge, known, segments = self._root(key), 0, []
         while known < len(tokens) and (child := edge.children.get(tokens[known])) is not None:
             n = _common(child.tokens, tokens[known : known + len(child.tokens)])
             child.used = self.clock
@@ -55,9 +55,9 @@ class RadixCache:
             edge = child
         return known, segments
 
-    def insert(self, tokens: Sequence[int], kv: torch.Tensor, start: int) -> None:
+    def insert(self, tokens: Sequence[int], kv: torch.Tensor, start: int, key: Hashable = None) -> None:
         """Store `kv` ([L, 2, H, n, D]) of tokens `start` to `start + n`; what precedes must be known already or is skipped."""
-        edge, known = self._descend(tokens)
+        edge, known = self._descend(tokens, key)
         if known < start or known >= len(tokens):
             return  # the prefix was evicted meanwhile, or all of it is here
         added = kv[:, :, :, known - start :]
@@ -69,9 +69,12 @@ class RadixCache:
         if self.num_bytes > self.max_bytes:
             self._evict()
 
-    def _descend(self, tokens: Sequence[int]) -> tuple[_Edge, int]:
+    def _root(self, key: Hashable) -> _Edge:
+        return self.roots.setdefault(key, _Edge((), torch.empty(0), None))
+
+    def _descend(self, tokens: Sequence[int], key: Hashable) -> tuple[_Edge, int]:
         """The edge at whose end `tokens` leave the tree; an edge left in its middle is cut there."""
-        edge, known = self.root, 0
+        edge, known = self._root(key), 0
         while known < len(tokens) and (child := edge.children.get(tokens[known])) is not None:
             n = _common(child.tokens, tokens[known : known + len(child.tokens)])
             known += n
@@ -100,10 +103,10 @@ class RadixCache:
                     break
 
     def _leaves(self) -> list[_Edge]:
-        found, stack = [], [self.root]
+        found, stack = [], list(self.roots.values())
         while stack:
             edge = stack.pop()
             stack.extend(edge.children.values())
-            if not edge.children and edge is not self.root:
+            if not edge.children and edge.parent is not None:
                 found.append(edge)
         return found

@@ -111,7 +111,14 @@ def make_engine(model: str, context: Context, longest: int, num_slots: int) -> L
     prompting = context.prompting(model)
     lm = load_merged(context.model(model))
     lm.to("cuda" if torch.cuda.is_available() else "cpu")
-    return LocalEngine(lm, [prompting.eos_id], num_slots, longest, ledger=context.session.ledger)
+    return LocalEngine(
+        lm,
+        [prompting.eos_id],
+        num_slots,
+        longest,
+        ledger=context.session.ledger,
+        tokenizer=prompting.tokenizer,
+    )
 
 
 def shuffled(items: list[Item], seed: int):

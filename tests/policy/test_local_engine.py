@@ -61,8 +61,6 @@ def generated(model, prefix, max_tokens) -> list[int]:
     return out[0, len(prefix) :].tolist()
 
 
-BEYOND_HEAD = "the engine applies lm_head alone and misses the architecture's soft cap of the final logits"
-IGNORES_WINDOW = "a four-dimensional mask is taken as it is, so the sliding window is not applied"
 ARCHITECTURES = [
     pytest.param("llama", {}, id="llama"),
     pytest.param("qwen2", {"tie_word_embeddings": True}, id="qwen2"),
@@ -72,12 +70,14 @@ ARCHITECTURES = [
     pytest.param("phi", {}, id="phi"),
     pytest.param("gpt2", {}, id="gpt2"),
     pytest.param("gemma3_text", {"sliding_window": 256}, id="gemma3-wide-window"),
-    pytest.param("mistral", {"sliding_window": 8}, id="mistral-window",
-                 marks=pytest.mark.xfail(reason=IGNORES_WINDOW, strict=True)),
-    pytest.param("gemma3_text", {"sliding_window": 8}, id="gemma3-window",
-                 marks=pytest.mark.xfail(reason=IGNORES_WINDOW, strict=True)),
-    pytest.param("gemma2", {"sliding_window": 256, "final_logit_softcapping": 2.0}, id="gemma2",
-                 marks=pytest.mark.xfail(reason=BEYOND_HEAD, strict=True)),
+    pytest.param("mistral", {"sliding_window": 8}, id="mistral-window"),
+    pytest.param("gemma3_text", {"sliding_window": 8}, id="gemma3-window"),
+    pytest.param("gemma2", {"sliding_window": 8, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.5},
+                 id="gemma2-window-and-caps"),
+    pytest.param("cohere", {"logit_scale": 0.25}, id="cohere-logit-scale"),
+    pytest.param("granite", {"logits_scaling": 3.0}, id="granite-logit-scale"),
+    pytest.param("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+                 id="qwen2-window"),
 ]  # fmt: skip
 
 
@@ -304,8 +304,6 @@ def test_nan_in_one_row_stays_there(lm):
 
 def test_requests_that_cannot_be_served(lm):
     engine = engine_of(lm)
-    with pytest.raises(ValueError, match="request 'b' has an empty prefix"):
-        engine.sample([request("a"), request("b", [])])
     with pytest.raises(ValueError, match="ids repeat"):
         engine.sample([request("a"), request("a")])
     assert list(engine.sample([request("a")])[0].token_ids) == generated(lm, PROMPT, 12)

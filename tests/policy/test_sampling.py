@@ -38,6 +38,27 @@ def test_neighbouring_places_are_uncorrelated():
     assert abs(correlation) < 4 / math.sqrt(20_000)
 
 
+def test_noise_is_that_of_splitmix64():
+    # Vigna's splitmix64.c, seeded with 1234567: its first five outputs
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    keys = torch.full((5,), 1234567)
+    found = uniform_at(keys, torch.arange(5)).tolist()
+    assert found == [(x >> 11) * 2.0**-53 for x in published]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_noise_on_cuda_is_that_of_the_cpu():
+    keys, positions = torch.randint(-(2**62), 2**62, (1000,)), torch.arange(1000)
+    assert torch.equal(uniform_at(keys, positions), uniform_at(keys.cuda(), positions.cuda()).cpu())
+
+
 def test_noise_depends_on_key_and_position_alone():
     keys, positions = torch.tensor([5, -9, 5, 2**62]), torch.tensor([0, 3, 8, 511])
     whole = uniform_at(keys, positions)
@@ -151,3 +172,52 @@ def test_tokens_of_probability_zero_are_never_drawn():
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]])
     for noise, token in ((0.0, 1), (0.5 - 1e-9, 1), (0.5, 3), (1 - 2**-53, 3)):
         assert draw(logits, torch.tensor([noise], dtype=torch.float64), UNIT).token_B.tolist() == [token]
+
+
+def test_min_p_leaves_out_what_is_far_less_likely_than_the_first():
+    n = 400
+    for min_p, probabilities in ((0.0, [1 / 2, 1 / 4, 1 / 8, 1 / 8]), (0.3, [2 / 3, 1 / 3]), (1.0, [1.0])):
+        rules = (None, None, torch.full((n,), min_p))
+        drawn = draw(torch.tensor([LOGITS] * n), (torch.arange(n) + 0.5) / n, torch.ones(n), *rules)
+        counts = torch.bincount(drawn.token_B)
+        assert counts.tolist() == pytest.approx([p * n for p in probabilities], abs=1)
+        for token, logprob in zip(drawn.token_B.tolist(), drawn.logprob_B.tolist(), strict=True):
+            assert logprob == pytest.approx(math.log(probabilities[token]), abs=1e-6)
+
+
+@pytest.mark.parametrize("vocab_size", [2048, 2049, 5000, 151_936])
+def test_large_vocabularies_draw_what_the_plain_sum_says(vocab_size):
+    generator = torch.Generator().manual_seed(vocab_size)
+    logits = torch.randn(12, vocab_size, generator=generator) * 4
+    logits[3, : vocab_size - 1] = -math.inf  # all on the last token
+    logits[4, 1:] = -math.inf
+    noise = torch.rand(12, generator=generator, dtype=torch.float64)
+    noise[5], noise[6] = 0.0, 1 - 2.0**-53
+    drawn = draw(logits, noise)
+    p = torch.softmax(logits.double(), -1)
+    expected = torch.searchsorted(p.cumsum(-1), noise[:, None] * p.sum(-1, keepdim=True), right=True)[:, 0]
+    assert drawn.token_B.tolist() == expected.clamp(max=vocab_size - 1).tolist()
+    logprobs = torch.log_softmax(logits, -1)
+    assert torch.allclose(drawn.logprob_full_B, logprobs.gather(-1, drawn.token_B[:, None])[:, 0], atol=1e-4)
+    entropy = torch.special.entr(p).sum(-1).float()
+    assert torch.allclose(drawn.entropy_B, entropy, atol=1e-3)
+
+
+def test_truncation_of_a_large_vocabulary_is_that_of_a_whole_sort():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 4000, generator=generator) * torch.tensor([0.1, 1, 3, 5, 0.1, 1, 3, 5])[:, None]
+    top_k = torch.tensor([0, 0, 0, 0, 50, 3000, 50, 3000])
+    top_p = torch.tensor([0.95, 0.5, 0.9, 1.0, 0.95, 0.9, 1.0, 0.5])
+    noise = torch.rand(8, generator=generator)
+    drawn = draw(logits, noise, torch.ones(8), top_k, top_p)
+    for i in range(8):
+        p, order = torch.softmax(logits[i].double(), -1).sort(descending=True)
+        k = int(top_k[i]) or 4000
+        p[k:] = 0
+        p = p / p.sum()
+        keep = p.cumsum(-1) - p < float(top_p[i])
+        assert int(drawn.token_B[i]) in order[keep].tolist()
+        at = order.tolist().index(int(drawn.token_B[i]))
+        assert drawn.logprob_B[i].item() == pytest.approx(math.log(p[at] / p[keep].sum()), abs=1e-4)
+    alone = draw(logits[5:6], noise[5:6], torch.ones(1), top_k[5:6], top_p[5:6])
+    assert alone.token_B == drawn.token_B[5]

@@ -1,0 +1,143 @@
+"""Attention over slots: one function that transformers' own modules call, in place of their attention and masks.
+
+What a query sees follows from where it stands: all earlier positions of its slot, or those within the layer's
+sliding window. So no mask is built or passed, and every architecture's window and soft cap are its own.
+
+Shape suffixes: R rows (slots), H heads, K key/value heads, G query heads per key/value head, T query tokens,
+S key positions, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+
+NAME = "reasoner_slots"
+
+
+class Seen:
+    """What the queries of one forward pass see: positions up to their own among the first `width` of their slots."""
+
+    def __init__(self, positions_RT: torch.Tensor, width: int, dtype: torch.dtype):
+        self.positions_RT, self.width, self.dtype = positions_RT, width, dtype
+        self.biases: dict[int | None, torch.Tensor] = {}
+
+    def bias(self, window: int | None) -> torch.Tensor:
+        """[R, 1, T, S]: 0 where a key is seen, minus infinity where not; a window of w sees the last w positions."""
+        if window is not None and window >= self.width:
+            window = None
+        if window not in self.biases:
+            key_S = torch.arange(self.width, device=self.positions_RT.device)
+            query_RT1 = self.positions_RT[..., None]
+            hidden_RTS = key_S > query_RT1
+            if window is not None:
+                hidden_RTS |= key_S <= query_RT1 - window
+            bias = torch.zeros(hidden_RTS.shape, dtype=self.dtype, device=key_S.device)
+            self.biases[window] = bias.masked_fill_(hidden_RTS, float("-inf"))[:, None]
+        return self.biases[window]
+
+
+def attend(
+    query_RKGTD: torch.Tensor,
+    key_RKSD: torch.Tensor,
+    value_RKSD: torch.Tensor,
+    bias_R1TS: torch.Tensor,
+    scale: float,
+    cap: float | None = None,
+) -> torch.Tensor:
+    """softmax(scale · q·k, soft-capped, + bias) · v, as [R, K, G, T, D]; query heads of a group share their keys.
+
+    On a CPU in float32 a single query is faster by two batched products than by the fused kernel.
+    """
+    num_queries = query_RKGTD.shape[3]
+    query_RKQD = query_RKGTD.flatten(2, 3)
+    bias_R1QS = bias_R1TS.repeat(1, 1, query_RKGTD.shape[2], 1) if num_queries > 1 else bias_R1TS
+    if cap is None and not (num_queries == 1 and query_RKQD.device.type == "cpu"):
+        if num_queries == 1:
+            bias_R1QS = bias_R1QS.expand(-1, -1, query_RKQD.shape[2], -1)
+        out_RKQD = F.scaled_dot_product_attention(
+            query_RKQD, key_RKSD, value_RKSD, attn_mask=bias_R1QS, scale=scale
+        )
+    else:
+        scores_RKQS = (query_RKQD * scale) @ key_RKSD.transpose(-1, -2)
+        if cap is not None:
+            scores_RKQS = torch.tanh(scores_RKQS / cap) * cap
+        scores_RKQS += bias_R1QS
+        weights_RKQS = torch.softmax(scores_RKQS, -1, dtype=torch.float32).to(value_RKSD.dtype)
+        out_RKQD = weights_RKQS @ value_RKSD
+    return out_RKQD.unflatten(2, (-1, num_queries))
+
+
+def _slot_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    seen: Seen | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """transformers' signature: query [R, H, T, D], keys and values [R, K, S, D]; returns [R, T, H, D]."""
+    assert seen is not None
+    query_RKGTD = query.unflatten(1, (key.shape[1], -1))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out_RKGTD = attend(query_RKGTD, key, value, seen.bias(sliding_window), scale, softcap)
+    return out_RKGTD.flatten(1, 2).transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, _slot_attention)
+
+
+@contextmanager
+def evaluating(model) -> Iterator[None]:
+    """Within, the model is in evaluation mode: nothing is dropped out."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
+
+
+@contextmanager
+def slot_attention(model) -> Iterator[None]:
+    """Within, the model's layers call the function above, in evaluation mode."""
+    config = model.config.get_text_config()
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        config._attn_implementation = before
+
+
+def layer_masks(
+    lm, mask_B1TT: torch.Tensor, positions_BT: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """A bool mask of packed rows in the form that the model's own attention takes, its sliding windows applied.
+
+    Positions are depths in a trajectory, so a window of w sees the ancestors less than w before a token.
+    """
+    config = lm.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    masks = {"full_attention": mask_B1TT}
+    if window is not None and (kinds == set() or "sliding_attention" in kinds):
+        distance_BTT = positions_BT[:, :, None] - positions_BT[:, None, :]
+        masks["sliding_attention"] = mask_B1TT & (distance_BTT < window)[:, None]
+    if config._attn_implementation == "eager":  # adds its mask to the scores
+        low = torch.finfo(lm.dtype).min
+        masks = {k: torch.zeros_like(m, dtype=lm.dtype).masked_fill_(~m, low) for k, m in masks.items()}
+    if kinds:
+        return masks if len(masks) > 1 else masks["full_attention"]
+    return masks.get("sliding_attention", masks["full_attention"])
