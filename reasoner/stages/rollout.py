@@ -1,4 +1,4 @@
-"""Grow trees with a policy."""
+"""Grow trees with a policy, and judge them while they grow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import Field
 
 from reasoner.config import Config
 from reasoner.policy.engine import Sampling
+from reasoner.scoring.outcome import judge_while
 from reasoner.search.branch import BranchConfig, tree_of
 from reasoner.search.grow import Growth, grow
 from reasoner.stages.context import Context, make_engine, shuffled
@@ -16,7 +17,7 @@ from reasoner.tree import Tree
 
 
 class Rollout(Config):
-    """Grow trees of chains of thought."""
+    """Grow trees of chains of thought; each chain is judged as soon as it ends, while others are decoded."""
 
     kind: Literal["rollout"]
     name: str = "rollout"
@@ -38,7 +39,16 @@ def run_rollout(config: Rollout, context: Context) -> None:
     growth = Growth(
         prompting.mark_steps, config.max_tokens, Sampling(config.temperature), context.session.seed
     )
-    grow(trees, make_engine(config.model, context, longest, config.num_slots), tree_of(config.tree), growth,
-         lambda done: context.session.progress(done, len(trees), ""))  # fmt: skip
-    context.session.ledger.add("policy", trajectories_generated=sum(len(t.leaves()) for t in trees))
+    engine = make_engine(config.model, context, longest, config.num_slots)
+
+    def growing(on_node) -> None:
+        grow(trees, engine, tree_of(config.tree), growth,
+             lambda done: context.session.progress(done, len(trees), ""), on_node)  # fmt: skip
+
+    judged = judge_while(growing, trees, prompting.decode)
+    num_leaves = sum(len(t.leaves()) for t in trees)
+    context.session.ledger.add("policy", trajectories_generated=num_leaves)
+    context.session.ledger.add("verifier", verifications=num_leaves)
+    found = {f"rollout/{status}": n for status, n in judged.statuses.items()}
+    context.session.log({**found, "rollout/verdict_wait": judged.wait_share}, 0)
     write_trees(context.out / "trees" / config.name, trees)

@@ -24,7 +24,7 @@ from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import save
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
-from reasoner.scoring.outcome import judge
+from reasoner.scoring.outcome import Judged, judge_while
 from reasoner.scoring.prm import score_steps
 from reasoner.search.branch import tree_of
 from reasoner.search.grow import Growth, grow
@@ -93,8 +93,7 @@ def train_policy(
             (i, p) for i, p in enumerate(chosen) if i % accelerator.num_processes == accelerator.process_index
         ]
         engine.load_weights(round)  # the engine runs the trained module itself: only old KV must go
-        trees = rollout([p for _, p in mine], engine, prompting, config, session.seed, round)
-        statuses = judge(trees, prompting.decode)
+        trees, judged = rollout([p for _, p in mine], engine, prompting, config, session.seed, round)
         kept = [
             (i, t) for (i, _), t in zip(mine, trees, strict=True) if not config.drop_uniform or is_mixed(t)
         ]
@@ -126,7 +125,8 @@ def train_policy(
                 for schedule in schedules:
                     schedule.step()
         book(session, trees, kept_trees, models, config)
-        session.log(describe(trees, statuses, len(kept), seen, config, accelerator), round + 1)
+        found = describe(trees, judged.statuses, len(kept), seen, config, accelerator)
+        session.log({**found, "ppo/verdict_wait": judged.wait_share}, round + 1)
         session.progress(round + 1, config.rounds, "")
     _save(models, prompting, session.out, accelerator)
 
@@ -142,12 +142,15 @@ def rollout(
     config: PolicyGradientStage,
     seed: int,
     round: int,
-) -> list[Tree]:
-    """One tree per problem, by place: the same whatever else is in the batch or on another process."""
+) -> tuple[list[Tree], Judged]:
+    """One judged tree per problem, by place: the same whatever else is in the batch or on another process."""
     trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
     growth = Growth(prompting.mark_steps, config.max_tokens, Sampling(config.temperature), seed, round)
-    grow(trees, engine, tree_of(config.tree), growth)
-    return trees
+    policy = tree_of(config.tree)
+    judged = judge_while(
+        lambda on_node: grow(trees, engine, policy, growth, on_node=on_node), trees, prompting.decode
+    )
+    return trees, judged
 
 
 def imitate(
