@@ -17,6 +17,7 @@ from reasoner.registry import UserError
 from reasoner.tree import Node, Tree
 from verifiers import Verdict, verify, verify_many
 
+_Request = tuple[tuple[int, int], str, str, dict]
 Decode = Callable[[Sequence[int]], str]
 OnNode = Callable[[int, int, Node], None]  # (tree's number, the node's id, node), as grow() reports them
 
@@ -112,7 +113,7 @@ class _Stream:
 
     def _work(self) -> None:
         try:
-            coming: Iterator = iter(self._requests.get, None)
+            coming: Iterator[_Request] = iter(self._requests.get, None)
             for place, verdict in verify_many(coming):
                 self._found[place] = verdict
         except BaseException as problem:

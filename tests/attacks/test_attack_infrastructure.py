@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -30,6 +29,16 @@ def slot():
 def _inside(process_id: int) -> int:
     """The slot proper: the one child of the process that we started."""
     return int(Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()[0])
+
+
+def _slots_of_ours() -> list[int]:
+    """Slots that this process has started, whichever of its threads did."""
+    children = [
+        int(child)
+        for task in Path("/proc/self/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    return [p for p in children if b"sandbox.slot" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
 def _gone(process_id: int, seconds: float = 5.0) -> bool:
@@ -66,22 +75,12 @@ def test_a_slot_killed_while_running_does_not_hurt_the_batch():
         for n in range(30)
     ]
 
-    def kill_one():
-        time.sleep(0.4)
-        ours = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        slots = [int(p) for p in ours if b"sandbox.slot" in Path(f"/proc/{p}/cmdline").read_bytes()]
-        os.kill(slots[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_one)
     verdicts = {}
     for number, verdict in verify_many(requests):
         if not verdicts:
-            killer.start()
+            os.kill(_slots_of_ours()[0], signal.SIGKILL)
         verdicts[number] = verdict.status
-    killer.join()
-    assert sorted(verdicts) == list(range(30))
-    assert list(verdicts.values()).count("correct") >= 29
-    assert set(verdicts.values()) <= {"correct", "error"}
+    assert verdicts == dict.fromkeys(range(30), "correct")  # what the dead slot had was tried again
 
 
 def test_a_killed_trainer_leaves_no_orphan():

@@ -82,7 +82,7 @@ def _fresh_main(name: str, code: str) -> types.ModuleType:
     sys.argv = [name]
     module = types.ModuleType("__main__")
     module.__file__ = name
-    module.__builtins__ = __builtins__
+    module.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = module
     # Tracebacks quote the candidate's line, not one of ours.
     linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
@@ -143,7 +143,7 @@ def run_program(nonce: bytes, job: dict, blobs: list[bytes]) -> None:
             exec(compile(code, "solution.py", "exec", dont_inherit=True), module.__dict__)
         finally:
             # As at the end of any script: threads are waited for, exit functions run.
-            threading._shutdown()
+            threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
             atexit._run_exitfuncs()
         return b""
 

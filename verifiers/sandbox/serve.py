@@ -237,6 +237,7 @@ def _ask(server, setup, header: dict, blobs: list[bytes]) -> tuple[_Server | Non
     started = time.monotonic()
     child = supervise.Watched(server.pid, server.pidfd, header["limits"], {}, started=started)
     cpu_before = child.cpu_now()
+    message = None
     try:
         frames.write(server.to, frames.pack({}, blobs[0]))
         ending = supervise.wait_for_reply(child, server.back, cpu_before, setup.jail.proc)
@@ -245,14 +246,14 @@ def _ask(server, setup, header: dict, blobs: list[bytes]) -> tuple[_Server | Non
             if message is None:
                 ending = "crashed"
     except OSError as problem:
-        ending, message = "crashed", None
+        ending = "crashed"
         header["detail"] = str(problem)
     measured = {
         "cpu_ms": 1000 * (child.cpu_now() - cpu_before),
         "wall_ms": 1000 * (time.monotonic() - started),
     }
     server.asks += 1
-    if ending != "done":
+    if ending != "done" or message is None:
         server.end()
         return None, frames.pack({"ending": ending, "detail": "", **measured}, b"", b"", b"")
     if server.asks >= _RECYCLE_ASKS or message[0]["ending"] == "memory_limit":
