@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from verifiers import verify, verify_many
-from verifiers.sandbox import pool, probe
+from verifiers.sandbox import cgroups, pool, probe
 from verifiers.sandbox.limits import Limits
 from verifiers.sandbox.turns import Turns
 
@@ -224,6 +224,29 @@ def test_turns_are_shared_between_processes(tmp_path):
     assert other.stdout.readline() == "taken\n"
     assert other.wait(5) == 0
     other.stdout.close()
+
+
+def test_a_slots_groups_bound_its_children_and_go_with_it():
+    if not any(place.limit for place in cgroups.places()):
+        pytest.skip("this machine gives no memory control group")
+    slot = pool.Slot("bare")
+    groups = dict(slot._groups.groups)
+    folder = next(folder for place, folder in groups.items() if place.limit)
+    limit = next(Path(folder, place.limit) for place in groups if place.limit)
+    used = next(Path(folder, place.usage) for place in groups if place.limit)
+    roomy = {"kind": "program", "limits": Limits(memory=1 << 30).as_dict()}
+    try:
+        assert any(layer.startswith("cgroup") for layer in slot.layers)
+        assert slot.run(roomy, b"print(42)", b"").stdout == b"42\n"
+        assert 1 << 30 < int(limit.read_text()) < 3 << 29
+        # below what the child may address: only the group can stop it now
+        limit.write_text(str(int(used.read_text()) + (64 << 20)))
+        grow = b"x = bytearray(400 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\nprint(42)"
+        assert slot.run(roomy, grow, b"").ending == "memory_limit"
+        assert slot.run(roomy, b"print(42)", b"").stdout == b"42\n"
+    finally:
+        slot.end()
+    assert not any(Path(folder).exists() for folder in groups.values())
 
 
 def test_two_trainers_use_different_uids(slot):

@@ -26,6 +26,8 @@ def lock_down(limits: dict, setup) -> None:
     """Give up, for good, all that the candidate must not have. `setup` is the slot's Setup."""
     jail = setup.jail
     os.chdir(jail.box or "/")
+    if setup.groups is not None:
+        linux.first_to_be_killed(jail.proc)  # of the group: the slot itself has to live
     baseline = setup.address_space
     _limit(resource.RLIMIT_AS, baseline + limits["memory"])
     seconds = int(limits["cpu_s"]) + 2

@@ -63,6 +63,8 @@ def requests(control: int, setup) -> None:
 def _run(setup, header: dict, blobs: list[bytes]) -> bytes:
     """One request for fresh children; the first child's ending is the answer's."""
     _renew_box(setup)
+    if setup.groups is not None:
+        setup.groups.bound(header["limits"]["memory"] * (2 if header["kind"] == "suite" else 1))
     nonce = secrets.token_bytes(_NONCE)
     started = time.monotonic()
     if header["kind"] == "suite":
@@ -177,6 +179,8 @@ class _Server:
 
     def __init__(self, setup, header: dict):
         self.asks = 0
+        if setup.groups is not None:
+            setup.groups.bound(header["limits"]["memory"])
         requests_, replies = os.pipe(), os.pipe()
         null = os.open("/dev/null", os.O_RDWR)
         if setup.jail.own_pids >= 0:
