@@ -72,7 +72,7 @@ def test_ledger_counts_tokens_and_seconds(finished):
     ledger = json.loads((out / "ledger.json").read_text())
     assert ledger["seconds"]["ppo"] > 0
     assert ledger["counts"]["rollout"]["policy"]["decoded"] > 0
-    assert ledger["counts"]["verify"]["verifier"]["verifications"] > 0
+    assert ledger["counts"]["rollout"]["verifier"]["verifications"] > 0
     generated = ledger["counts"]["ppo"]["policy"]["trajectories_generated"]
     assert generated >= ledger["counts"]["ppo"]["policy"]["trajectories_kept"] > 0
 

@@ -12,12 +12,14 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from verifiers.verdict import Verdict, failure
 
 __all__ = ["VERIFIERS", "UnknownVerifier", "Verdict", "lookup", "verify", "verify_many"]
 
 Verifier = Callable[..., Verdict]
+Id = TypeVar("Id", bound=Hashable)
 
 # name → "module:function"; a verifier's reference keys are in its docstring.
 VERIFIERS = {
@@ -65,8 +67,8 @@ def verify(name: str, response: str, reference: dict) -> Verdict:
 
 
 def verify_many(
-    requests: Iterable[tuple[Hashable, str, str, dict]], workers: int | None = None
-) -> Iterator[tuple[Hashable, Verdict]]:
+    requests: Iterable[tuple[Id, str, str, dict]], workers: int | None = None
+) -> Iterator[tuple[Id, Verdict]]:
     """Judge (id, name, response, reference) requests; yields (id, verdict) as they come.
 
     What a verifier can settle in this process (its `quick` attribute) is settled at once; the rest
@@ -89,7 +91,7 @@ def verify_many(
             for request_id, name, response, reference in requests:
                 verifier = lookup(name)
                 quick = getattr(verifier, "quick", None)
-                verdict = _judge(quick, name, response, reference) if quick is not None else None
+                verdict = _timed(quick, name, response, reference) if quick is not None else None
                 if verdict is not None:
                     yield request_id, verdict
                 else:
@@ -104,13 +106,20 @@ def verify_many(
             threads.shutdown(cancel_futures=True)
 
 
-def _judge(verifier: Verifier, name: str, response: str | bytes, reference: dict) -> Verdict | None:
+def _judge(verifier: Verifier, name: str, response: str | bytes, reference: dict) -> Verdict:
+    verdict = _timed(verifier, name, response, reference)
+    return verdict or failure(f"verifier {name!r} returned a NoneType, expected a Verdict")
+
+
+def _timed(
+    verifier: Callable[..., Verdict | None], name: str, response: str | bytes, reference: dict
+) -> Verdict | None:
     """The verifier's verdict, timed and with one printable line of detail; None is a quick one's
     "not decided here"."""
     started, cpu_started = time.perf_counter(), time.thread_time()
     try:
         verdict = verifier(_as_text(response), **reference)
-        if verdict is None and verifier is getattr(lookup(name), "quick", None):
+        if verdict is None:
             return None
         if not isinstance(verdict, Verdict):
             verdict = failure(f"verifier {name!r} returned a {type(verdict).__name__}, expected a Verdict")

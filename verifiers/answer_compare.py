@@ -41,9 +41,10 @@ def field_leaf(gold: tuple, answer: tuple) -> bool:
 
 def same(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
     """Is the answer the gold? Raises Undecided, TooLarge, Undefined (0/0 and the like, on any side)."""
-    gold, answer = _conclusion(gold), _conclusion(answer)
-    if gold is None or answer is None:
+    said, replied = _conclusion(gold), _conclusion(answer)
+    if said is None or replied is None:
         return False
+    gold, answer = said, replied
     if gold[0] == answer[0] == "rel" and (gold[2] == ("in",)) == (answer[2] == ("in",)):
         return _same_relations(gold, answer, leaf)
     gold, answer = _value(gold, leaf), _value(answer, leaf)

@@ -95,7 +95,7 @@ def steps(
     checked = [step for step in check_steps(response, problem) if step.right is not None]
     if not checked:
         return Verdict("no_answer", "unparseable", detail="no line is a calculation")
-    score = sum(step.right for step in checked) / len(checked)
+    score = sum(step.right is True for step in checked) / len(checked)
     wrong = next((step for step in checked if not step.right), None)
     final = final_answer(response, extract)
     if answer is not None:

@@ -83,10 +83,10 @@ def _judge(candidate: str, tests: list[_Test], limits: Limits, warm: str) -> Ver
     passed = 0
     reason = detail = ""
     cpu_ms = 0.0
-    outcome = None
+    isolation = "none"
     for number, (header, blobs, check) in enumerate(tests):
         outcome = pool.run(warm, header, candidate.encode("utf-8", "surrogatepass"), *blobs, limits=limits)
-        cpu_ms += outcome.cpu_ms
+        cpu_ms, isolation = cpu_ms + outcome.cpu_ms, outcome.isolation
         if outcome.ending == "starved":
             raise _Starved
         problem = check(outcome)
@@ -97,7 +97,7 @@ def _judge(candidate: str, tests: list[_Test], limits: Limits, warm: str) -> Ver
         if outcome.ending == "time_limit":
             break  # a program that hangs on one input would hang on many; the rest counts as failed
     score = passed / len(tests)
-    measured = {"score": score, "isolation": outcome.isolation, "cpu_ms": cpu_ms}
+    measured = {"score": score, "isolation": isolation, "cpu_ms": cpu_ms}
     if passed == len(tests):
         return Verdict("correct", "ok", **measured)
     return Verdict("incorrect", reason, detail=detail, **measured)

@@ -40,7 +40,7 @@ def math(
     quick = math_quick(response, answer, extract, places)
     if quick is not None:
         return quick
-    found = final_answer(response, extract)
+    found = final_answer(response, extract) or ""
     return _best(_ask(canonical(str(gold)), canonical(found), found) for gold in _golds(answer))
 
 

@@ -5,6 +5,7 @@ A question is JSON (gold, answer), both canonical texts; the reply is one of the
 """
 
 import json
+from typing import Any
 
 from verifiers import answer_compare, tex
 from verifiers.answer_compare import Malformed, Undecided
@@ -110,11 +111,13 @@ def _function_to_sympy(tree: tuple):
         if len(rows) > 8:
             raise TooLarge("determinant")
         return sympy.Matrix(rows).det()
-    arguments = [to_sympy(item) for item in tree[2:]]
+    arguments: list[Any] = [to_sympy(item) for item in tree[2:]]
     if name in ("log", "lg"):
         base = arguments[1] if len(arguments) > 1 else 10 if name == "lg" else None
         return sympy.log(arguments[0]) / sympy.log(base) if base is not None else sympy.log(arguments[0])
-    if name in ("factorial", "binomial") and any(abs(a.evalf(5)) > 3000 for a in arguments if a.is_number):
+    if name in ("factorial", "binomial") and any(
+        sympy.Abs(a.evalf(5)) > 3000 for a in arguments if a.is_number
+    ):
         raise TooLarge(name)
     return getattr(sympy, _FUNCTIONS[name])(*arguments)
 

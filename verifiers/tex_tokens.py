@@ -59,7 +59,7 @@ def tokens_of(text: str) -> list[tuple[str, str]]:
         match = _TOKEN.match(text, at)
         if match is None:
             raise Unreadable(f"unexpected {text[at]!r}")
-        kind, token = match.lastgroup, match.group()
+        kind, token = match.lastgroup or "", match.group()
         at = match.end()
         if kind == "space":
             if tokens:

@@ -19,7 +19,7 @@ from reasoner.evals.rows import MetricRow, mean_row, statistic_row
 from reasoner.policy.engine import Engine, Sampling
 from reasoner.policy.heads import ScoreNet
 from reasoner.scoring.aggregate import AGGREGATES
-from reasoner.scoring.outcome import judge
+from reasoner.scoring.outcome import judge_while
 from reasoner.scoring.prm import score_leaves, score_steps
 from reasoner.search.chain import fan
 from reasoner.search.grow import Growth, grow
@@ -68,8 +68,13 @@ def draw(
     """`num` judged independent answers per problem; temperature 0 is greedy."""
     trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
     growth = Growth(prompting.mark_steps, max_tokens, Sampling(temperature), seed)
-    grow(trees, engine, fan(num), growth, lambda done: progress(done, len(trees), ""))
-    judge(trees, prompting.decode)
+    judge_while(
+        lambda on_node: grow(
+            trees, engine, fan(num), growth, lambda done: progress(done, len(trees), ""), on_node
+        ),
+        trees,
+        prompting.decode,
+    )
     return trees
 
 

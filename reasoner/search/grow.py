@@ -71,6 +71,7 @@ class _Wave:
     branches: list[Branch] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     came: list[Completion | None] = field(default_factory=list)
+    nodes: list[Node | None] = field(default_factory=list)
     missing: int = 0
 
 
@@ -81,11 +82,13 @@ def grow(
     growth: Growth,
     on_progress: Callable[[int], None] = lambda done: None,
     observe: Callable[[Sequence[Tree]], None] = lambda trees: None,
+    on_node: Callable[[int, int, Node], None] = lambda t, number, node: None,
 ) -> None:
     """Extend each tree wave by wave until `policy(tree, wave)` names no further branch.
 
     `observe` sees the trees whose wave has just come back, before their policy is asked: verdicts and scores
-    that a policy reads are set there. `on_progress` counts the trees done.
+    that a policy reads are set there. `on_progress` counts the trees done. `on_node(tree's number, node's id,
+    node)` hears of each continuation when it comes back, before its wave is complete and the node in its tree.
     """
     waves = [_Wave() for _ in trees]
     active = len(trees)
@@ -96,12 +99,13 @@ def grow(
             waves[t] = _Wave(waves[t].number + 1, branches, _requests(trees[t], t, branches, growth))
             wave = waves[t]
             wave.came = [None] * len(branches)
+            wave.nodes = [_dropped(b) if b.dropped else None for b in branches]
             live = [r for r, b in zip(wave.requests, branches, strict=True) if not b.dropped]
             wave.missing = len(live)
             if live:
                 engine.submit(live)
                 return True
-            _add_nodes(trees[t], wave, growth)
+            _add_nodes(trees[t], wave)
         return False
 
     for t in range(len(trees)):
@@ -115,14 +119,16 @@ def grow(
             t, i = cast(tuple[int, int], completion.id)
             wave = waves[t]
             first = wave.came[i]
-            wave.came[i] = completion if first is None else _joined(first, completion)
-            rest = _unfinished(wave.branches[i], wave.requests[i], wave.came[i], trees[t], growth)
+            came = wave.came[i] = completion if first is None else _joined(first, completion)
+            rest = _unfinished(wave.branches[i], wave.requests[i], came, trees[t], growth)
             if rest is not None:
                 engine.submit([rest])
                 continue
+            node = wave.nodes[i] = _node(trees[t], wave.branches[i], wave.requests[i], came, growth)
+            on_node(t, len(trees[t].nodes) + i, node)
             wave.missing -= 1
             if not wave.missing:
-                _add_nodes(trees[t], wave, growth)
+                _add_nodes(trees[t], wave)
                 ready.append(t)
         if ready:
             observe([trees[t] for t in ready])
@@ -192,13 +198,12 @@ def _joined(first: Completion, then: Completion) -> Completion:
 
 
 def _unfinished(
-    branch: Branch, request: Request, so_far: Completion | None, tree: Tree, growth: Growth
+    branch: Branch, request: Request, so_far: Completion, tree: Tree, growth: Growth
 ) -> Request | None:
     """The request that goes on with a step which a delimiter stopped but did not end; None where all is well.
 
     Noise belongs to a place and a token's position, so the parts are what one request would have drawn.
     """
-    assert so_far is not None
     stop = growth.step_stop
     if not branch.one_step or so_far.stop_reason != "stop" or so_far.token_ids[-1] not in stop.ids:
         return None
@@ -209,35 +214,35 @@ def _unfinished(
     return replace(request, prefix_ids=whole, max_tokens=left)
 
 
-def _add_nodes(tree: Tree, wave: _Wave, growth: Growth) -> None:
-    prompt = len(tree.nodes[ROOT].token_ids)
-    for branch, request, came in zip(wave.branches, wave.requests, wave.came, strict=True):
-        if branch.dropped:
-            tree.add(
-                Node(
-                    branch.parent, branch.offset, (), stop_reason=f"pruned:{branch.dropped}",
-                    propensity=branch.propensity, drawn=branch.drawn,
-                )
-            )  # fmt: skip
-            continue
-        assert came is not None
-        before = request.prefix_ids[prompt:]
-        tree.add(
-            Node(
-                parent=branch.parent,
-                offset=branch.offset,
-                token_ids=came.token_ids,
-                logprobs=came.logprobs,
-                logprobs_full=came.logprobs_full,
-                entropy=came.entropy,
-                step_ends=tuple(growth.mark_steps(came.token_ids, came.logprobs_full, before)),
-                stop_reason=_stop_reason(branch, came, len(before), growth),
-                weights_version=came.weights_version,
-                adapter=came.adapter,
-                propensity=branch.propensity,
-                drawn=branch.drawn,
-            )
-        )
+def _dropped(branch: Branch) -> Node:
+    return Node(
+        branch.parent, branch.offset, (), stop_reason=f"pruned:{branch.dropped}",
+        propensity=branch.propensity, drawn=branch.drawn,
+    )  # fmt: skip
+
+
+def _node(tree: Tree, branch: Branch, request: Request, came: Completion, growth: Growth) -> Node:
+    before = request.prefix_ids[len(tree.nodes[ROOT].token_ids) :]
+    return Node(
+        parent=branch.parent,
+        offset=branch.offset,
+        token_ids=came.token_ids,
+        logprobs=came.logprobs,
+        logprobs_full=came.logprobs_full,
+        entropy=came.entropy,
+        step_ends=tuple(growth.mark_steps(came.token_ids, came.logprobs_full, before)),
+        stop_reason=_stop_reason(branch, came, len(before), growth),
+        weights_version=came.weights_version,
+        adapter=came.adapter,
+        propensity=branch.propensity,
+        drawn=branch.drawn,
+    )
+
+
+def _add_nodes(tree: Tree, wave: _Wave) -> None:
+    for node in wave.nodes:
+        assert node is not None
+        tree.add(node)
 
 
 def _stop_reason(branch: Branch, came: Completion, num_before: int, growth: Growth) -> str:

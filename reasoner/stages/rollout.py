@@ -1,4 +1,4 @@
-"""Grow trees with a policy."""
+"""Grow trees with a policy, and judge them while they grow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reasoner.policy.engine import Sampling
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import lookup
 from reasoner.scoring.backup import pruning_report
-from reasoner.scoring.outcome import judge
+from reasoner.scoring.outcome import OnNode, judge, judge_while
 from reasoner.scoring.prm import score_steps
 from reasoner.search.branch import BranchConfig
 from reasoner.search.budgets import BudgetConfig, within
@@ -29,7 +29,7 @@ from verifiers.arithmetic_steps import check_steps
 
 
 class Rollout(Config):
-    """Grow trees of chains of thought."""
+    """Grow trees of chains of thought; each chain is judged as soon as it ends, while others are decoded."""
 
     kind: Literal["rollout"]
     name: str = "rollout"
@@ -72,14 +72,20 @@ def run_rollout(config: Rollout, context: Context) -> None:
     value = outcome_or_score("prm" if config.prm else "orm" if config.orm else None)
     policy = within(policy_of(config.tree, value), config.budget)
     policy = pruned(policy, config.prune, session.seed, is_dead_end=_dead_end(config.dead_end, prompting))
-    grow(
-        trees,
-        make_engine(config.model, context, longest, config.num_slots),
-        policy,
-        growth,
-        lambda done: session.progress(done, len(trees), ""),
-        _observer(config, context, prompting),
-    )
+    engine = make_engine(config.model, context, longest, config.num_slots)
+    observe = _observer(config, context, prompting)
+
+    def growing(on_node: OnNode) -> None:
+        grow(trees, engine, policy, growth, lambda done: session.progress(done, len(trees), ""), observe, on_node)
+
+    found: dict[str, float] = {}
+    if config.verify:
+        growing(lambda t, number, node: None)
+    else:
+        judged = judge_while(growing, trees, prompting.decode)
+        session.ledger.add("verifier", verifications=judged.statuses.total())
+        found = {f"rollout/{status}": n for status, n in judged.statuses.items()}
+        found["rollout/verdict_wait"] = judged.wait_share
     session.ledger.add("policy", trajectories_generated=sum(len(t.leaves()) for t in trees))
     report = pruning_report(trees)
     session.log(
@@ -90,6 +96,7 @@ def run_rollout(config: Rollout, context: Context) -> None:
             **{f"rollout/dropped_{rule}": n for rule, n in report.dropped.items()},
             "rollout/pruned_but_continued": report.continued,
             "rollout/pruning_error": report.error,
+            **found,
         },
         0,
     )

@@ -1,4 +1,4 @@
-"""Judge trees."""
+"""Judge trees that came without verdicts, or only in part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reasoner.store import write_trees
 
 
 class Verify(Config):
-    """Judge every trajectory by its problem's verifier."""
+    """Judge every trajectory that has no verdict yet by its problem's verifier."""
 
     kind: Literal["verify"]
     name: str = "verify"
@@ -23,7 +23,7 @@ class Verify(Config):
 
 def run_verify(config: Verify, context: Context) -> None:
     trees = context.trees(config.trees)
-    total = sum(len(t.leaves()) for t in trees)
+    total = sum(leaf not in t.verdicts for t in trees for leaf in t.leaves())
     statuses = judge(
         trees, context.prompting(config.model).decode, lambda done: context.session.progress(done, total, "")
     )

@@ -26,7 +26,7 @@ from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import save
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
-from reasoner.scoring.outcome import judge
+from reasoner.scoring.outcome import Judged, judge_while
 from reasoner.scoring.reward import doubts
 from reasoner.search.branch import tree_of
 from reasoner.search.grow import Growth, grow
@@ -74,6 +74,7 @@ class Round:
     trees: list[Tree] = field(default_factory=list)
     usable: list[tuple[int, Tree]] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
+    waits: list[float] = field(default_factory=list)  # shares of wall time spent waiting for verdicts
 
 
 def train_policy(
@@ -159,6 +160,7 @@ def train_policy(
                         schedule.step()
         book(session, drawn.trees, usable_trees, models, config)
         metrics = describe(drawn.trees, drawn.statuses, usable_trees, seen, gap, accelerator)
+        metrics["verdict_wait"] = max(drawn.waits)
         if (
             config.prm_refresh is not None
             and models.prm is not None
@@ -256,8 +258,9 @@ def draw(
             if i % accelerator.num_processes == accelerator.process_index
         ]  # fmt: skip
         chosen = [problems[(at.cursor + i - number) % len(problems)] for i in numbers]
-        trees = rollout(chosen, engine, prompting, config, seed, round)
-        found.statuses += judge(trees, prompting.decode)
+        trees, judged = rollout(chosen, engine, prompting, config, seed, round)
+        found.statuses += judged.statuses
+        found.waits.append(judged.wait_share)
         found.problems += chosen
         found.trees += trees
         found.usable += [(i, t) for i, t in zip(numbers, trees, strict=True) if is_usable(t, config)]
@@ -273,12 +276,15 @@ def rollout(
     config: PolicyGradientStage,
     seed: int,
     round: int,
-) -> list[Tree]:
-    """One tree per problem, by place: the same whatever else is in the batch or on another process."""
+) -> tuple[list[Tree], Judged]:
+    """One judged tree per problem, by place: the same whatever else is in the batch or on another process."""
     trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
     growth = Growth(prompting.mark_steps, config.max_tokens, Sampling(config.temperature), seed, round)
-    grow(trees, engine, tree_of(config.tree), growth)
-    return trees
+    policy = tree_of(config.tree)
+    judged = judge_while(
+        lambda on_node: grow(trees, engine, policy, growth, on_node=on_node), trees, prompting.decode
+    )
+    return trees, judged
 
 
 def _why_barren(rounds: int, seen: Mapping[str, float], drawn: Round) -> str:

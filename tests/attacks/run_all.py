@@ -44,6 +44,15 @@ def _slot_pids() -> list[int]:
     return [slot.process.pid for slot in pool.shared_pool("bare")._idle]
 
 
+def _verdict(verifier: str, response: str, reference: dict):
+    """The verdict; where the machine is too busy to give the attack its CPU, another try, as for any program."""
+    for _ in range(5):
+        verdict = verify(verifier, response, reference)
+        if "did not get the CPU" not in verdict.detail:
+            break
+    return verdict
+
+
 def main() -> None:
     """Every attack on a pool of one slot, the control after each."""
     pool.shared_pool("bare").size = 1
@@ -52,8 +61,8 @@ def main() -> None:
     slot = _slot_pids()
     for attacks in (_code_attacks(), _answer_attacks()):
         for name, verifier, response, reference, reasons in attacks:
-            verdict = verify(verifier, response, reference)
-            control = verify("code", *_CONTROL)
+            verdict = _verdict(verifier, response, reference)
+            control = _verdict("code", *_CONTROL)
             row = {
                 "name": name,
                 "status": verdict.status,

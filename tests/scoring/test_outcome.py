@@ -1,15 +1,19 @@
 """Judging the leaves of trees, with verifiers of this file's own that fail once or always."""
 
+import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from small_models import CORRECT, ERROR, make_tree
 
-from reasoner.scoring.outcome import judge, outcome_reward
+from reasoner.registry import UserError
+from reasoner.scoring.outcome import judge, judge_while, outcome_reward
 from reasoner.tree import Problem, Tree
-from verifiers import Verdict
+from verifiers import UnknownVerifier, Verdict
 
 calls: Counter[str] = Counter()
+judged = threading.Event()
 
 
 def flaky(response: str, right: str) -> Verdict:
@@ -18,6 +22,12 @@ def flaky(response: str, right: str) -> Verdict:
     if "broken" in response or ("flaky" in response and calls[response] == 1):
         raise OSError(f"no slot, call {calls[response]}")
     return Verdict("correct", "ok") if right in response else Verdict("incorrect", "wrong")
+
+
+def telling(response: str) -> Verdict:
+    """Says that it was called."""
+    judged.set()
+    return Verdict("correct", "ok")
 
 
 WORDS = ["the prompt", "right", "flaky right", "flaky", "broken right", "wrong"]
@@ -70,6 +80,79 @@ def test_a_nodes_text_is_the_whole_completion():
     tree = Tree(Problem("p", "", f"{__name__}:flaky", {"right": "wrong right"}), tree.nodes)
     judge([tree], decode)
     assert {i: v.status for i, v in tree.verdicts.items()} == {1: "incorrect", 2: "correct"}
+
+
+def reported(tree: Tree, numbers=None):
+    """A grow() that reports the tree's nodes in this order, as if they came back one by one."""
+    whole = list(tree.nodes)
+    del tree.nodes[1:]
+
+    def grow(on_node) -> None:
+        for i in numbers or range(1, len(whole)):
+            on_node(0, i, whole[i])
+        tree.nodes.extend(whole[1:])
+
+    return grow
+
+
+def test_a_trajectory_is_judged_while_others_are_decoded(tree):
+    judged.clear()
+    tree = Tree(Problem("p", "", f"{__name__}:telling", {}), tree.nodes)
+    report = reported(tree)
+
+    def grow(on_node) -> None:
+        report(on_node)
+        assert judged.wait(20), "no verdict came while the engine was at work"
+
+    found = judge_while(grow, [tree], decode)
+    assert found.statuses == {"correct": 5} and 0 <= found.wait_share <= 1
+
+
+def test_judging_while_growing_finds_what_judging_afterwards_finds(tree):
+    found = judge_while(reported(tree, [3, 5, 1, 2, 4]), [tree], decode)
+    assert list(tree.verdicts) == [1, 2, 3, 4, 5]
+    early, tree.verdicts = dict(tree.verdicts), {}
+    calls.clear()
+    assert judge([tree], decode) == found.statuses == {"correct": 2, "incorrect": 3}
+    assert {i: v.status for i, v in tree.verdicts.items()} == {i: v.status for i, v in early.items()}
+
+
+def test_nodes_that_went_on_get_no_verdict():
+    nodes = make_tree([0], (0, 1, [1], [0]), (1, 1, [5], [0]), (0, 1, [5], [0])).nodes
+    nodes = [nodes[0], replace(nodes[1], stop_reason="open"), *nodes[2:]]
+    tree = Tree(Problem("p", "", f"{__name__}:flaky", {"right": "right wrong"}), nodes[:1])
+    calls.clear()
+
+    def two_waves(on_node) -> None:
+        for i in (1, 2, 3):
+            on_node(0, i, nodes[i])
+            tree.nodes.append(nodes[i])
+
+    judge_while(two_waves, [tree], decode)
+    assert {i: v.status for i, v in tree.verdicts.items()} == {2: "correct", 3: "incorrect"}
+    assert calls == {"right wrong": 1, "wrong": 1}
+
+
+def test_verifiers_that_keep_failing_stop_the_run():
+    nodes = make_tree([0], *[(0, 1, [4], [0])] * 30, *[(0, 1, [1], [0])] * 60).nodes
+    tree = Tree(Problem("p", "", f"{__name__}:flaky", {"right": "right"}), nodes)
+    with pytest.raises(UserError, match=r"failed twice on 30 of 90 responses.*no slot, call"):
+        judge([tree], decode)
+
+
+def test_an_unknown_verifier_is_told_once_growing_is_over(tree):
+    tree = Tree(Problem("p", "", "maths", {}), tree.nodes)
+    with pytest.raises(UnknownVerifier, match="did you mean 'math'"):
+        judge_while(reported(tree), [tree], decode)
+
+
+def test_what_growing_raises_is_raised(tree):
+    def grow(on_node) -> None:
+        on_node(0, 1, tree.nodes[1])
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        judge_while(grow, [tree], decode)
 
 
 def test_outcome_reward():

@@ -71,6 +71,21 @@ def test_fan(lm):
         assert all(t.is_independent for t in tree.trajectories())
 
 
+def test_each_continuation_is_told_of_before_its_wave_is_complete(lm):
+    trees = [Tree.of_prompt(Problem(f"problem {i}", "", "math", {}), PROMPTS[i]) for i in range(3)]
+    told: list[tuple[int, int, Node]] = []
+    early = []
+
+    def on_node(t: int, number: int, node: Node) -> None:
+        told.append((t, number, node))
+        early.append(number >= len(trees[t].nodes))
+
+    engine = LocalEngine(lm, (0, 20), 8, max_context=64)
+    grow(trees, engine, tree_of(EVERY_STEP), Growth(mark_steps, MAX_TOKENS), on_node=on_node)
+    assert all(early) and len(told) == sum(len(t.nodes) - 1 for t in trees)
+    assert all(trees[t].nodes[number] is node for t, number, node in told)
+
+
 def waves(tree: Tree) -> list[int]:
     depth = [0]
     for node in tree.nodes[1:]:

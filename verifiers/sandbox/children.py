@@ -26,6 +26,8 @@ def lock_down(limits: dict, setup) -> None:
     """Give up, for good, all that the candidate must not have. `setup` is the slot's Setup."""
     jail = setup.jail
     os.chdir(jail.box or "/")
+    if setup.groups is not None:
+        linux.first_to_be_killed(jail.proc)  # of the group: the slot itself has to live
     baseline = setup.address_space
     _limit(resource.RLIMIT_AS, baseline + limits["memory"])
     seconds = int(limits["cpu_s"]) + 2
@@ -82,7 +84,7 @@ def _fresh_main(name: str, code: str) -> types.ModuleType:
     sys.argv = [name]
     module = types.ModuleType("__main__")
     module.__file__ = name
-    module.__builtins__ = __builtins__
+    module.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = module
     # Tracebacks quote the candidate's line, not one of ours.
     linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
@@ -143,7 +145,7 @@ def run_program(nonce: bytes, job: dict, blobs: list[bytes]) -> None:
             exec(compile(code, "solution.py", "exec", dont_inherit=True), module.__dict__)
         finally:
             # As at the end of any script: threads are waited for, exit functions run.
-            threading._shutdown()
+            threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
             atexit._run_exitfuncs()
         return b""
 

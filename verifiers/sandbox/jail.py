@@ -34,23 +34,23 @@ class Jail:
 
         A lazy unmount forgets any tree in constant time, however deep; deleting could be attacked.
         """
-        if self.box is None or self._untouched():
+        if self.box is None or self._untouched(self.box):
             return
         linux.unmount(self.box)
-        self.mount_box()
+        self.mount_box(self.box)
 
-    def mount_box(self) -> None:
+    def mount_box(self, box: str) -> None:
         """Mount an empty tmpfs that belongs to the child."""
         options = _BOX_OPTIONS + (f",uid={self.uid},gid={self.uid}" if self.uid is not None else "")
-        linux.mount("box", self.box, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
-        self._fresh = self._state()
+        linux.mount("box", box, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
+        self.box, self._fresh = box, self._state(box)
 
-    def _state(self) -> tuple:
-        found = os.stat(self.box)
+    def _state(self, box: str) -> tuple:
+        found = os.stat(box)
         return (found.st_ctime_ns, found.st_mtime_ns, found.st_mode, found.st_nlink, found.st_uid)
 
-    def _untouched(self) -> bool:
-        return self._state() == self._fresh and not os.listdir(self.box)
+    def _untouched(self, box: str) -> bool:
+        return self._state(box) == self._fresh and not os.listdir(box)
 
 
 def enter(uid: int) -> Jail:
@@ -157,8 +157,7 @@ def _own_root(jail: Jail) -> None:
     linux.unmount("/old")
     os.rmdir("/old")
     linux.mount("root", "/", "none", linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID)
-    jail.box = BOX
-    jail.mount_box()
+    jail.mount_box(BOX)
 
 
 def _read_only(path: str) -> None:

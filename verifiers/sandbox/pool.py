@@ -14,7 +14,7 @@ import time
 import warnings
 from concurrent.futures import Future
 
-from verifiers.sandbox import frames
+from verifiers.sandbox import cgroups, frames
 from verifiers.sandbox.limits import Limits, Outcome
 from verifiers.sandbox.probe import Isolation, at_least, probe
 from verifiers.sandbox.turns import Turns
@@ -90,7 +90,9 @@ class Slot:
 
     def __init__(self, warm: str = "bare", without: tuple[str, ...] = ()):
         ours, theirs = socket.socketpair()
+        self._groups = cgroups.make()
         configuration = {
+            "groups": self._groups.for_slot(),
             "warm": warm,
             "without": list(without),
             "uid": _free_uid(),
@@ -107,6 +109,7 @@ class Slot:
             )  # fmt: skip
         except OSError as problem:
             ours.close()
+            self._groups.remove()
             raise SlotFailed(f"a slot cannot be started: {problem}") from problem
         finally:
             theirs.close()
@@ -119,7 +122,11 @@ class Slot:
         self.layers: tuple[str, ...] = tuple(header["layers"])
         self.problems: tuple[str, ...] = tuple(header["problems"])
         self.tier = "none"
-        self.tier = isolation_of(self).tier
+        try:
+            self.tier = isolation_of(self).tier
+        except BaseException:
+            self.end()
+            raise
 
     def run(self, header: dict, *blobs: bytes) -> Outcome:
         """Send one request and wait for its outcome."""
@@ -151,6 +158,7 @@ class Slot:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        self._groups.remove()
 
 
 _isolation: dict[tuple[str, ...], Isolation] = {}

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from verifiers.sandbox.limits import Limits, Outcome
 
 TIERS = ("A", "B", "B-landlock", "C", "none")
-_LIMITS = Limits(cpu_s=0.3, wall_s=0.6, memory=128 << 20, stdout=100_000)
+_TRIES = 3  # a machine too busy to run a probe says nothing about its walls
+_LIMITS = Limits(cpu_s=0.15, wall_s=5.0, memory=128 << 20, stdout=100_000)
 
 # Each program prints "held" where the wall held. {secret}, {folder}, {pid} are the host's.
 _PROGRAMS = {
@@ -74,7 +75,11 @@ def probe(slot) -> Isolation:
 
 
 def _run(slot, program: str) -> Outcome:
-    return slot.run({"kind": "program", "limits": _LIMITS.as_dict()}, program.encode(), b"")
+    for _ in range(_TRIES):
+        outcome = slot.run({"kind": "program", "limits": _LIMITS.as_dict()}, program.encode(), b"")
+        if outcome.ending != "starved":
+            break
+    return outcome
 
 
 def _tier(held: dict[str, bool]) -> str:

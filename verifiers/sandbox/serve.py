@@ -63,6 +63,8 @@ def requests(control: int, setup) -> None:
 def _run(setup, header: dict, blobs: list[bytes]) -> bytes:
     """One request for fresh children; the first child's ending is the answer's."""
     _renew_box(setup)
+    if setup.groups is not None:
+        setup.groups.bound(header["limits"]["memory"] * (2 if header["kind"] == "suite" else 1))
     nonce = secrets.token_bytes(_NONCE)
     started = time.monotonic()
     if header["kind"] == "suite":
@@ -177,6 +179,8 @@ class _Server:
 
     def __init__(self, setup, header: dict):
         self.asks = 0
+        if setup.groups is not None:
+            setup.groups.bound(header["limits"]["memory"])
         requests_, replies = os.pipe(), os.pipe()
         null = os.open("/dev/null", os.O_RDWR)
         if setup.jail.own_pids >= 0:
@@ -237,6 +241,7 @@ def _ask(server, setup, header: dict, blobs: list[bytes]) -> tuple[_Server | Non
     started = time.monotonic()
     child = supervise.Watched(server.pid, server.pidfd, header["limits"], {}, started=started)
     cpu_before = child.cpu_now()
+    message = None
     try:
         frames.write(server.to, frames.pack({}, blobs[0]))
         ending = supervise.wait_for_reply(child, server.back, cpu_before, setup.jail.proc)
@@ -245,14 +250,14 @@ def _ask(server, setup, header: dict, blobs: list[bytes]) -> tuple[_Server | Non
             if message is None:
                 ending = "crashed"
     except OSError as problem:
-        ending, message = "crashed", None
+        ending = "crashed"
         header["detail"] = str(problem)
     measured = {
         "cpu_ms": 1000 * (child.cpu_now() - cpu_before),
         "wall_ms": 1000 * (time.monotonic() - started),
     }
     server.asks += 1
-    if ending != "done":
+    if ending != "done" or message is None:
         server.end()
         return None, frames.pack({"ending": ending, "detail": "", **measured}, b"", b"", b"")
     if server.asks >= _RECYCLE_ASKS or message[0]["ending"] == "memory_limit":

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, field
 
 # All of the project that a child needs: behind the walls its folder cannot be seen any more.
-from verifiers.sandbox import children, frames, jail, linux, serve, syscalls
+from verifiers.sandbox import cgroups, children, frames, jail, linux, serve, syscalls
 
 _WARM = {
     "bare": "abc array ast bisect cmath collections copy dataclasses datetime decimal enum fractions "
@@ -33,6 +33,7 @@ class Setup:
     jail: object
     ruleset: int = -1
     seccomp: object = None
+    groups: cgroups.Entered | None = None
     address_space: int = 0
     first_private_fd: int = 4
     layers: list[str] = field(default_factory=list)
@@ -60,8 +61,12 @@ def _set_up(configuration: dict) -> Setup:
     for fd in range(_FIRST_FREE_FD):
         if fd != 2:
             os.dup2(null, fd)
-    program = None
+    program = groups = None
     problems = []
+    try:
+        groups = cgroups.Entered(configuration["groups"]) if configuration["groups"] else None
+    except OSError as problem:
+        problems.append(f"cgroup: {problem}")
     if "seccomp" not in configuration["without"]:
         try:
             program = linux.SeccompProgram(syscalls.compile_filter())
@@ -77,12 +82,17 @@ def _set_up(configuration: dict) -> Setup:
         walls = jail.enter(configuration["uid"])
     setup = Setup(walls, seccomp=program, layers=list(walls.layers), problems=problems + walls.problems)
     setup.layers += ["seccomp"] if program else []
+    if groups is not None:
+        setup.groups = groups
+        setup.layers.append(f"cgroup {groups.version}")
     if "landlock" not in configuration["without"]:
         serve.set_ruleset(setup)
     statm = os.open("self/statm", os.O_RDONLY, dir_fd=walls.proc)
     setup.address_space = int(os.pread(statm, 200, 0).split()[0]) * os.sysconf("SC_PAGE_SIZE")
     os.close(statm)
     children.open_streams()
+    if groups is not None:
+        groups.settle()
     os.environ.clear()
     atexit._clear()  # a child runs its program's exit functions, not ours
     gc.collect()

@@ -40,7 +40,7 @@ class Turns:
     def give(self, number: int) -> None:
         """Let the next one have the turn."""
         with self._lock:
-            if number >= 0 and number in self._busy:
+            if self._files and number in self._busy:
                 fcntl.flock(self._files[number], fcntl.LOCK_UN)
                 self._busy.discard(number)
 

@@ -6,12 +6,16 @@ its own (an `__eq__` that is always true) can reach a comparison. Decoding bound
 
 import collections
 import json
+from typing import Any
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 200_000
 _SAFE_INT = 1 << 53
-_TYPES = {t.__name__: t for t in (int, float, str, bool, list, tuple, dict, set, complex, bytes)}
+_TYPES: dict[str, type] = {
+    t.__name__: t for t in (int, float, str, bool, list, tuple, dict, set, complex, bytes)
+}
+_NAMES = {kind: name for name, kind in _TYPES.items()}
 _DICTS = (collections.OrderedDict, collections.defaultdict, collections.Counter)
 
 
@@ -35,7 +39,7 @@ def encode(value, handle=None) -> bytes:
     return encoded
 
 
-def _tagged(value, handle, depth, budget):
+def _tagged(value: Any, handle, depth: int, budget: list[int]) -> Any:
     budget[0] -= 1
     if depth > MAX_DEPTH or budget[0] < 0:
         raise NotPlain("a value nested too deeply" if depth > MAX_DEPTH else "a value of too many parts")
@@ -70,14 +74,14 @@ def _tagged(value, handle, depth, budget):
         return inner(value.tolist())
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
         return {"t": [inner(item) for item in tuple.__iter__(value)]}
-    if kind is type and value in _TYPES.values():
-        return {"y": value.__name__}
+    if kind is type and value in _NAMES:
+        return {"y": _NAMES[value]}
     if handle is not None:
         return {"h": handle(value)}
     raise NotPlain(f"a value of type {kind.__module__}.{kind.__qualname__}"[:200])
 
 
-def decode(encoded: bytes, handle=None):
+def decode(encoded: bytes, handle=None) -> Any:
     """The value of an encoding. Raises NotPlain for anything that `encode` does not write."""
     if len(encoded) > MAX_BYTES:
         raise NotPlain(f"an encoding of {len(encoded)} bytes, at most {MAX_BYTES}")
@@ -92,7 +96,7 @@ def _no_constant(name):
     raise ValueError(name)
 
 
-def _plain(tagged, handle, depth):
+def _plain(tagged, handle, depth) -> Any:
     if depth > MAX_DEPTH:
         raise ValueError("too deep")
     if isinstance(tagged, list):
