@@ -92,7 +92,9 @@ class Tabular:
             values[i] = [self.value(tuple(tree.completion_ids(i, k))) + noise() for k in ends]
         tree.scores["value"] = tree.scores["token_value"] = values
 
-    def continue_from(self, tree: Tree, parent: int, offset: int, choose: Choose, stop: int | None = None, **kept) -> int:
+    def continue_from(
+        self, tree: Tree, parent: int, offset: int, choose: Choose, stop: int | None = None, **kept
+    ) -> int:
         """Draw a continuation up to `stop` tokens in all (the whole depth by default), and judge it if it is whole."""
         prefix = tuple(tree.completion_ids(parent, offset)) if parent != ROOT else ()
         begin, end = len(prefix), self.depth if stop is None else stop

@@ -38,7 +38,9 @@ class RewardConfig(Config):
     format_weight: float = Field(0.0, ge=0, description="cost of a completion without an answer to check")
     length_weight: float = Field(0.0, ge=0, description="cost of a completion that is too long")
     length_free: int = Field(256, ge=0, description="tokens that cost nothing")
-    length_span: int = Field(64, ge=1, description="tokens after these over which the cost rises to its weight")
+    length_span: int = Field(
+        64, ge=1, description="tokens after these over which the cost rises to its weight"
+    )
 
 
 def min_form(scores: Sequence[float], temperature: float) -> np.ndarray:
@@ -124,7 +126,9 @@ def doubts(config: RewardConfig) -> list[str]:
     if config.outcome_weight == 0:
         found.append("outcome_weight is 0: nothing ties the reward to right answers")
     if config.prm_weight and config.prm_form == "sum":
-        found.append("prm_form is sum: each further step that the PRM likes is paid for, filler and repeats too")
+        found.append(
+            "prm_form is sum: each further step that the PRM likes is paid for, filler and repeats too"
+        )
     if config.orm_weight and config.orm_weight >= config.outcome_weight:
         found.append("orm_weight is not below outcome_weight: the ORM can overrule the verifier")
     if not any((config.outcome_weight, config.prm_weight, config.orm_weight)):

@@ -74,7 +74,7 @@ def beam(trees: Sequence[Tree], tools: Tools, config: Beam) -> list[Choice]:
             for i in going
         ]
         growing = [trees[i] for i in going]
-        new = extend(growing, branches, tools, config.sampling, tools.step_end_ids)
+        new = extend(growing, branches, tools, config.sampling, one_step=True)
         score(growing)
         for i, nodes in zip(going, new, strict=True):
             ended = [line for line in lines[i] if line not in open_lines[i]]

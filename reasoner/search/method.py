@@ -16,7 +16,7 @@ from reasoner.config import Config
 from reasoner.policy.engine import Engine, Sampling
 from reasoner.registry import UserError
 from reasoner.search.answers import answer_classes, read_answer
-from reasoner.search.grow import Branch, Growth, grow
+from reasoner.search.grow import Branch, Growth, StepStop, grow
 from reasoner.tree import ROOT, Node, Tree
 
 INDEPENDENT, TREE = "independent", "tree"
@@ -100,12 +100,23 @@ def extend(
     sampling: Sampling,
     stop_ids: frozenset[int] = frozenset(),
     max_tokens: int | None = None,
+    one_step: bool = False,
 ) -> list[list[int]]:
-    """One wave over all trees: continue each tree's branches; the new nodes' ids, in the order of the branches."""
-    wanted = {id(tree): list(b) for tree, b in zip(trees, branches, strict=True)}
+    """One wave over all trees: continue each tree's branches; the new nodes' ids, in the order of the branches.
+
+    With `one_step` each continuation pauses where its first step ends.
+    """
+    wanted = {
+        id(tree): [replace(b, one_step=one_step) for b in of_tree]
+        for tree, of_tree in zip(trees, branches, strict=True)
+    }
     first = [len(tree.nodes) for tree in trees]
     growth = replace(
-        tools.growth, sampling=sampling, stop_ids=stop_ids, max_tokens=max_tokens or tools.growth.max_tokens
+        tools.growth,
+        sampling=sampling,
+        stop_ids=stop_ids,
+        step_stop=StepStop(tools.step_end_ids),
+        max_tokens=max_tokens or tools.growth.max_tokens,
     )
 
     def one_wave(tree: Tree, wave: int) -> list[Branch]:
@@ -127,7 +138,9 @@ def from_end(tree: Tree, node: int, num: int = 1, drawn: str = "search") -> list
 
 def force(tree: Tree, parent: int, offset: int, token_ids: Sequence[int], tools: Tools, reason: str) -> int:
     """Add tokens that nobody sampled (they have no log-probabilities); the new node's id."""
-    ends = tuple(tools.growth.mark_steps(token_ids))
+    ends = tuple(
+        tools.growth.mark_steps(token_ids, (), tree.completion_ids(parent, offset) if parent else ())
+    )
     return tree.add(
         Node(parent, offset, tuple(token_ids), step_ends=ends, stop_reason=reason, drawn="forced")
     )

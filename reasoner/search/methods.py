@@ -16,6 +16,7 @@ from reasoner.search.method import Choice, Tools
 from reasoner.search.retry import CotDecoding, Retry, cot_decoding, retry
 from reasoner.search.samples import Greedy, OfSamples, greedy, of_samples
 from reasoner.search.switch import Switch, switch
+from reasoner.search.tree_search import TreeSearch, tree_search
 from reasoner.tree import Tree
 
 Method = Callable[[Sequence[Tree], Tools, Any], list[Choice]]
@@ -31,6 +32,7 @@ METHODS: dict[str, Method] = {
     "deepconf_online": deepconf_online,
     "beam": beam,
     "dvts": beam,
+    "mcts": tree_search,
     "switch": switch,
     "cot_decoding": cot_decoding,
     "retry": retry,
@@ -45,6 +47,7 @@ MethodConfig = Annotated[
     | EarlyStop
     | DeepConfOnline
     | Beam
+    | TreeSearch
     | Switch
     | CotDecoding
     | Retry

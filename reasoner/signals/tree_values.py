@@ -105,7 +105,9 @@ def tree_rl(tree: Tree, config: AdvantageConfig) -> PolicySample:
     equal = {leaf: 1.0 / len(leaves) for leaf in leaves}
     values = _values(tree, config, equal)
     root = values.of(values.begins[ROOT, len(tree.nodes[ROOT].token_ids)]) or 0.0
-    scale = len(leaves) / max(1, len(leaves) - 1)  # r less the mean of the others is this times r less the mean
+    scale = len(leaves) / max(
+        1, len(leaves) - 1
+    )  # r less the mean of the others is this times r less the mean
 
     def of_leaf(leaf: int, rewards: np.ndarray) -> tuple[list[Step], np.ndarray, np.ndarray]:
         segments, to_go = _to_go(tree, leaf, rewards)

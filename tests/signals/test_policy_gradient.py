@@ -54,7 +54,9 @@ def test_leave_one_out_is_unbiased(grow, method):
 
 
 @pytest.mark.parametrize("method", ["step_ppo", "ppo"])
-@pytest.mark.parametrize("grow", [lambda c: fan(POLICY, c, 1), lambda c: uneven(POLICY, c)], ids=["chain", "uneven"])
+@pytest.mark.parametrize(
+    "grow", [lambda c: fan(POLICY, c, 1), lambda c: uneven(POLICY, c)], ids=["chain", "uneven"]
+)
 def test_a_critic_that_is_wrong_leaves_lambda_1_unbiased(grow, method):
     assert expected_gradient(grow, method, wrong_critic) == pytest.approx(EXACT, abs=1e-9)
 
@@ -87,5 +89,3 @@ def test_pruning_without_its_propensity_is_biased():
         return tree
 
     assert np.abs(expected_gradient(grow, "rloo") - EXACT).max() > 1e-3
-
-

@@ -91,7 +91,9 @@ def test_dr_grpo_on_a_fan():
 
 
 @pytest.mark.parametrize("verdict", [CORRECT, WRONG])
-@pytest.mark.parametrize("method", ["grpo", "dr_grpo", "rloo", "grpo_process", "sibling_loo", "spo_tree", "tree_rl"])
+@pytest.mark.parametrize(
+    "method", ["grpo", "dr_grpo", "rloo", "grpo_process", "sibling_loo", "spo_tree", "tree_rl"]
+)
 def test_equal_rewards_teach_nothing(method, verdict):
     sample = ADVANTAGES[method](fan(verdict, verdict, verdict), AdvantageConfig(method=method))
     for node in (1, 2, 3):
@@ -116,7 +118,9 @@ def test_a_tree_of_depth_one_is_a_group():
     plain = AdvantageConfig()
     for method in (sibling_loo, vineppo):
         assert at(method(tree, plain), (1, 0), (2, 1)) == pytest.approx(at(rloo(tree, plain), (1, 0), (2, 1)))
-    assert at(spo_tree(tree, plain), (1, 0), (2, 1)) == pytest.approx(at(dr_grpo(tree, plain), (1, 0), (2, 1)))
+    assert at(spo_tree(tree, plain), (1, 0), (2, 1)) == pytest.approx(
+        at(dr_grpo(tree, plain), (1, 0), (2, 1))
+    )
     # leave-one-out-centred rewards ± 2/3 of single leaves: global and local parts are the same
     assert at(tree_rl(tree, plain), (1, 0), (2, 1)) == pytest.approx([4 / 3, -4 / 3])
 
@@ -127,7 +131,9 @@ def test_process_supervision_sums_the_standardised_rewards_that_follow():
     config = AdvantageConfig(reward=RewardConfig(outcome_weight=0, prm_weight=1, prm_form="sum"))
     s = np.sqrt(((0.3**2 + 0.1**2) * 2) / 3)  # of 0.8 0.6 0.4 0.2, mean 0.5
     sample = grpo_process(tree, config)
-    assert at(sample, (1, 0), (1, 1), (2, 0), (2, 1)) == pytest.approx([0.4 / s, 0.1 / s, -0.4 / s, -0.3 / s], abs=1e-4)
+    assert at(sample, (1, 0), (1, 1), (2, 0), (2, 1)) == pytest.approx(
+        [0.4 / s, 0.1 / s, -0.4 / s, -0.3 / s], abs=1e-4
+    )
 
 
 def test_sibling_leave_one_out():
