@@ -33,7 +33,8 @@ class SolveConfig(Config):
     prm: str | None = Field(None, description="folder of a process reward model")
     orm: str | None = Field(None, description="folder of an outcome reward model")
     prompt: PromptConfig | None = Field(
-        None, description="how to prompt; empty: that of the run the model is in, else the chat template if there is one"
+        None,
+        description="how to prompt; empty: that of the run the model is in, else the chat template if there is one",
     )
     verifier: str = Field("math", description="verifier that tells which answers are the same")
     max_tokens: int = Field(512, ge=1, description="longest completion")
@@ -54,12 +55,16 @@ def run_solve(config: SolveConfig, as_json: bool) -> None:
     solver = _solver(config)
     prompt = len(solver.prompting.prompt_ids(config.question))
     if prompt + 1 >= solver.engine.max_context:
-        raise UserError(f"the question has {prompt} tokens; expected room for an answer in {solver.engine.max_context}")
+        raise UserError(
+            f"the question has {prompt} tokens; expected room for an answer in {solver.engine.max_context}"
+        )
 
     def show(text: str) -> None:
         console.print(Text("· " + printable(text).strip().replace("\n", "\n  "), style="dim"))
 
-    solved = solve(config.question, config.verifier, solver, config.method, config.max_tokens, config.seed, show)
+    solved = solve(
+        config.question, config.verifier, solver, config.method, config.max_tokens, config.seed, show
+    )
     if as_json:
         print(json.dumps(_plain(solved)))
         return
@@ -94,10 +99,13 @@ def _print_answer(solved: Solved, console: Console) -> None:
     votes = sorted(choice.votes.items(), key=lambda v: -v[1])
     shown = ", ".join(f"{printable(a)} ({w:.3g})" for a, w in votes[:6])
     counts = {
-        key: sum(m.get(key, 0) for m in solved.counts.values()) for key in ("prefilled", "reused", "decoded", "scored")
+        key: sum(m.get(key, 0) for m in solved.counts.values())
+        for key in ("prefilled", "reused", "decoded", "scored")
     }
     console.print(Text.assemble(("answer  ", "dim"), (printable(choice.answer or "none found"), "bold")))
-    console.print(Text(f"votes   {shown or 'none'}   confidence {choice.confidence:.2f}   among: {choice.drawn}"))
+    console.print(
+        Text(f"votes   {shown or 'none'}   confidence {choice.confidence:.2f}   among: {choice.drawn}")
+    )
     spent = ", ".join(f"{n:,} {key}" for key, n in counts.items() if n)
     console.print(Text(f"tokens  {spent}   {solved.seconds:.1f} s", style="dim"))
 

@@ -19,7 +19,9 @@ from reasoner.tree import Problem
 class SourceConfig(Config):
     """A set of problems."""
 
-    name: str = Field(description="a name of SOURCES (arithmetic, gym, gsm8k, math, labelled, …), or module:function")
+    name: str = Field(
+        description="a name of SOURCES (arithmetic, gym, gsm8k, math, labelled, …), or module:function"
+    )
     path: str = Field(
         "", description="file or folder with the rows; empty: the hub, for sources that live there"
     )

@@ -49,8 +49,10 @@ class PolicyGradientStage(Config):
     tokens_per_batch: int = Field(4096, ge=1, description="packed positions in one forward pass")
     num_slots: int = Field(128, ge=1, description="sequences that the engine decodes at once")
     lora: LoRA | None = Field(
-        None, description="train a LoRA adapter instead of all weights; reference, critic and PRM share its base"
+        None,
+        description="train a LoRA adapter instead of all weights; reference, critic and PRM share its base",
     )
     gradient_checkpointing: bool = Field(
-        False, description="compute each layer again in the backward pass: less memory, about a third more time"
+        False,
+        description="compute each layer again in the backward pass: less memory, about a third more time",
     )
