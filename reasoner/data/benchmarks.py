@@ -46,7 +46,6 @@ def mathematics(
     question: tuple[str, ...] = ("problem", "question"),
     answer: tuple[str, ...] = ("answer",),
     subset: str | None = None,
-    extract: str = "last_math",
 ) -> Source:
     """A source of questions with one final answer; where no field holds it, it is the solution's last box."""
 
@@ -68,7 +67,7 @@ def mathematics(
                     id=f"{name}/{row.get('id', row.get('unique_id', row.get('idx', i)))}",
                     prompt=prompt,
                     verifier="math",
-                    reference={"answer": gold if isinstance(gold, list) else str(gold), "extract": extract},
+                    reference={"answer": gold if isinstance(gold, list) else str(gold)},
                     domain=config.domain or name,
                     source=hub,
                     licence=licence,
