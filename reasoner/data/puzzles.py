@@ -73,7 +73,7 @@ def bracket_sums(config: SourceConfig) -> Iterator[Item]:
 
 def _bracket_puzzle(i: int) -> tuple[list[int], list[str], int]:
     if i == 0:
-        parts = QWQ_EXPRESSION.split()
+        parts: list[str] = list(QWQ_EXPRESSION.split())
         return [int(p) for p in parts[::2]], parts[1::2], QWQ_TARGET
     rng = random.Random(f"bracket_sums {i}")
     while True:

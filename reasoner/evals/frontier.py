@@ -27,7 +27,7 @@ from reasoner.tree import ROOT, Problem, Tree
 from verifiers import Verdict, verify
 
 COUNTS = ("prefilled", "reused", "decoded", "scored", "verifications")
-CAUSES = ("correct", "wrong", "no_answer", "unfinished", "our_error")
+CAUSES: tuple[str, ...] = ("correct", "wrong", "no_answer", "unfinished", "our_error")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -138,7 +138,8 @@ def from_json(text: str) -> list[MetricRow]:
     for i, plain in enumerate(json.loads(text)):
         if set(plain) != names:
             raise ValueError(f"row {i} has fields {sorted(plain)}, expected {sorted(names)}")
-        rows.append(MetricRow(**{key: math.nan if value is None else value for key, value in plain.items()}))
+        known: dict[str, Any] = {key: math.nan if value is None else value for key, value in plain.items()}
+        rows.append(MetricRow(**known))
     return rows
 
 
