@@ -103,7 +103,12 @@ def _by_methods(
             for c in ("prefilled", "reused", "decoded", "scored", "verifications")
         }
         context.session.ledger.add(f"{p.model}, {p.name}", **counts)
-    write_json(context.session.out / "points.json", to_plain(points))
+    told = {
+        "prompt": context.prompt.model_dump(),
+        "max_tokens": config.max_tokens,
+        "points": to_plain(points),
+    }
+    write_json(context.session.out / "points.json", told)
     return rows_of(points, config.name), []
 
 
