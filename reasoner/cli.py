@@ -66,6 +66,65 @@ def demo(overrides: Overrides = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def evaluate(
+    config: Annotated[Path | None, typer.Argument(help="YAML with problems and evaluate stages")] = None,
+    overrides: Overrides = None,
+    replay: Annotated[Path | None, typer.Option(help="file or folder of samples made elsewhere")] = None,
+    k: Annotated[str, typer.Option(help="with --replay: numbers of samples, as 1,4,16")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Problem sets × policies × test-time methods, each charged all that it costs; or samples made elsewhere.
+
+    Example: reasoner evaluate configs/evaluate_demo.yaml
+    """
+    if replay is None:
+        if config is None:
+            raise UserError("evaluate got neither CONFIG nor --replay; expected one of them")
+        return _run(config, overrides or [], as_json)
+    from reasoner.commands.evaluate import run_replay
+    from reasoner.evals.rows import rich_table, to_json
+
+    rows = run_replay(replay, k, _read(config, overrides or []) if config else None)
+    print(to_json(rows)) if as_json else Console().print(rich_table(rows))
+
+
+@app.command()
+def solve(
+    model: Annotated[str, typer.Argument(help="folder or hub name of the policy")],
+    question: Annotated[str, typer.Argument(help="the question")],
+    options: Annotated[list[str] | None, typer.Argument(help="the method's options: key=value")] = None,
+    method: Annotated[
+        str, typer.Option(help="test-time method, as majority, best_of, beam, mcts")
+    ] = "majority",
+    budget: Annotated[int, typer.Option(help="samples that the method may draw; 0: its own default")] = 0,
+    prm: Annotated[str | None, typer.Option(help="folder of a process reward model")] = None,
+    orm: Annotated[str | None, typer.Option(help="folder of an outcome reward model")] = None,
+    template: Annotated[str | None, typer.Option(help="text around the question, with {prompt}")] = None,
+    max_tokens: Annotated[int, typer.Option(help="longest completion")] = 512,
+    seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer one question by a test-time method, and show the tree, the votes and what it took.
+
+    Example: reasoner solve runs/demo/models/ppo/model 3+4-2 --method beam --budget 8 --prm runs/demo/models/prm/model
+    """
+    from reasoner.commands.solve import config_of, run_solve
+
+    chosen = apply_overrides({"name": method, **({"num_samples": budget} if budget else {})}, options or [])
+    raw = {
+        "model": model,
+        "question": question,
+        "method": chosen,
+        "prm": prm,
+        "orm": orm,
+        "max_tokens": max_tokens,
+        "seed": seed,
+    }
+    _quiet()
+    run_solve(config_of({**raw, "prompt": {"template": template} if template else None}), as_json)
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML with one training stage")], overrides: Overrides = None
 ) -> None:

@@ -125,7 +125,9 @@ def pairs(*rows: tuple[int, int, float]) -> Sequences:
 def test_gspo_on_two_sequences():
     # ratios of tokens 2 and 1/2, and 4: of sequences 1 and 4
     logprobs = T([2.0, 0.5, 4.0]).log().requires_grad_()
-    terms = gspo(logprobs, torch.zeros(3), T([1.0, 1.0, 1.0]), 0.2, 0.2, pairs((0, 0, 1), (1, 0, 1), (2, 1, 1)))
+    terms = gspo(
+        logprobs, torch.zeros(3), T([1.0, 1.0, 1.0]), 0.2, 0.2, pairs((0, 0, 1), (1, 0, 1), (2, 1, 1))
+    )
     assert terms.loss_N.tolist() == pytest.approx([-1.0, -1.0, -1.2], abs=1e-6)
     assert terms.clipped_N.tolist() == [0, 0, 1]
     terms.loss_N.sum().backward()

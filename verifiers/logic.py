@@ -26,8 +26,8 @@ def logic(response: str, puzzle: str, extract: str = "auto", **rules) -> Verdict
 
     Reference keys: puzzle ("countdown", "brackets", or a reasoning-gym family), extract (a rule of
     verifiers.extract). countdown: numbers, target, use_all (default True; 24 is countdown with
-    target 24). brackets: prefix (the response completes it). Another family: entry (reasoning-gym's
-    item, as JSON text or dict); full credit alone is correct, the score is the scorer's.
+    target 24). bracket_sum: expression, target. brackets: prefix (the response completes it). Another
+    family: entry (reasoning-gym's item, as JSON text or dict); full credit alone is correct, the score is the scorer's.
     """
     found = final_answer(response, extract)
     if not found:
@@ -62,6 +62,28 @@ def countdown(found: str, numbers: list[int], target: int, use_all: bool = True)
     spent = Counter(used)
     if spent - have or (use_all and have - spent):
         return _wrong(found, "wrong", "not the given numbers, each once")
+    if value != target:
+        return _wrong(found, "wrong", f"makes {value}, not {target}")
+    return Verdict("correct", "ok", 1.0, found)
+
+
+def bracket_sum(found: str, expression: str, target: int) -> Verdict:
+    """The expression with one pair of brackets put into it, and nothing else changed, makes the target."""
+    if len(found) > _MAX_CHARS or len(expression) > _MAX_CHARS:
+        return _wrong(found, "refused", f"expression of {max(len(found), len(expression))} characters")
+    text, sign, right = re.sub(r"[×·]", "*", found).strip("$` ").partition("=")
+    if sign and right.strip() != str(target):
+        return _wrong(found, "wrong", "the written result is not the target")
+    if text.count("(") != 1 or text.count(")") != 1:
+        return _wrong(found, "wrong", "not exactly one pair of brackets")
+    if "".join(re.sub(r"[()]", " ", text).split()) != "".join(expression.split()):
+        return _wrong(found, "wrong", "something else than brackets was changed")
+    try:
+        value = _compute(tex.parse(text.strip()), [])
+    except (tex.OverBudget, TooLarge) as problem:
+        return _wrong(found, "refused", str(problem))
+    except (tex.Unreadable, NoImage, Undefined) as problem:
+        return _wrong(found, "unparseable", str(problem))
     if value != target:
         return _wrong(found, "wrong", f"makes {value}, not {target}")
     return Verdict("correct", "ok", 1.0, found)
@@ -114,7 +136,7 @@ def _wrong(found: str, reason: str, detail: str) -> Verdict:
     return Verdict("incorrect", reason, 0.0, found[:500], detail)
 
 
-RULES = {"countdown": countdown, "brackets": brackets}
+RULES = {"countdown": countdown, "brackets": brackets, "bracket_sum": bracket_sum}
 
 
 def _reasoning_gym(found: str, family: str, entry: dict | str) -> Verdict:

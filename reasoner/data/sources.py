@@ -1,47 +1,19 @@
-"""Where problems come from: reasoning-gym families, GSM8K, or JSON lines; each source is one function in a table."""
+"""Where problems come from: reasoning-gym, benchmarks, puzzles, JSON lines; each source is one function in a table."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from pydantic import Field
-
-from reasoner.config import Config
+from reasoner.data.benchmarks import BENCHMARKS
 from reasoner.data.demonstrator import work_out
+from reasoner.data.puzzles import bracket_sums, gym
+from reasoner.data.rows import Item, SourceConfig, need, read_rows
 from reasoner.registry import UserError, lookup
 from reasoner.tree import Problem
 from verifiers import lookup as lookup_verifier
-
-
-class SourceConfig(Config):
-    """A set of problems."""
-
-    name: str = Field(description="arithmetic | gsm8k | jsonl | labelled, or module:function")
-    path: str = Field(
-        "", description="file or folder with the rows; empty: the hub, for sources that live there"
-    )
-    split: str = Field("train", description="split of a hub data set")
-    families: dict[str, dict[str, Any]] = Field(
-        default_factory=dict,
-        description="reasoning-gym families with their options; `share` sets a family's part",
-    )
-    start: int = Field(
-        0, ge=0, description="first item; items depend on start + index, so far starts never meet"
-    )
-    size: int = Field(1000, ge=1, description="most problems to take")
-    domain: str = Field("", description="name of this set in reports")
-
-
-class Item(NamedTuple):
-    """A problem, and a worked solution where the source has one."""
-
-    problem: Problem
-    solution: str | None
 
 
 def load_items(config: SourceConfig) -> list[Item]:
@@ -108,8 +80,8 @@ def arithmetic(config: SourceConfig) -> Iterator[Item]:
 
 def gsm8k(config: SourceConfig) -> Iterator[Item]:
     """Grade-school word problems (Cobbe et al. 2021); solutions without their calculator marks."""
-    for i, row in enumerate(_rows(config, "openai/gsm8k", "main")):
-        _need(row, ("question", "answer"), config, i)
+    for i, row in enumerate(read_rows(config, "openai/gsm8k", "main")):
+        need(row, ("question", "answer"), config, i)
         working, mark, answer = row["answer"].rpartition("####")
         if not mark or not answer.strip():
             raise UserError(
@@ -133,8 +105,8 @@ def jsonl(config: SourceConfig) -> Iterator[Item]:
     """Rows {prompt, reference: {...}} or {prompt, answer}; optional id, verifier, solution, licence."""
     if not config.path:
         raise UserError("source jsonl has no path; expected path: FILE.jsonl with rows of prompt and answer")
-    for i, row in enumerate(_rows(config, "", None)):
-        _need(row, ("prompt",), config, i)
+    for i, row in enumerate(read_rows(config, "")):
+        need(row, ("prompt",), config, i)
         reference = row.get("reference", {"answer": row["answer"]} if "answer" in row else None)
         if not isinstance(reference, dict) or reference.get("answer", "") is None:
             raise UserError(f"row {i} of {config.path} has no answer; expected a key 'answer' or 'reference'")
@@ -175,70 +147,12 @@ def labelled(config: SourceConfig) -> Iterator[Item]:
         )
 
 
-def _need(row: dict, keys: tuple[str, ...], config: SourceConfig, i: int) -> None:
-    missing = [k for k in keys if not isinstance(row.get(k), str) or not row[k].strip()]
-    if missing:
-        raise UserError(
-            f"row {i} of {config.path or config.name} has no text under {', '.join(missing)}; it has the keys {sorted(row)}"
-        )
-
-
-def _rows(config: SourceConfig, hub_name: str, subset: str | None) -> Iterator[dict]:
-    """`size` rows from `start` on, of a local file or folder, else of the hub."""
-    import datasets  # slow to import
-
-    if not config.path:
-        try:
-            rows = datasets.load_dataset(hub_name, subset, split=config.split)
-        except (OSError, ValueError) as problem:
-            reason = str(problem).strip().splitlines()[0][:160]
-            raise UserError(
-                f"cannot get {hub_name} from the hub ({reason}); expected a network, or path: a local JSON-lines or Parquet file"
-            ) from problem
-        yield from map(dict, rows.skip(config.start).take(config.size))
-        return
-    path = Path(config.path).expanduser()
-    files = (
-        sorted(p for p in path.rglob("*") if p.suffix in (".jsonl", ".json", ".gz", ".parquet"))
-        if path.is_dir()
-        else [path]
-    )
-    if not files or not files[0].exists():
-        raise UserError(f"no data at {path}; expected a JSON-lines or Parquet file, or a folder of them")
-    rows = (row for file in files for row in _file_rows(file))
-    yield from islice(rows, config.start, config.start + config.size)
-
-
-def _file_rows(path: Path) -> Iterator[dict]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        yield from pq.read_table(path).to_pylist()
-        return
-    import gzip
-
-    with (
-        gzip.open(path, "rt", encoding="utf-8")
-        if path.suffix == ".gz"
-        else path.open(encoding="utf-8") as lines
-    ):
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as problem:
-                raise UserError(
-                    f"line {number} of {path} is not JSON ({problem.msg}); expected one object a line"
-                ) from problem
-            if not isinstance(row, dict):
-                raise UserError(f"line {number} of {path} is a JSON {type(row).__name__}; expected an object")
-            yield row
-
-
 SOURCES: dict[str, Callable[[SourceConfig], Iterator[Item]]] = {
     "arithmetic": arithmetic,
     "gsm8k": gsm8k,
     "jsonl": jsonl,
     "labelled": labelled,
+    "gym": gym,
+    "bracket_sums": bracket_sums,
+    **BENCHMARKS,
 }

@@ -67,7 +67,7 @@ def nice_ticks(low: float, high: float, num_ticks: int = 4) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def _svg(width: float, height: float, label: str, body: Sequence[str], css_class: str = "") -> str:
+def svg(width: float, height: float, label: str, body: Sequence[str], css_class: str = "") -> str:
     return (
         f'<svg class="{css_class}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{safe(label)}">'
         + "".join(body)
@@ -75,11 +75,11 @@ def _svg(width: float, height: float, label: str, body: Sequence[str], css_class
     )
 
 
-def _text(x: float, y: float, text: object, css_class: str, anchor: str = "start") -> str:
+def draw_text(x: float, y: float, text: object, css_class: str, anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{css_class}" text-anchor="{anchor}">{safe(text)}</text>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> str:
+def draw_line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css_class}"/>'
 
 
@@ -97,14 +97,14 @@ def interval_chart(panels: Sequence[Panel], unit: str = "%") -> str:
     panel_width = (920 - left - gap * (len(panels) - 1)) / len(panels)
     height = top + row * len(labels) + 26
     body = [
-        _text(left - 14, top + row * (i + 0.5) + 4, label[:24], "label", "end")
+        draw_text(left - 14, top + row * (i + 0.5) + 4, label[:24], "label", "end")
         for i, label in enumerate(labels)
     ]
     for i, panel in enumerate(panels):
         body += _interval_panel(
             panel, ticks, left + i * (panel_width + gap), panel_width - 30, top, row, unit
         )
-    return _svg(920, height, "values with 95 % intervals", body, "wide")
+    return svg(920, height, "values with 95 % intervals", body, "wide")
 
 
 def _interval_panel(
@@ -114,11 +114,11 @@ def _interval_panel(
         return x0 + (value - ticks[0]) / (ticks[-1] - ticks[0]) * width
 
     bottom = top + row * len(panel.estimates)
-    body = [_text(x0, top - 14, panel.title, "title")]
+    body = [draw_text(x0, top - 14, panel.title, "title")]
     for tick in ticks:
-        body.append(_line(x_of(tick), top, x_of(tick), bottom, "grid"))
+        body.append(draw_line(x_of(tick), top, x_of(tick), bottom, "grid"))
         mark = unit if tick == ticks[-1] else ""
-        body.append(_text(x_of(tick), bottom + 17, f"{tick:g}{mark}", "tick", "middle"))
+        body.append(draw_text(x_of(tick), bottom + 17, f"{tick:g}{mark}", "tick", "middle"))
     for i, estimate in enumerate(panel.estimates):
         if not math.isfinite(estimate.value):
             continue
@@ -126,24 +126,24 @@ def _interval_panel(
         end = estimate.value
         if math.isfinite(estimate.low) and math.isfinite(estimate.high):
             low, high, end = x_of(estimate.low), x_of(estimate.high), estimate.high
-            body.append(_line(low, y, high, y, "whisker" + last))
-            body += [_line(x, y - 5, x, y + 5, "whisker" + last) for x in (low, high)]
+            body.append(draw_line(low, y, high, y, "whisker" + last))
+            body += [draw_line(x, y - 5, x, y + 5, "whisker" + last) for x in (low, high)]
         body.append(f'<circle cx="{x_of(estimate.value):.1f}" cy="{y:.1f}" r="5" class="dot{last}"/>')
-        body.append(_text(x_of(end) + 8, y + 4, f"{estimate.value:.1f}", "value" + last))
+        body.append(draw_text(x_of(end) + 8, y + 4, f"{estimate.value:.1f}", "value" + last))
     return body
 
 
 def interval_strip(value: float, low: float, high: float) -> str:
     """A thin 0-to-1 scale with the interval and the value on it, for a table cell."""
     value, low, high = (min(max(x, 0.0), 1.0) * 96 for x in (value, low, high))
-    return _svg(
+    return svg(
         100,
         8,
         "interval",
         [
-            _line(2, 4, 98, 4, "track"),
-            _line(low + 2, 4, max(high, low + 1) + 2, 4, "span"),
-            _line(value + 2, 1, value + 2, 7, "point"),
+            draw_line(2, 4, 98, 4, "track"),
+            draw_line(low + 2, 4, max(high, low + 1) + 2, 4, "span"),
+            draw_line(value + 2, 1, value + 2, 7, "point"),
         ],
         "strip",
     )
@@ -187,17 +187,20 @@ def curve_chart(curve: Curve) -> str:
         ys = [bottom - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top) for value in values]
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
 
-    body = [_text(2, 14, curve.name[:30], "title"), _text(right, 14, short_number(front[-1]), "value", "end")]
+    body = [
+        draw_text(2, 14, curve.name[:30], "title"),
+        draw_text(right, 14, short_number(front[-1]), "value", "end"),
+    ]
     for tick in ticks:
         y = bottom - (tick - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top)
-        body.append(_line(left, y, right, y, "grid"))
-        body.append(_text(left - 6, y + 4, short_number(tick), "tick", "end"))
-    body.append(_text(left, bottom + 18, f"step {short_number(start)}", "tick"))
-    body.append(_text(right, bottom + 18, short_number(stop), "tick", "end"))
+        body.append(draw_line(left, y, right, y, "grid"))
+        body.append(draw_text(left - 6, y + 4, short_number(tick), "tick", "end"))
+    body.append(draw_text(left, bottom + 18, f"step {short_number(start)}", "tick"))
+    body.append(draw_text(right, bottom + 18, short_number(stop), "tick", "end"))
     if noisy:
         body.append(f'<polyline points="{points(curve.values)}" class="curve raw"/>')
     body.append(f'<polyline points="{points(front)}" class="curve"/>')
-    return _svg(width, height, curve.name, body, "small")
+    return svg(width, height, curve.name, body, "small")
 
 
 def calibration_chart(name: str, points: Sequence[CalibrationPoint]) -> str:
@@ -210,22 +213,24 @@ def calibration_chart(name: str, points: Sequence[CalibrationPoint]) -> str:
     def y_of(p: float) -> float:
         return top + (1 - min(max(p, 0.0), 1.0)) * size
 
-    body = [_text(2, 14, name[:34], "title")]
+    body = [draw_text(2, 14, name[:34], "title")]
     for tick in (0, 0.25, 0.5, 0.75, 1):
-        body += [_line(left, y_of(tick), left + size, y_of(tick), "grid")]
-        body += [_text(left - 8, y_of(tick) + 4, f"{tick:g}", "tick", "end")]
-        body += [_text(x_of(tick), top + size + 17, f"{tick:g}", "tick", "middle")]
-    body.append(_line(x_of(0), y_of(0), x_of(1), y_of(1), "diagonal"))
+        body += [draw_line(left, y_of(tick), left + size, y_of(tick), "grid")]
+        body += [draw_text(left - 8, y_of(tick) + 4, f"{tick:g}", "tick", "end")]
+        body += [draw_text(x_of(tick), top + size + 17, f"{tick:g}", "tick", "middle")]
+    body.append(draw_line(x_of(0), y_of(0), x_of(1), y_of(1), "diagonal"))
     largest = max(point.n for point in points)
     for p in points:
-        body.append(_line(x_of(p.confidence), y_of(p.low), x_of(p.confidence), y_of(p.high), "whisker last"))
+        body.append(
+            draw_line(x_of(p.confidence), y_of(p.low), x_of(p.confidence), y_of(p.high), "whisker last")
+        )
         radius = 2.5 + 3.0 * math.sqrt(p.n / largest)
         x, y = x_of(p.confidence), y_of(p.accuracy)
         body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" class="dot last"/>')
-    body.append(_text(left + size / 2, top + size + 34, "predicted probability", "tick", "middle"))
-    upright = _text(0, 0, "share correct", "tick", "middle")
+    body.append(draw_text(left + size / 2, top + size + 34, "predicted probability", "tick", "middle"))
+    upright = draw_text(0, 0, "share correct", "tick", "middle")
     body.append(f'<g transform="translate(14 {top + size / 2:g}) rotate(-90)">{upright}</g>')
-    return _svg(290, top + size + 42, f"calibration of {name}", body, "small")
+    return svg(290, top + size + 42, f"calibration of {name}", body, "small")
 
 
 def bar_chart(bars: Sequence[tuple[str, float, str]]) -> str:
@@ -235,7 +240,7 @@ def bar_chart(bars: Sequence[tuple[str, float, str]]) -> str:
     body = []
     for i, (label, value, text) in enumerate(bars):
         y, length = row * i + 5, max(value, 0.0) / largest * (width - left - 110)
-        body.append(_text(left - 14, y + 14, label[:26], "label", "end"))
+        body.append(draw_text(left - 14, y + 14, label[:26], "label", "end"))
         body.append(f'<rect x="{left}" y="{y}" width="{max(length, 1):.1f}" height="18" rx="2" class="bar"/>')
-        body.append(_text(left + max(length, 1) + 8, y + 14, text, "value"))
-    return _svg(width, row * len(bars) + 4, "amounts", body, "wide")
+        body.append(draw_text(left + max(length, 1) + 8, y + 14, text, "value"))
+    return svg(width, row * len(bars) + 4, "amounts", body, "wide")

@@ -58,34 +58,6 @@ def pass_hat_k(n: int, c: int, k: int) -> float:
     return math.comb(c, k) / math.comb(n, k)
 
 
-def majority(answers: Sequence[Hashable | None]) -> Hashable | None:
-    """The most frequent answer (self-consistency, Wang et al. 2022, section 2).
-
-    None never wins against an answer, however frequent; all None (or nothing at all) gives None. Of equally
-    frequent answers the one seen first wins.
-    """
-    return weighted_majority(answers, np.ones(len(answers)))
-
-
-def weighted_majority(answers: Sequence[Hashable | None], weights: Sequence[float]) -> Hashable | None:
-    """The answer with the largest sum of weights; None and ties as in `majority`.
-
-    With reward-model scores as weights this is verifier-weighted voting (Li et al. 2022, "Making Language
-    Models Better Reasoners"). Weights must not be negative: a vote with raw logits would punish
-    an answer for each further supporter.
-    """
-    if len(answers) != len(weights):
-        raise ValueError(f"{len(answers)} answers but {len(weights)} weights: give one weight per answer")
-    if not np.all(np.asarray(weights, dtype=float) >= 0):
-        raise ValueError("weights must be numbers >= 0; pass logits through a sigmoid first")
-    totals: dict[Hashable, float] = {}
-    for answer, weight in zip(answers, weights, strict=True):
-        if answer is not None:
-            totals[answer] = totals.get(answer, 0.0) + float(weight)
-    # max() keeps the first of equals, and a dict keeps the order in which answers were first seen.
-    return max(totals, key=lambda answer: totals[answer]) if totals else None
-
-
 def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int) -> float:
     """Expected accuracy of `majority` over all k-subsets of the n samples, each kept in sample order. Exact.
 

@@ -23,9 +23,11 @@ from reasoner.evals.charts import (
     safe,
     short_number,
 )
+from reasoner.evals.frontier_chart import frontier_chart, method_curves
 from reasoner.evals.history import calibrations, curves_by_stage, number
 from reasoner.evals.report_style import CSS
 from reasoner.evals.rows import (
+    SEARCH_TITLE,
     Column,
     Grid,
     MetricRow,
@@ -74,6 +76,7 @@ def write_report(
     sections = [
         ("results", "Greedy decoding", _greedy(made)),
         ("sampled", "Sampling and votes", _tables(made, "Sampled", by_stage=True)),
+        ("methods", "Test-time compute", _test_time(rows, made)),
         ("gains", "Gains on the same problems", _tables(made, "Paired")),
         ("rewards", "Reward models", _reward_models(made, history)),
         ("training", "Training", _training(history)),
@@ -195,6 +198,19 @@ def _tables(made: Sequence[Grid], title_start: str, by_stage: bool = False) -> s
     if len(chosen) == 1:
         return f'<p class="note">{safe(unit(chosen[0]))}</p>' + _table(chosen[0], by_stage)
     return "".join(f"<h3>{safe(heading(grid))}</h3>{_table(grid, by_stage)}" for grid in chosen)
+
+
+def _test_time(rows: Sequence[MetricRow], made: Sequence[Grid]) -> str:
+    """Accuracy over tokens for all methods, a picture for each policy and subset, then the numbers."""
+    note = (
+        '<p class="note">Tokens per problem: prefilled and decoded ones, and those that reward models read; prefixes '
+        "taken from the cache are counted apart (reused). “(tree)”: chosen among leaves that share prefixes.</p>"
+    )
+    charts = "".join(
+        f'<h3>{safe(title)}</h3><figure class="scroll">{frontier_chart(curves)}</figure>'
+        for title, curves in method_curves(rows).items()
+    )
+    return note + charts + _tables(made, SEARCH_TITLE) if charts else ""
 
 
 def _greedy(made: Sequence[Grid]) -> str:

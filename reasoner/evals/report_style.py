@@ -81,6 +81,9 @@ svg .value.last { fill: var(--accent); font-weight: 650; }
 .whisker.last { stroke: var(--accent); }
 .dot { fill: var(--grey); stroke: var(--page); stroke-width: 1.5; }
 .dot.last { fill: var(--accent); }
+.method { fill: none; stroke-width: 1.6; }
+.front { fill: none; stroke: var(--ink); stroke-width: 1; stroke-dasharray: 5 4; }
+.ring { fill: none; stroke: var(--ink); stroke-width: 1.4; }
 .bar { fill: var(--accent-soft); }
 .track { stroke: var(--track); stroke-width: 2; stroke-linecap: round; }
 .span { stroke: var(--accent-soft); stroke-width: 6; }

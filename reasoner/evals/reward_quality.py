@@ -115,7 +115,7 @@ def brier_skill(probabilities: Sequence[float], labels: Sequence[bool]) -> float
     probabilities_N, labels_N = _probabilities(probabilities, labels)
     base_rate = labels_N.mean()
     reference = base_rate * (1 - base_rate)
-    return float(1 - brier(probabilities_N, labels_N) / reference) if reference else float("nan")
+    return float(1 - ((probabilities_N - labels_N) ** 2).mean() / reference) if reference else float("nan")
 
 
 def equal_width_bins(probabilities_N: np.ndarray, num_bins: int) -> np.ndarray:
@@ -170,7 +170,7 @@ def first_below(scores: Sequence[float], threshold: float) -> int:
     return next((i for i, score in enumerate(scores) if score < threshold), -1)
 
 
-def first_error_f1(predicted: Sequence[int], truth: Sequence[int]) -> FirstErrorF1:
+def first_error_f1(predicted: Sequence[int] | np.ndarray, truth: Sequence[int] | np.ndarray) -> FirstErrorF1:
     """ProcessBench's score (Zheng et al. 2024) from the indices of the first wrong steps, -1 for none.
 
     Only the exact index counts. An accuracy over no solutions is NaN, and so is then f1; two accuracies of 0

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -23,6 +23,10 @@ from reasoner.evals.intervals import PairedDifference, bootstrap, wilson
 SCALE_METRICS = ("auroc", "average_precision", "brier", "brier_skill", "ece")
 QUALITY_METRICS = (*SCALE_METRICS, "first_error_f1", "error_accuracy", "correct_accuracy", "prm_score")
 GAIN_SUFFIX = "_gain"
+# Per problem, of test-time methods: numbers on scales of their own.
+COST_METRICS = (
+    "tokens", "prefilled", "reused", "decoded", "scored", "verifications", "seconds", "dollars",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class MetricRow:
     low: float
     high: float
     n: int
+
+
+SEARCH_TITLE = "Test-time methods"
 
 
 class Column(NamedTuple):
@@ -131,7 +138,8 @@ def from_json(text: str) -> list[MetricRow]:
     for i, plain in enumerate(json.loads(text)):
         if set(plain) != names:
             raise ValueError(f"row {i} has fields {sorted(plain)}, expected {sorted(names)}")
-        rows.append(MetricRow(**{key: math.nan if value is None else value for key, value in plain.items()}))
+        known: dict[str, Any] = {key: math.nan if value is None else value for key, value in plain.items()}
+        rows.append(MetricRow(**known))
     return rows
 
 
@@ -139,6 +147,8 @@ def value_text(row: MetricRow) -> str:
     """41.2 for a share of .412 (percent), 0.873 on a metric with a scale of its own, a sign before a gain."""
     if not math.isfinite(row.value):
         return "–"
+    if row.metric in COST_METRICS:
+        return f"{row.value:.3g}" if row.value < 1000 else f"{row.value:,.0f}"
     sign = "+" if is_gain(row) else ""
     return format(row.value * _factor(row), sign + _format(row))
 
@@ -158,7 +168,7 @@ def is_gain(row: MetricRow) -> bool:
 
 def is_percent(row: MetricRow) -> bool:
     """Whether the row's number is a share, shown in percent; a length of 37 steps is not."""
-    return row.metric not in SCALE_METRICS and not abs(row.value) > 1
+    return row.metric not in (*SCALE_METRICS, *COST_METRICS) and not abs(row.value) > 1
 
 
 def _factor(row: MetricRow) -> float:
@@ -170,12 +180,13 @@ def _format(row: MetricRow) -> str:
 
 
 def grids(rows: Sequence[MetricRow]) -> list[Grid]:
-    """The rows as tables: greedy by when × subset, sampled methods by when for each subset, paired gains, and
-    reward-model quality by model × metric. Lines and columns stand in order of first appearance.
+    """The rows as tables: greedy by when × subset, sampled methods by when for each subset, test-time methods with
+    their costs for each policy and subset, paired gains, and reward-model quality by model × metric.
 
-    A number measured twice (the same metric, method, when and subset) shows as measured last.
+    Lines and columns stand in order of first appearance. A number measured twice (the same metric, method,
+    when and subset) shows as measured last.
     """
-    kinds: dict[str, list[MetricRow]] = {"greedy": [], "sampled": [], "gain": [], "quality": []}
+    kinds: dict[str, list[MetricRow]] = {"greedy": [], "sampled": [], "gain": [], "quality": [], "search": []}
     for row in rows:
         kinds[_kind(row)].append(row)
     sampled = kinds["sampled"]
@@ -190,6 +201,15 @@ def grids(rows: Sequence[MetricRow]) -> list[Grid]:
             )
             for subset in dict.fromkeys(row.subset for row in sampled)
         ),
+        *(
+            _grid(
+                f"{SEARCH_TITLE}, {model}, {subset}",
+                [row for row in kinds["search"] if (row.when, row.subset) == (model, subset)],
+                lambda row: row.method,
+                lambda row: Column(row.metric, ""),
+            )
+            for model, subset in dict.fromkeys((row.when, row.subset) for row in kinds["search"])
+        ),
         _grid("Paired gains", kinds["gain"], _when, _gain_column),
         _grid("Reward models", kinds["quality"], _model_name, lambda row: Column(row.metric, "")),
     ]
@@ -197,6 +217,8 @@ def grids(rows: Sequence[MetricRow]) -> list[Grid]:
 
 
 def _kind(row: MetricRow) -> str:
+    if row.metric == "accuracy" or row.metric in COST_METRICS:
+        return "search"
     if row.metric in QUALITY_METRICS:
         return "quality"
     if is_gain(row):

@@ -91,7 +91,9 @@ def load_trainable(path: str, lora: LoRA | None, dtype: str = "auto") -> Any:
 
 def load_for_head(path: str, lora: LoRA | None) -> Any:
     """A causal LM to train under a head of one's own: as an Adapter with `lora`, else with all weights."""
-    return SharedBase(path, lora).view("policy") if lora is not None else load_merged(path).requires_grad_(True)
+    return (
+        SharedBase(path, lora).view("policy") if lora is not None else load_merged(path).requires_grad_(True)
+    )
 
 
 def load_merged(path: str, dtype: str = "auto") -> Any:
@@ -131,7 +133,9 @@ class SharedBase:
         self.trained = {name}
         self.layers = [m for m in self.lm.modules() if isinstance(m, BaseTunerLayer)]
         if any(layer is self.lm.get_output_embeddings() for layer in self.layers):
-            raise UserError("lora.target_modules names the output layer; expected layers inside the blocks only")
+            raise UserError(
+                "lora.target_modules names the output layer; expected layers inside the blocks only"
+            )
         self.active: str | None = name
         self._settle()
         if checkpointing:
@@ -141,13 +145,17 @@ class SharedBase:
         """An adapter shaped like another, with its weights too or (copy=False) one that changes nothing yet."""
         self.peft.add_adapter(name, self.peft.peft_config[like])
         if copy:
-            set_peft_model_state_dict(self.peft, get_peft_model_state_dict(self.peft, adapter_name=like), name)
+            set_peft_model_state_dict(
+                self.peft, get_peft_model_state_dict(self.peft, adapter_name=like), name
+            )
         return self._added(name, trained)
 
     def load(self, name: str, folder: str | Path, trained: bool = True) -> Adapter:
         """The adapter that a folder holds; one of another base is a UserError."""
         if not self.fits(folder):
-            raise UserError(f"{folder} is no adapter of {self.path}; expected one that was trained on this base")
+            raise UserError(
+                f"{folder} is no adapter of {self.path}; expected one that was trained on this base"
+            )
         self.peft.add_adapter(name, LoraConfig.from_pretrained(str(folder)))
         set_peft_model_state_dict(self.peft, load_peft_weights(str(folder), device="cpu"), name)
         return self._added(name, trained)

@@ -9,15 +9,21 @@ from typing import Literal
 from pydantic import Field
 
 from reasoner.config import Config
+from reasoner.economics.cost import Prices
+from reasoner.evals.frontier import Bench, points_of, rows_of, to_plain
 from reasoner.evals.reward_quality import calibration_curve
-from reasoner.evals.rows import to_json
+from reasoner.evals.rows import MetricRow, to_json
 from reasoner.evals.run import RewardModels, Subject, calibrated_threshold, measure
+from reasoner.evals.tools import Solver
+from reasoner.ledger import Ledger
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import UserError
 from reasoner.scoring.aggregate import AGGREGATES, BY_LABEL_KIND
 from reasoner.scoring.prm import score_steps
+from reasoner.search.methods import MethodConfig
 from reasoner.stages.context import Context, make_engine
 from reasoner.store import write_json, write_text
+from reasoner.tree import Problem
 
 
 class Evaluate(Config):
@@ -25,10 +31,16 @@ class Evaluate(Config):
 
     kind: Literal["evaluate"]
     name: str = "evaluate"
-    policies: list[str] = Field(description="stages to measure, in the order of training")
+    policies: list[str] = Field(description="stages to measure, in the order of training; or model folders")
     sampled: list[str] = Field([], description="of these, the ones that are also sampled and ranked")
     problems: list[str] = Field(["test"], description="problem sets")
     num_samples: int = Field(8, ge=1, description="answers per problem for sampled policies")
+    methods: list[MethodConfig] = Field(
+        [], description="test-time methods; each policy answers each problem set by each of them"
+    )
+    budgets: list[int] = Field(
+        [], description="num_samples of every method that samples; empty: each its own"
+    )
     max_tokens: int = Field(256, ge=1, description="longest completion")
     prm: str | None = Field(None, description="stage of the PRM that ranks answers")
     orm: str | None = Field(None, description="stage of the ORM that ranks answers")
@@ -39,20 +51,80 @@ class Evaluate(Config):
         None, description="stage whose judged trees set the PRM's error threshold"
     )
     num_slots: int = Field(256, ge=1, description="sequences decoded at once")
+    prices: Prices = Field(default=Prices.model_validate({}), description="machine to price tokens on")
 
 
 def run_evaluate(config: Evaluate, context: Context) -> None:
-    problems = [i.problem for i in context.items(config.problems)]
-    prompting = context.prompting(config.policies[0])
-    longest = max(len(prompting.prompt_ids(p.prompt)) for p in problems) + config.max_tokens
+    seed = context.session.seed + 10**6  # far from the seeds of training
     aggregate = config.aggregate or BY_LABEL_KIND["soft"]
     if aggregate not in AGGREGATES:
         raise UserError(f"aggregate is {aggregate!r}; expected one of {', '.join(AGGREGATES)}")
-    models = RewardModels(
-        ScoreNet.load(Path(context.model(config.prm))).eval() if config.prm else None,
-        ScoreNet.load(Path(context.model(config.orm))).eval() if config.orm else None,
-        aggregate,
-    )
+    if any(k < 1 for k in config.budgets):
+        raise UserError(f"budgets are {config.budgets}; expected numbers of samples from 1 up")
+    models = RewardModels(_score_net(config.prm, context), _score_net(config.orm, context), aggregate)
+    rows, samples = (_by_methods if config.methods else _by_sampling)(config, context, models, seed)
+    write_text(context.session.out / "rows.json", to_json(rows))
+    write_json(context.session.out / "samples.json", samples)
+
+
+def _score_net(name: str | None, context: Context) -> ScoreNet | None:
+    return ScoreNet.load(Path(context.model(name))).eval() if name else None
+
+
+def _longest(problems: list[Problem], config: Evaluate, context: Context) -> int:
+    prompting = context.prompting(config.policies[0])
+    return max(len(prompting.prompt_ids(p.prompt)) for p in problems) + config.max_tokens
+
+
+def _by_methods(
+    config: Evaluate, context: Context, models: RewardModels, seed: int
+) -> tuple[list[MetricRow], list[dict]]:
+    """Every policy × problem set × method, each charged all that it costs."""
+    sets = {name: [i.problem for i in context.items([name])] for name in config.problems}
+    longest = _longest([p for problems in sets.values() for p in problems], config, context)
+    points = []
+    for i, policy in enumerate(config.policies):
+        ledger = Ledger()
+        engine = make_engine(policy, context, longest, config.num_slots)
+        engine.ledger = ledger
+        solver = Solver(shown(policy), engine, context.prompting(policy), ledger, models.prm, models.orm)
+        for j, (name, problems) in enumerate(sets.items()):
+            part = i * len(sets) + j
+
+            def progress(done: int, total: int, note: str, part: int = part) -> None:
+                context.session.progress(part * total + done, total * len(sets) * len(config.policies), note)
+
+            bench = Bench(name, problems, config.max_tokens, seed, config.prices)
+            points += points_of(bench, solver, config.methods, config.budgets, progress)
+    for p in points:
+        n = len(p.outcomes)
+        counts = {
+            c: round(getattr(p.spent, c) * n)
+            for c in ("prefilled", "reused", "decoded", "scored", "verifications")
+        }
+        context.session.ledger.add(f"{p.model}, {p.name}", **counts)
+    told = {
+        "prompt": context.prompt.model_dump(),
+        "max_tokens": config.max_tokens,
+        "points": to_plain(points),
+    }
+    write_json(context.session.out / "points.json", told)
+    return rows_of(points, config.name), []
+
+
+def shown(policy: str) -> str:
+    """A short name for a policy: of runs/demo/models/ppo/model, ppo."""
+    path = Path(policy)
+    return path.parent.name if path.name == "model" else path.name
+
+
+def _by_sampling(
+    config: Evaluate, context: Context, models: RewardModels, seed: int
+) -> tuple[list[MetricRow], list[dict]]:
+    """Greedy answers, sampled answers and the reward models' quality, of each policy."""
+    problems = [i.problem for i in context.items(config.problems)]
+    prompting = context.prompting(config.policies[0])
+    longest = _longest(problems, config, context)
     if models.prm is not None and config.calibrate_on:
         trees = context.trees(config.calibrate_on)[:300]
         score_steps(models.prm, trees, "prm")
@@ -65,7 +137,6 @@ def run_evaluate(config: Evaluate, context: Context) -> None:
         def progress(done: int, total: int, note: str, i: int = i) -> None:
             context.session.progress(i * total + done, total * len(config.policies), note)
 
-        seed = context.session.seed + 10**6  # far from the seeds of training
         found = measure(subject, problems, prompting, models, config.max_tokens, seed, config.name, progress)
         rows += found.rows
         samples += found.samples[:6]
@@ -73,5 +144,4 @@ def run_evaluate(config: Evaluate, context: Context) -> None:
             scores, labels = zip(*found.step_scores, strict=True)
             curve = [p._asdict() for p in calibration_curve(scores, labels)]
             context.session.log({"method": "prm", "when": policy, "calibration": curve}, i)
-    write_text(context.session.out / "rows.json", to_json(rows))
-    write_json(context.session.out / "samples.json", samples)
+    return rows, samples

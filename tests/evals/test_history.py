@@ -32,5 +32,5 @@ def test_curves_are_limited_and_ordered():
 
 def test_calibrations_round_trip_through_plain_lists():
     points = calibration_curve([0.1, 0.9, 0.8, 0.2], [0, 1, 1, 0], num_bins=2)
-    history = [{"method": "prm", "when": "sft", "calibration": [list(p) for p in points]}, {"step": 1}]
+    history = [{"method": "prm", "when": "sft", "calibration": [p._asdict() for p in points]}, {"step": 1}]
     assert calibrations(history) == {"prm, sft": points}

@@ -12,11 +12,10 @@ from reasoner.evals.metrics import (
     best_of_n,
     fit_coverage,
     maj_at_k,
-    majority,
     pass_at_k,
     pass_hat_k,
-    weighted_majority,
 )
+from reasoner.search.choose import majority, weighted_majority
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from reasoner.evals.report import write_report
+from reasoner.evals.reward_quality import CalibrationPoint
 from reasoner.evals.rows import MetricRow, proportion_row
 
 VOID = {"meta", "circle", "line", "rect", "polyline"}
@@ -79,7 +80,7 @@ def test_a_full_run_shows_its_numbers(tmp_path):
         },
         config_yaml="seed: 0\n",
         history=[{"stage": "ppo", "step": i, "reward": i / 9} for i in range(9)]
-        + [{"method": "prm", "calibration": [[0.5, 0.4, 0.3, 0.6, 20]]}],
+        + [{"method": "prm", "calibration": [CalibrationPoint(0.5, 0.4, 0.3, 0.6, 20)._asdict()]}],
         samples=[
             {"prompt": "1+1?", "steps": [{"text": "1+1=3", "right": False, "prm": 0.07}], "correct": False},
             {"prompt": "2+2?", "steps": [{"text": "2+2=4", "right": True}], "correct": None},

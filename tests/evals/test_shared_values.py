@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from reasoner.evals.metrics import best_of_k, best_of_n, maj_at_k, majority, pass_at_k
+from reasoner.evals.metrics import best_of_k, best_of_n, maj_at_k, pass_at_k
 from reasoner.evals.reward_quality import first_error_f1
+from reasoner.search.choose import majority
 
 
 def read_jsonl(path):

@@ -1,0 +1,118 @@
+"""reasoner solve: one question, answered by a test-time method before your eyes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from rich.console import Console
+from rich.text import Text
+
+from reasoner.config import Config, read_yaml, validate
+from reasoner.data.prompting import PromptConfig, Prompting
+from reasoner.evals.solve import Solved, drawing, printable, solve
+from reasoner.evals.tools import Solver
+from reasoner.ledger import Ledger
+from reasoner.policy.adapters import load_merged
+from reasoner.policy.heads import ScoreNet
+from reasoner.policy.local import LocalEngine
+from reasoner.policy.models import load_tokenizer
+from reasoner.registry import UserError, lookup
+from reasoner.search.methods import METHODS, MethodConfig
+
+
+class SolveConfig(Config):
+    """What `reasoner solve` needs to know."""
+
+    model: str = Field(description="folder or hub name of the policy")
+    question: str = Field(min_length=1, description="the question, as the model is to see it")
+    method: MethodConfig = Field(description="test-time method with its options")
+    prm: str | None = Field(None, description="folder of a process reward model")
+    orm: str | None = Field(None, description="folder of an outcome reward model")
+    prompt: PromptConfig | None = Field(
+        None,
+        description="how to prompt; empty: that of the run the model is in, else the chat template if there is one",
+    )
+    verifier: str = Field("math", description="verifier that tells which answers are the same")
+    max_tokens: int = Field(512, ge=1, description="longest completion")
+    num_slots: int = Field(64, ge=1, description="sequences decoded at once")
+    seed: int = Field(0, description="seed of everything random")
+
+
+def config_of(raw: dict[str, Any]) -> SolveConfig:
+    """The config of a command line; `method` holds name and options, budget included."""
+    method = dict(raw["method"])
+    lookup(METHODS, str(method.get("name")), "method")
+    return validate(SolveConfig, {**raw, "method": method}, "solve")
+
+
+def run_solve(config: SolveConfig, as_json: bool) -> None:
+    """Answer, showing each continuation as it comes, then the tree, the votes and what it took."""
+    console = Console(stderr=as_json)
+    solver = _solver(config)
+    prompt = len(solver.prompting.prompt_ids(config.question))
+    if prompt + 1 >= solver.engine.max_context:
+        raise UserError(
+            f"the question has {prompt} tokens; expected room for an answer in {solver.engine.max_context}"
+        )
+
+    def show(text: str) -> None:
+        console.print(Text("· " + printable(text).strip().replace("\n", "\n  "), style="dim"))
+
+    solved = solve(
+        config.question, config.verifier, solver, config.method, config.max_tokens, config.seed, show
+    )
+    if as_json:
+        print(json.dumps(_plain(solved)))
+        return
+    console.print(drawing(solved.tree, solved.choice, solver.prompting.decode))
+    _print_answer(solved, console)
+
+
+def _solver(config: SolveConfig) -> Solver:
+    prompt = config.prompt or _prompt_near(config.model)
+    tokenizer = load_tokenizer(config.model)
+    prompting = Prompting(tokenizer, prompt or PromptConfig(chat=bool(tokenizer.chat_template)))  # type: ignore[call-arg]
+    lm = load_merged(config.model)
+    lm.to("cuda" if torch.cuda.is_available() else "cpu")
+    ledger = Ledger()
+    longest = len(prompting.prompt_ids(config.question)) + config.max_tokens
+    longest = min(longest, getattr(lm.config, "max_position_embeddings", longest))
+    engine = LocalEngine(lm, [prompting.eos_id], config.num_slots, longest, ledger=ledger)
+    nets = [ScoreNet.load(Path(p)).eval() if p else None for p in (config.prm, config.orm)]
+    return Solver(Path(config.model).name, engine, prompting, ledger, *nets)
+
+
+def _prompt_near(model: str) -> PromptConfig | None:
+    """The prompt of the run that a model folder lies in (runs/demo/models/ppo/model)."""
+    for folder in list(Path(model).resolve().parents)[:4]:
+        if (folder / "config.yaml").is_file() and (folder / "models").is_dir():
+            return validate(PromptConfig, read_yaml(folder / "config.yaml").get("prompt") or {}, str(folder))
+    return None
+
+
+def _print_answer(solved: Solved, console: Console) -> None:
+    choice = solved.choice
+    votes = sorted(choice.votes.items(), key=lambda v: -v[1])
+    shown = ", ".join(f"{printable(a)} ({w:.3g})" for a, w in votes[:6])
+    counts = {
+        key: sum(m.get(key, 0) for m in solved.counts.values())
+        for key in ("prefilled", "reused", "decoded", "scored")
+    }
+    console.print(Text.assemble(("answer  ", "dim"), (printable(choice.answer or "none found"), "bold")))
+    console.print(
+        Text(f"votes   {shown or 'none'}   confidence {choice.confidence:.2f}   among: {choice.drawn}")
+    )
+    spent = ", ".join(f"{n:,} {key}" for key, n in counts.items() if n)
+    console.print(Text(f"tokens  {spent}   {solved.seconds:.1f} s", style="dim"))
+
+
+def _plain(solved: Solved) -> dict[str, Any]:
+    choice = solved.choice
+    return {
+        "answer": choice.answer, "confidence": choice.confidence, "votes": choice.votes, "drawn": choice.drawn,
+        "text": solved.text, "counts": solved.counts, "seconds": solved.seconds,
+    }  # fmt: skip

@@ -1,0 +1,71 @@
+"""All test-time methods in one table: a name, its config, and one function (trees, tools, config) -> choices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from reasoner.search.allocate import Adaptive, adaptive
+from reasoner.search.beam import Beam, beam
+from reasoner.search.budget import Budget, budget
+from reasoner.search.critique import SelfCritique, self_critique
+from reasoner.search.early_stop import DeepConfOnline, EarlyStop, deepconf_online, early_stop
+from reasoner.search.method import Choice, Tools
+from reasoner.search.retry import CotDecoding, Retry, cot_decoding, retry
+from reasoner.search.samples import Greedy, OfSamples, greedy, of_samples
+from reasoner.search.switch import Switch, switch
+from reasoner.search.tree_search import TreeSearch, tree_search
+from reasoner.tree import Tree
+
+Method = Callable[[Sequence[Tree], Tools, Any], list[Choice]]
+
+METHODS: dict[str, Method] = {
+    "greedy": greedy,
+    "majority": of_samples,
+    "weighted_majority": of_samples,
+    "best_of": of_samples,
+    "borda": of_samples,
+    "deepconf": of_samples,
+    "early_stop": early_stop,
+    "deepconf_online": deepconf_online,
+    "beam": beam,
+    "dvts": beam,
+    "mcts": tree_search,
+    "switch": switch,
+    "cot_decoding": cot_decoding,
+    "retry": retry,
+    "budget": budget,
+    "self_critique": self_critique,
+    "adaptive": adaptive,
+}
+
+MethodConfig = Annotated[
+    Greedy
+    | OfSamples
+    | EarlyStop
+    | DeepConfOnline
+    | Beam
+    | TreeSearch
+    | Switch
+    | CotDecoding
+    | Retry
+    | Budget
+    | SelfCritique
+    | Adaptive,
+    Field(discriminator="name"),
+]
+
+
+def answer(trees: Sequence[Tree], tools: Tools, config) -> list[Choice]:
+    """Run the configured method: grow the trees (each holding its prompt) and choose one answer per problem."""
+    return METHODS[config.name](trees, tools, config)
+
+
+def label_of(config) -> str:
+    """What a method is called in reports."""
+    if config.label:
+        return config.label
+    details = [getattr(config, key, "") for key in ("scorer", "judge")]
+    return " ".join([config.name, *(d for d in details if d)])

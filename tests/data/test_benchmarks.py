@@ -1,0 +1,157 @@
+"""Benchmarks and puzzles as problems: gold answers pass their own verifier, and bad rows are one clear line."""
+
+import gzip
+import json
+
+import pytest
+
+from reasoner.config import validate
+from reasoner.data.sources import SourceConfig, load_items
+from reasoner.registry import UserError
+from verifiers import verify
+
+
+def items(name: str, **options):
+    return load_items(validate(SourceConfig, {"name": name, **options}, "test"))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "num"),
+    [
+        ("math", "math/MATH_test_minus_MATH500.jsonl.gz", 40),
+        ("math", "math/MATH_train_problem_answer.jsonl.gz", 40),
+        ("aime", "math/aime24__test.jsonl", 30),
+        ("aime", "math/aimo-validation-aime.jsonl.gz", 40),
+        ("amc", "math/amc23__test.jsonl", 40),
+        ("asdiv", "math/asdiv__test.jsonl.gz", 40),
+        ("olympiadbench", "math/olympiadbench__test.jsonl.gz", 40),
+    ],
+)
+def test_gold_answers_pass_their_verifier(shared_data, name, file, num):
+    found = items(name, path=str(shared_data / file), size=40)
+    assert len(found) == num
+    for item in found:
+        gold = item.problem.reference["answer"]
+        assert verify("math", rf"so \boxed{{{gold}}}", item.problem.reference).status == "correct", (
+            item.problem.id
+        )
+        assert verify("math", r"so \boxed{-98765}", item.problem.reference).status == "incorrect"
+
+
+def test_answers_and_questions_as_they_are_asked(shared_data):
+    (first, *_) = items("asdiv", path=str(shared_data / "math/asdiv__test.jsonl.gz"), size=1)
+    assert first.problem.prompt.startswith(
+        "Seven red apples and two green apples are in the basket. How many"
+    )
+    assert first.problem.reference["answer"] == "9"
+    (first, *_) = items("amc", path=str(shared_data / "math/amc23__test.jsonl"), size=1)
+    assert first.problem.reference["answer"] == "27"
+
+
+def test_svamp_rows(tmp_path):
+    row = {"Body": "There are 5 birds.", "Question": "How many birds are there?", "Answer": "5.0"}
+    (tmp_path / "svamp.jsonl").write_text(json.dumps(row) + "\n")
+    (item,) = items("svamp", path=str(tmp_path / "svamp.jsonl"))
+    assert item.problem.prompt == "There are 5 birds. How many birds are there?"
+    assert verify("math", "#### 5", item.problem.reference).status == "correct"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("humaneval", "code/HumanEval.jsonl"), ("mbpp", "code/mbpp.visible.jsonl.gz")]
+)
+def test_reference_programs_pass(shared_data, name, file):
+    path = shared_data / file
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt") as lines:
+        rows = [json.loads(next(lines)) for _ in range(2)]
+    for row, item in zip(rows, items(name, path=str(path), size=2), strict=True):
+        program = row["prompt"] + row["canonical_solution"] if name == "humaneval" else row["code"]
+        assert verify("code", f"```python\n{program}\n```", item.problem.reference).status == "correct"
+        assert verify("code", "```python\ndef f(): pass\n```", item.problem.reference).status == "incorrect"
+
+
+def test_livecodebench_rows(shared_data):
+    found = items(
+        "livecodebench", path=str(shared_data / "code/livecodebench_rllm_test.visible.jsonl.gz"), size=60
+    )
+    assert len(found) == 60
+    kinds = {"entry_point" in i.problem.reference for i in found}
+    assert kinds == {True, False}
+    cards = found[0].problem  # at most one swap makes abc: one letter at least stands right
+    program = "for _ in range(int(input())):\n s=input().strip()\n print('YES' if any(a==b for a,b in zip(s,'abc')) else 'NO')"
+    assert "three cards" in cards.prompt
+    assert verify("code", f"```python\n{program}\n```", cards.reference).status == "correct"
+
+
+def test_game_of_24_and_countdown(shared_data):
+    (first, *_) = items("countdown", path=str(shared_data / "countdown_24/24.csv"), size=3)
+    assert first.problem.reference == {"puzzle": "countdown", "numbers": [1, 1, 4, 6], "target": 24}
+    assert verify("logic", "#### (1 + 1 * 4) * 6 - 6", first.problem.reference).status == "incorrect"
+    assert verify("logic", "#### (1 - 1 + 4) * 6", first.problem.reference).status == "correct"
+    (other, *_) = items("countdown", path=str(shared_data / "countdown_24/countdown_train.jsonl.gz"), size=1)
+    assert verify("logic", "#### 44 + 19 + 35 = 98", other.problem.reference).status == "correct"
+
+
+def test_the_bracket_puzzle_of_the_qwq_announcement():
+    (first, second, *_) = items("bracket_sums", size=30)
+    assert first.problem.prompt.startswith(
+        "Add one pair of brackets to the expression 1 + 2 * 3 + 4 * 5 + 6 * 7 + 8 * 9 so that it equals 479"
+    )
+    reference = first.problem.reference
+    for answer, status in [
+        ("1 + 2 * (3 + 4 * 5 + 6) * 7 + 8 * 9", "correct"),
+        ("1 + 2 × (3 + 4 × 5 + 6) × 7 + 8 × 9 = 479", "correct"),
+        ("1 + 2 * (3 + 4) * 5 + 6 * 7 + 8 * 9", "incorrect"),
+        ("479", "incorrect"),
+        ("(1 + 2 * 3 + 4 * 5) + (6 * 7 + 8 * 9)", "incorrect"),
+        ("400 + 79 * (1)", "incorrect"),
+        ("1 + 2 * (3 + 4 * 5 + 6) * 7 + 8 * 9 = 480", "incorrect"),
+    ]:
+        assert verify("logic", f"#### {answer}", reference).status == status, answer
+    again = items("bracket_sums", start=1, size=1)
+    assert again[0].problem == second.problem
+
+
+def test_every_bracket_puzzle_has_a_solution_and_none_as_it_stands():
+    for item in items("bracket_sums", size=25):
+        reference = item.problem.reference
+        parts = reference["expression"].split()
+        texts = [
+            " ".join([*parts[:a], "(", *parts[a : b + 1], ")", *parts[b + 1 :]])
+            for a in range(0, len(parts), 2)
+            for b in range(a + 2, len(parts), 2)
+        ]
+        assert any(verify("logic", f"#### {t}", reference).status == "correct" for t in texts)
+        assert verify("logic", f"#### ({reference['expression']})", reference).status == "incorrect"
+
+
+def test_any_reasoning_gym_family():
+    found = items("gym", families={"simple_equations": {}, "spell_backward": {}}, size=4)
+    assert len(found) == 4
+    item = next(i for i in found if i.problem.id.startswith("spell"))
+    entry = json.loads(item.problem.reference["entry"])
+    assert verify("logic", f"#### {entry['answer']}", item.problem.reference).status == "correct"
+    with pytest.raises(UserError, match="reasoning-gym family"):
+        items("gym", families={"simple_equations": {"no_such_option": 1}})
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("math", {"problem": "1+1?"}, "has no answer"),
+        ("math", {"answer": "3"}, "has no question"),
+        ("mbpp", {"text": "Write a function"}, "has no test_list"),
+        ("countdown", {"nums": [1, 2]}, "has no numbers and target"),
+        ("livecodebench", {"problem": "Print x"}, "has no tests"),
+    ],
+)
+def test_rows_without_what_is_needed_are_one_line(tmp_path, name, row, message):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=message):
+        items(name, path=str(tmp_path / "rows.jsonl"))
+
+
+def test_an_empty_benchmark_is_one_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(UserError, match="is empty"):
+        items("math", path=str(tmp_path / "rows.jsonl"))
