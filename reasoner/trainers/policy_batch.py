@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -148,21 +148,33 @@ def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientS
     )
 
 
+class OwnChain(NamedTuple):
+    """A verified chain of the policy's own, and how much better it was than its problem's average."""
+
+    example: SFTExample
+    gain: float
+
+
 def verified_chains(
     problems: Sequence[Problem], trees: Sequence[Tree], prompting: Prompting
-) -> list[SFTExample]:
-    """The first chain from the prompt that was verified, of each problem that has one (Oh et al. 2018, self-imitation)."""
+) -> list[OwnChain]:
+    """The first verified chain from the prompt of each problem that has one, to be imitated by its gain.
+
+    The gain is 1 less the share of the problem's chains that were right: the (R - V)+ of self-imitation
+    learning (Oh et al. 2018, equation 2) with the group's mean for V. A chain that always comes out right
+    teaches nothing; the rare success on a hard problem is shown most often.
+    """
     found = []
     for problem, tree in zip(problems, trees, strict=True):
-        right = [
-            i for i in tree.children(ROOT) if i in tree.verdicts and tree.verdicts[i].status == "correct"
-        ]
-        if right:
+        judged = [i for i in tree.children(ROOT) if i in tree.verdicts and tree.verdicts[i].status != "error"]
+        right = [i for i in judged if tree.verdicts[i].status == "correct"]
+        if right and len(right) < len(judged):
             ids = list(tree.nodes[right[0]].token_ids)
-            found.append(
-                SFTExample(problem.id, problem.prompt, prompting.decode(ids), list(tree.nodes[ROOT].token_ids), ids,
-                           problem.source, problem.licence)
+            example = SFTExample(
+                problem.id, problem.prompt, prompting.decode(ids), list(tree.nodes[ROOT].token_ids), ids,
+                problem.source, problem.licence,
             )  # fmt: skip
+            found.append(OwnChain(example, 1 - len(right) / len(judged)))
     return found
 
 

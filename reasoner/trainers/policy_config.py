@@ -35,11 +35,11 @@ class PolicyGradientStage(Config):
     )
     entropy_weight: float = Field(0.0, ge=0, description="weight of the entropy bonus")
     ptx_weight: float = Field(
-        0.0, ge=0, description="weight of imitating demonstrations beside (InstructGPT's PPO-ptx)"
+        0.0, ge=0, description="weight of imitating demonstrations (InstructGPT's PPO-ptx) and own chains beside"
     )
     ptx_batch: int = Field(32, ge=1, description="demonstrations per update and process")
-    imitate_self: bool = Field(
-        False, description="imitate the policy's own verified chains as well (self-imitation)"
+    self_batch: int = Field(
+        0, ge=0, description="of the policy's own verified chains, how many are imitated per update and process"
     )
     importance_limit: float = Field(2.0, gt=0, description="bound of the weight between trainer and sampler")
     drop_uniform: bool = Field(

@@ -34,6 +34,7 @@ from reasoner.trainers.loop import Session, by_steps, make_optimizer
 from reasoner.trainers.policy_batch import (
     Batch,
     Models,
+    OwnChain,
     book,
     describe,
     grouped,
@@ -82,7 +83,7 @@ def train_policy(
         sampler.to(accelerator.device), [prompting.eos_id], config.num_slots,
         max_context=_longest_prompt(problems, prompting) + config.max_tokens, ledger=session.ledger,
     )  # fmt: skip
-    shown_from = list(demonstrations)
+    own: list[OwnChain] = []
     rng = random.Random(session.seed + accelerator.process_index)
     for round in range(config.rounds):
         chosen = [
@@ -108,8 +109,7 @@ def train_policy(
         samples = [method(t, config.advantage) for t in kept_trees]
         if config.whiten:
             samples = whiten(samples, accelerator)
-        if config.imitate_self:
-            shown_from += verified_chains([p for _, p in mine], trees, prompting)
+        own += verified_chains([p for _, p in mine], trees, prompting)
         parts = [
             [s for (i, _), s in zip(kept, samples, strict=True) if i % config.minibatches == m]
             for m in range(config.minibatches)
@@ -120,7 +120,9 @@ def train_policy(
         seen: Counter[str] = Counter()
         for _ in range(config.epochs):
             for part in prepared:
-                shown = rng.choices(shown_from, k=config.ptx_batch) if config.ptx_weight else []
+                shown = rng.choices(demonstrations, k=config.ptx_batch) if demonstrations else []
+                if own and config.self_batch:
+                    shown += [c.example for c in rng.choices(own, [c.gain for c in own], k=config.self_batch)]
                 stats = update_once(part, shown, models, optimizers, config, accelerator)
                 seen.update(stats)
                 for schedule in schedules:
