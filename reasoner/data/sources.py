@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -35,6 +36,9 @@ class SourceConfig(Config):
     )
     size: int = Field(1000, ge=1, description="most problems to take")
     domain: str = Field("", description="name of this set in reports")
+    worked: float = Field(
+        1.0, ge=0, le=1, description="share of the solutions with their working; the others state the answer alone"
+    )
 
 
 class Item(NamedTuple):
@@ -103,7 +107,8 @@ def arithmetic(config: SourceConfig) -> Iterator[Item]:
                 source=f"reasoning-gym {name}",
                 licence="Apache-2.0",
             )
-            yield Item(problem, solution)
+            shows = random.Random(prompt).random() < config.worked
+            yield Item(problem, solution if shows else f"#### {problem.reference['answer']}")
 
 
 def gsm8k(config: SourceConfig) -> Iterator[Item]:
