@@ -66,21 +66,34 @@ class Call:
 Expression = Number | Operation | Group | Call
 
 
+def parse_expression(text: str) -> Expression:
+    """The expression with redundant parentheses dropped; text that is none of + - * / ( ) gcd lcm is a ValueError."""
+    tokens = _tokens(text)
+    found = _ungrouped(_parse(tokens))
+    if tokens:
+        raise ValueError(f"cannot read {''.join(tokens)!r} at the end of {text!r}; expected an operator")
+    return found
+
+
+def next_line(e: Expression) -> tuple[str | None, Expression]:
+    """The next calculation as a line, and the expression after it; no line where a number is left."""
+    lines: list[str] = []
+    while not lines and not isinstance(e, Number):
+        e = _ungrouped(_reduce(e, lines))
+    return (lines[0] if lines else None), e
+
+
 def work_out(expression: str) -> str | None:
     """The lines of the working and `#### result`; None where a division does not come out even.
 
     Text that is no expression of + - * / ( ) gcd lcm is a ValueError.
     """
-    tokens = _tokens(expression)
-    current = _ungrouped(_parse(tokens))
-    if tokens:
-        raise ValueError(
-            f"cannot read {''.join(tokens)!r} at the end of {expression!r}; expected an operator"
-        )
+    current = parse_expression(expression)
     lines: list[str] = []
     try:
         while not isinstance(current, Number):
-            current = _ungrouped(_reduce(current, lines))
+            line, current = next_line(current)
+            lines += [line] if line else []
     except Uneven:
         return None
     return "\n".join([*lines, f"#### {current}"])

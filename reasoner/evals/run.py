@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from reasoner.data.prompting import Prompting
+from reasoner.data.working import check_working
 from reasoner.evals.metrics import best_of_n, maj_at_k, pass_at_k
 from reasoner.evals.reward_quality import auroc, best_threshold, first_below, first_error_f1
 from reasoner.evals.rows import MetricRow, mean_row, statistic_row
@@ -140,9 +141,17 @@ def calibrated_threshold(trees: Sequence[Tree], prompting: Prompting) -> float:
     return best_threshold([[x for _, x in c] for c in chains], truth).threshold
 
 
+def written_steps(response: str, problem: str) -> list[WrittenStep]:
+    """The exact truth of each line: as the next calculation where the problem is an expression, else by itself."""
+    try:
+        return check_working(response, problem)
+    except ValueError:
+        return check_steps(response, problem)
+
+
 def checked_chain(tree: Tree, leaf: int, prompting: Prompting) -> list[tuple[WrittenStep, float]]:
     """The calculations of a trajectory with their truth and the PRM's score; none where lines and steps don't match."""
-    written = check_steps(prompting.decode(tree.completion_ids(leaf)), tree.problem.prompt)
+    written = written_steps(prompting.decode(tree.completion_ids(leaf)), tree.problem.prompt)
     scores = tree.path_scores("prm", leaf)
     if len(written) != len(scores):
         return []
@@ -213,7 +222,7 @@ def _add_step_quality(
 
 def _sample(tree: Tree, prompting: Prompting, when: str) -> dict[str, Any]:
     leaf = tree.leaves()[0]
-    written = check_steps(prompting.decode(tree.completion_ids(leaf)), tree.problem.prompt)
+    written = written_steps(prompting.decode(tree.completion_ids(leaf)), tree.problem.prompt)
     scores = tree.path_scores("prm", leaf)
     matched = scores if len(scores) == len(written) else [None] * len(written)
     return {
