@@ -76,6 +76,7 @@ def evaluate(
     """Problem sets × policies × test-time methods, each charged all that it costs; or samples made elsewhere.
 
     Example: reasoner evaluate configs/evaluate_demo.yaml
+    Step benchmarks of reward models: reasoner evaluate configs/evaluate/processbench.yaml
     """
     if replay is None:
         if config is None:
@@ -141,16 +142,6 @@ def train(
             f"{config} has {len(trainers)} training stages ({', '.join(trainers)}); expected one, or use reasoner run"
         )
     _execute(resolved, False)
-
-
-@app.command()
-def evaluate(config: Annotated[Path, typer.Argument(help="YAML with stages that measure")], overrides: Overrides = None,
-             as_json: AsJson = False) -> None:  # fmt: skip
-    """Measure models or given scores by the stages of CONFIG.
-
-    Example: reasoner evaluate configs/evaluate/processbench.yaml stages.0.prm=runs/prm800k/models/prm/model
-    """
-    _run(config, overrides or [], as_json)
 
 
 @app.command()
