@@ -71,7 +71,7 @@ def draw(
     growth = Growth(prompting.mark_steps, max_tokens, Sampling(temperature), seed)
     judge_while(
         lambda on_node: grow(
-            trees, engine, fan(num), growth, lambda done: progress(done, len(trees), ""), on_node
+            trees, engine, fan(num), growth, lambda done: progress(done, len(trees), ""), on_node=on_node
         ),
         trees,
         prompting.decode,
