@@ -35,6 +35,9 @@ class SourceConfig(Config):
     )
     size: int = Field(1000, ge=1, description="most problems to take")
     domain: str = Field("", description="name of this set in reports")
+    worked: float = Field(
+        1.0, ge=0, le=1, description="arithmetic: share of the solutions that show their working; others only answer"
+    )
 
 
 class Item(NamedTuple):

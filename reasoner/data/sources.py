@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -75,7 +76,8 @@ def arithmetic(config: SourceConfig) -> Iterator[Item]:
                 source=f"reasoning-gym {name}",
                 licence="Apache-2.0",
             )
-            yield Item(problem, solution)
+            shows = random.Random(prompt).random() < config.worked
+            yield Item(problem, solution if shows else f"#### {problem.reference['answer']}")
 
 
 def gsm8k(config: SourceConfig) -> Iterator[Item]:

@@ -65,3 +65,15 @@ def test_gsm8k_rows(shared_data):
     assert items[0].problem.reference == {"answer": raw[0]["answer"].rpartition("#### ")[2]}
     assert "<<" not in items[0].solution
     assert all(verify("math", i.solution, i.problem.reference).status == "correct" for i in items)
+
+
+def test_worked_sets_the_share_of_solutions_that_show_their_working():
+    families = {"chain_sum": {"min_terms": 3, "max_terms": 4, "min_digits": 1, "max_digits": 1}}
+    of = {
+        share: load_items(SourceConfig(name="arithmetic", size=200, families=families, worked=share))
+        for share in (0.0, 0.5, 1.0)
+    }
+    bare = {share: sum(i.solution.startswith("####") for i in items) for share, items in of.items()}
+    assert bare[1.0] == 0 and bare[0.0] == len(of[0.0])
+    assert 0.35 < bare[0.5] / len(of[0.5]) < 0.65
+    assert [i.problem for i in of[0.0]] == [i.problem for i in of[1.0]]

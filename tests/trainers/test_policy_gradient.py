@@ -113,6 +113,8 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path
     with pytest.raises(KeyboardInterrupt):
         train(folder, tmp_path / "cut", options, log=cut, checkpoints=tmp_path / "kept", **paths)
     again, late = train(folder, tmp_path / "cut", options, checkpoints=tmp_path / "kept", **paths)
+    for row in (*rows, *late):
+        del row["ppo/verdict_wait"]  # wall time
     assert len(late) == 2 and late == rows[2:]
     assert moved(whole, again) == 0
     for net in ("critic", "prm"):
