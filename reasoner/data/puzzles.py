@@ -7,8 +7,7 @@ import random
 from collections.abc import Iterator
 from fractions import Fraction
 
-from reasoner.data.rows import Item, SourceConfig
-from reasoner.registry import UserError
+from reasoner.data.rows import Item, SourceConfig, gym_rows
 from reasoner.tree import Problem
 
 # The puzzle of the QwQ-32B-Preview announcement (Qwen team, 2024): one pair of brackets makes it 479.
@@ -17,35 +16,19 @@ QWQ_EXPRESSION, QWQ_TARGET = "1 + 2 * 3 + 4 * 5 + 6 * 7 + 8 * 9", 479
 
 def gym(config: SourceConfig) -> Iterator[Item]:
     """Any reasoning-gym families, judged by their own scorers in the sandbox."""
-    import reasoning_gym  # slow to import, and only such sources need it
-
-    if not config.families:
-        raise UserError("source gym has no families; expected e.g. families: {simple_equations: {}}")
-    shares = {name: float(options.get("share", 1)) for name, options in config.families.items()}
-    for name, options in config.families.items():
-        options = {k: v for k, v in options.items() if k != "share"}
-        size = round(config.size * shares[name] / sum(shares.values()))
-        if size == 0:
-            continue
-        try:
-            rows = reasoning_gym.create_dataset(name, size=size, seed=config.start, **options)
-        except (TypeError, AssertionError, ValueError) as problem:
-            raise UserError(
-                f"families.{name} is {options}; expected a reasoning-gym family with its options: {problem}"
-            ) from problem
-        for i, row in enumerate(rows):
-            yield Item(
-                Problem(
-                    id=f"{name}/{config.start + i}",
-                    prompt=row["question"],
-                    verifier="logic",
-                    reference={"puzzle": name, "entry": json.dumps(row, default=str)},
-                    domain=config.domain or name,
-                    source=f"reasoning-gym {name}",
-                    licence="Apache-2.0",
-                ),
-                None,
-            )
+    for name, i, row in gym_rows(config):
+        yield Item(
+            Problem(
+                id=f"{name}/{config.start + i}",
+                prompt=row["question"],
+                verifier="logic",
+                reference={"puzzle": name, "entry": json.dumps(row, default=str)},
+                domain=config.domain or name,
+                source=f"reasoning-gym {name}",
+                licence="Apache-2.0",
+            ),
+            None,
+        )
 
 
 def bracket_sums(config: SourceConfig) -> Iterator[Item]:

@@ -36,7 +36,10 @@ class SourceConfig(Config):
     size: int = Field(1000, ge=1, description="most problems to take")
     domain: str = Field("", description="name of this set in reports")
     worked: float = Field(
-        1.0, ge=0, le=1, description="arithmetic: share of the solutions that show their working; others only answer"
+        1.0,
+        ge=0,
+        le=1,
+        description="arithmetic: share of the solutions that show their working; others only answer",
     )
 
 
@@ -111,3 +114,27 @@ def file_rows(path: Path) -> Iterator[dict]:
             if not isinstance(row, dict):
                 raise UserError(f"line {number} of {path} is a JSON {type(row).__name__}; expected an object")
             yield row
+
+
+def gym_rows(config: SourceConfig) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """(family, number within it, row) of the source's reasoning-gym families, by their shares of its size."""
+    import reasoning_gym  # slow to import, and only such sources need it
+
+    if not config.families:
+        raise UserError(
+            f"source {config.name} has no families; expected e.g. families: {{chain_sum: {{max_terms: 3}}}}"
+        )
+    shares = {name: float(options.get("share", 1)) for name, options in config.families.items()}
+    for name, options in config.families.items():
+        options = {k: v for k, v in options.items() if k != "share"}
+        size = round(config.size * shares[name] / sum(shares.values()))
+        if size == 0:
+            continue
+        try:
+            rows = reasoning_gym.create_dataset(name, size=size, seed=config.start, **options)
+        except (TypeError, AssertionError, ValueError) as problem:
+            raise UserError(
+                f"families.{name} is {options}; expected options of that reasoning-gym family: {problem}"
+            ) from problem
+        for i, row in enumerate(rows):
+            yield name, i, row

@@ -11,7 +11,7 @@ from pathlib import Path
 from reasoner.data.benchmarks import BENCHMARKS
 from reasoner.data.demonstrator import work_out
 from reasoner.data.puzzles import bracket_sums, gym
-from reasoner.data.rows import Item, SourceConfig, need, read_rows
+from reasoner.data.rows import Item, SourceConfig, gym_rows, need, read_rows
 from reasoner.registry import UserError, lookup
 from reasoner.tree import Problem
 from verifiers import lookup as lookup_verifier
@@ -42,42 +42,24 @@ def arithmetic(config: SourceConfig) -> Iterator[Item]:
 
     The answer is our own exact result, not the generator's, whose scorer gives credit for substrings.
     """
-    import reasoning_gym  # slow to import, and only this source needs it
-
-    if not config.families:
-        raise UserError(
-            "source arithmetic has no families; expected e.g. families: {chain_sum: {max_terms: 3}}"
+    for name, i, row in gym_rows(config):
+        meta = row["metadata"]
+        numbers = ",".join(map(str, meta.get("numbers", ())))
+        prompt = meta["expression"].replace(" ", "") if "expression" in meta else f"{name}({numbers})"
+        solution = work_out(prompt)
+        if solution is None:
+            continue  # a division that does not come out even has no working in decimals
+        problem = Problem(
+            id=f"{name}/{config.start + i}",
+            prompt=prompt,
+            verifier="math",
+            reference={"answer": solution.rpartition("#### ")[2]},
+            domain=config.domain or name,
+            source=f"reasoning-gym {name}",
+            licence="Apache-2.0",
         )
-    shares = {name: float(options.get("share", 1)) for name, options in config.families.items()}
-    for name, options in config.families.items():
-        options = {k: v for k, v in options.items() if k != "share"}
-        size = round(config.size * shares[name] / sum(shares.values()))
-        if size == 0:
-            continue
-        try:
-            rows = reasoning_gym.create_dataset(name, size=size, seed=config.start, **options)
-        except (TypeError, AssertionError, ValueError) as problem:
-            raise UserError(
-                f"families.{name} is {options}; expected options of that reasoning-gym family: {problem}"
-            ) from problem
-        for i, row in enumerate(rows):
-            meta = row["metadata"]
-            numbers = ",".join(map(str, meta.get("numbers", ())))
-            prompt = meta["expression"].replace(" ", "") if "expression" in meta else f"{name}({numbers})"
-            solution = work_out(prompt)
-            if solution is None:
-                continue  # a division that does not come out even has no working in decimals
-            problem = Problem(
-                id=f"{name}/{config.start + i}",
-                prompt=prompt,
-                verifier="math",
-                reference={"answer": solution.rpartition("#### ")[2]},
-                domain=config.domain or name,
-                source=f"reasoning-gym {name}",
-                licence="Apache-2.0",
-            )
-            shows = random.Random(prompt).random() < config.worked
-            yield Item(problem, solution if shows else f"#### {problem.reference['answer']}")
+        shows = random.Random(prompt).random() < config.worked
+        yield Item(problem, solution if shows else f"#### {problem.reference['answer']}")
 
 
 def gsm8k(config: SourceConfig) -> Iterator[Item]:
