@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
@@ -15,10 +16,14 @@ from reasoner.registry import UserError, lookup
 class PromptConfig(Config):
     """How a problem becomes a prompt."""
 
-    template: str = Field("{prompt}", description="text around the problem; `{prompt}` is replaced literally")
-    chat: bool = Field(False, description="wrap the text as a user turn of the tokenizer's chat template")
-    system: str = Field("", description="system message, with `chat` only")
-    delimiter: str = Field("\n", min_length=1, description="text that ends a step")
+    template: str = Field(
+        default="{prompt}", description="text around the problem; `{prompt}` is replaced literally"
+    )
+    chat: bool = Field(
+        default=False, description="wrap the text as a user turn of the tokenizer's chat template"
+    )
+    system: str = Field(default="", description="system message, with `chat` only")
+    delimiter: str = Field(default="\n", min_length=1, description="text that ends a step")
     steps: StepConfig = StepConfig()
 
 
@@ -32,9 +37,13 @@ class Prompting:
             raise UserError(
                 "prompt.chat is true but the tokenizer has no chat template; set prompt.chat=false"
             )
-        self.tokenizer, self.config = tokenizer, config
-        self.eos_id: int = tokenizer.eos_token_id
-        pieces = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in range(len(tokenizer))]
+        # its methods return one text or a list of texts, by what they are given, which no checker can tell
+        self.tokenizer: Any = tokenizer
+        self.config = config
+        self.eos_id: int = self.tokenizer.eos_token_id
+        pieces: list[str] = [
+            self.tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in range(len(tokenizer))
+        ]
         self._marking = Marking(config.steps, config.delimiter, pieces)
         self._rule = lookup(RULES, config.steps.rule, "rule for steps")
         # a token such as ".\n\n" holds the delimiter without being it

@@ -25,9 +25,9 @@ _WORD = re.compile(r"[^\W_]+|[^\w\s]")
 class ContaminationConfig(Config):
     """When a training text counts as holding a problem of the set `test`."""
 
-    ngram: int = Field(13, ge=2, description="words and signs in a row that are compared")
+    ngram: int = Field(default=13, ge=2, description="words and signs in a row that are compared")
     share: float = Field(
-        0.5,
+        default=0.5,
         gt=0,
         le=1,
         description="share of a problem's n-grams in a training text from which it is contaminated",

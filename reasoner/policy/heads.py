@@ -60,7 +60,9 @@ class ScoreNet(torch.nn.Module):
     def __init__(self, lm, label_ids: tuple[int, int] | None = None):
         super().__init__()
         self.lm = lm
-        self.head = _zero_head(lm.config.hidden_size) if label_ids is None else LabelTokens(lm, label_ids)
+        self.head: torch.nn.Module = (
+            _zero_head(lm.config.hidden_size) if label_ids is None else LabelTokens(lm, label_ids)
+        )
 
     def forward(self, ids_BT, positions_BT, mask_B1TT, at_S) -> torch.Tensor:
         hidden_BTD = packed_hidden(self.lm, ids_BT, positions_BT, mask_B1TT)

@@ -43,13 +43,19 @@ class Published(NamedTuple):
     head: Head
 
 
+def _start(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of the token that begins a sequence, where there is one."""
+    return str(tokenizer.bos_token or "")
+
+
 def tagged(tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str]) -> list[Piece]:
     """Math-Shepherd: "question step ки", a line a step, read at each ки (Wang et al. 2024, model card)."""
     text, read = prompt, []
     for i, step in enumerate(steps):
         text += f"{' ' if i == 0 else chr(10)}{step.strip()} ки"
         read.append(len(text) - 1)
-    return [Piece((tokenizer.bos_token or "") + text, tuple(len(tokenizer.bos_token or "") + r for r in read))]
+    start = _start(tokenizer)
+    return [Piece(start + text, tuple(len(start) + r for r in read))]
 
 
 def turns(tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str]) -> list[Piece]:
@@ -66,7 +72,7 @@ def turns(tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str])
 
 def lines(tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str]) -> list[Piece]:
     """Skywork-o1: the problem, then each step closed by a line end, which is read (He et al. 2024)."""
-    pieces = [Piece(f"{tokenizer.bos_token or ''}{prompt}\n")]
+    pieces = [Piece(f"{_start(tokenizer)}{prompt}\n")]
     for step in steps:
         pieces += [Piece(step.strip("\n")), Piece("\n", (0,))]
     return pieces
@@ -95,7 +101,7 @@ def extra_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequenc
 
 def separated(tokenizer: PreTrainedTokenizerBase, prompt: str, steps: Sequence[str]) -> list[Piece]:
     """TRL's token classifiers: prompt and steps tokenised one by one, read at the separator after each step."""
-    pieces = [Piece((tokenizer.bos_token or "") + prompt)]
+    pieces = [Piece(_start(tokenizer) + prompt)]
     for step in steps:
         pieces += [Piece(step.strip("\n")), Piece("\n", (0,))]
     return pieces

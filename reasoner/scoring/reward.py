@@ -17,29 +17,35 @@ class RewardConfig(Config):
     """What a trajectory earns, step by step."""
 
     outcome_weight: float = Field(
-        1.0, ge=0, description="reward of a verified answer; 0 leaves the PRM alone and invites hacking"
+        default=1.0,
+        ge=0,
+        description="reward of a verified answer; 0 leaves the PRM alone and invites hacking",
     )
-    prm_weight: float = Field(0.0, ge=0, description="weight of the PRM's reward, in the form below")
+    prm_weight: float = Field(default=0.0, ge=0, description="weight of the PRM's reward, in the form below")
     prm_form: str = Field(
-        "min",
+        default="min",
         description="min (PURE: a soft minimum of the scores) | progress (PAV: gains under a best-of-k prover) | "
         "difference (gains of the score: a baseline and nothing else where gamma = lam = 1) | "
         "sum (invites hacking), or module:function",
     )
     prm_temperature: float = Field(
-        0.1, gt=0, description="of min: its softness; towards 0 only the worst step counts"
+        default=0.1, gt=0, description="of min: its softness; towards 0 only the worst step counts"
     )
     prover_best_of: int = Field(
-        4, ge=1, description="of progress: how many answers the prover draws from a state to keep the best"
+        default=4,
+        ge=1,
+        description="of progress: how many answers the prover draws from a state to keep the best",
     )
     orm_weight: float = Field(
-        0.0, ge=0, description="weight of the ORM's score; below outcome_weight it only breaks ties"
+        default=0.0, ge=0, description="weight of the ORM's score; below outcome_weight it only breaks ties"
     )
-    format_weight: float = Field(0.0, ge=0, description="cost of a completion without an answer to check")
-    length_weight: float = Field(0.0, ge=0, description="cost of a completion that is too long")
-    length_free: int = Field(256, ge=0, description="tokens that cost nothing")
+    format_weight: float = Field(
+        default=0.0, ge=0, description="cost of a completion without an answer to check"
+    )
+    length_weight: float = Field(default=0.0, ge=0, description="cost of a completion that is too long")
+    length_free: int = Field(default=256, ge=0, description="tokens that cost nothing")
     length_span: int = Field(
-        64, ge=1, description="tokens after these over which the cost rises to its weight"
+        default=64, ge=1, description="tokens after these over which the cost rises to its weight"
     )
 
 

@@ -19,23 +19,23 @@ class AdvantageConfig(Config):
     """How rewards become advantages."""
 
     method: str = Field(
-        "step_ppo",
+        default="step_ppo",
         description="with a critic: step_ppo | ppo; of groups: rloo | grpo | dr_grpo | grpo_process; "
         "of trees: sibling_loo | vineppo | spo_tree | tree_rl; or module:function",
     )
-    gamma: float = Field(1.0, gt=0, le=1, description="discount across steps; inside a step it is 1")
-    lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda across steps; inside a step it is 1")
+    gamma: float = Field(default=1.0, gt=0, le=1, description="discount across steps; inside a step it is 1")
+    lam: float = Field(default=0.95, ge=0, le=1, description="GAE's lambda across steps; inside a step it is 1")
     reward: RewardConfig = RewardConfig()
     normalise: str = Field(
-        "tokens",
+        default="tokens",
         description="tokens: the mean over tokens (DAPO) | sequences: each trajectory weighs the same (GRPO) | "
         "constant: the sum over tokens by the longest completion (Dr.GRPO, unbiased)",
     )
     mask_truncated: bool = Field(
-        False, description="no loss on trajectories that the token limit cut (DAPO's overlong filtering)"
+        default=False, description="no loss on trajectories that the token limit cut (DAPO's overlong filtering)"
     )
     mask_duplicates: bool = Field(
-        False, description="no loss on a trajectory whose tokens an earlier one of the tree has"
+        default=False, description="no loss on a trajectory whose tokens an earlier one of the tree has"
     )
 
 

@@ -15,8 +15,10 @@ from reasoner.tree import Tree
 class PairConfig(Config):
     """Which siblings are paired."""
 
-    per_state: int = Field(2, ge=1, description="most pairs from one state, so that no state dominates")
-    per_problem: int = Field(8, ge=1, description="most pairs from one problem")
+    per_state: int = Field(
+        default=2, ge=1, description="most pairs from one state, so that no state dominates"
+    )
+    per_problem: int = Field(default=8, ge=1, description="most pairs from one problem")
 
 
 def sibling_pairs(

@@ -22,21 +22,23 @@ class StepPairConfig(Config):
     """Which steps are paired."""
 
     confidence: float = Field(
-        0.95,
+        default=0.95,
         gt=0,
         lt=1,
         description="least P(p+ > p-) under the Beta posteriors of both steps' success rates",
     )
-    min_edits: int = Field(20, ge=1, description="least edit distance between the two steps, in characters")
+    min_edits: int = Field(
+        default=20, ge=1, description="least edit distance between the two steps, in characters"
+    )
     max_length_ratio: float = Field(
-        2.0, ge=1, description="most times that one step may be longer than the other"
+        default=2.0, ge=1, description="most times that one step may be longer than the other"
     )
     balance: bool = Field(
-        True,
+        default=True,
         description="as many pairs with the longer step chosen as rejected, so that length is not learned",
     )
-    per_state: int = Field(2, ge=1, description="most pairs from one prefix")
-    per_problem: int = Field(8, ge=1, description="most pairs from one problem")
+    per_state: int = Field(default=2, ge=1, description="most pairs from one prefix")
+    per_problem: int = Field(default=8, ge=1, description="most pairs from one problem")
 
 
 @dataclass

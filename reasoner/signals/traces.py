@@ -18,12 +18,16 @@ Decode = Callable[[Sequence[int]], str]
 class TraceConfig(Config):
     """Which chains become demonstrations."""
 
-    pick: str = Field("diverse", description="of a problem's right chains: shortest | diverse | first")
-    per_problem: int = Field(4, ge=0, description="most right chains of one problem")
-    backtracking: int = Field(
-        0, ge=0, description="most traces of one problem that go wrong, say so and go back to the branch"
+    pick: str = Field(
+        default="diverse", description="of a problem's right chains: shortest | diverse | first"
     )
-    link: str = Field("Wait, that is wrong.\n", description="what a trace says where it goes back")
+    per_problem: int = Field(default=4, ge=0, description="most right chains of one problem")
+    backtracking: int = Field(
+        default=0,
+        ge=0,
+        description="most traces of one problem that go wrong, say so and go back to the branch",
+    )
+    link: str = Field(default="Wait, that is wrong.\n", description="what a trace says where it goes back")
 
 
 def traces(

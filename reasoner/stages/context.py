@@ -39,7 +39,7 @@ class Context:
     problems: dict[str, list[SourceConfig]]
     prompt: PromptConfig
     session: Session
-    contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
+    contamination: ContaminationConfig = field(default_factory=lambda: ContaminationConfig())
 
     def items(self, names: list[str]) -> list[Item]:
         """The items of the named sets, distinct by prompt, without any that holds a problem of a set called test."""

@@ -14,23 +14,25 @@ class AlarmConfig(Config):
     """Signs of hacking: the newest rounds against the first ones."""
 
     action: Literal["warn", "stop", "rollback"] = Field(
-        "warn",
+        default="warn",
         description="stop: end with an error, the last checkpoint stays; rollback: go back to the older of the two "
         "checkpoints and draw anew",
     )
-    window: int = Field(5, ge=1, description="rounds that are averaged, at the start and at the end")
+    window: int = Field(default=5, ge=1, description="rounds that are averaged, at the start and at the end")
     prm_gain: float = Field(
-        0.05, gt=0, description="rise of the PRM's mean score that must show in the accuracy"
+        default=0.05, gt=0, description="rise of the PRM's mean score that must show in the accuracy"
     )
-    accuracy_gain: float = Field(0.01, description="rise of the accuracy that it must show by, at least")
+    accuracy_gain: float = Field(
+        default=0.01, description="rise of the accuracy that it must show by, at least"
+    )
     fewest_steps: float = Field(
-        0.5, ge=0, description="share of the first rounds' steps per chain that must be left"
+        default=0.5, ge=0, description="share of the first rounds' steps per chain that must be left"
     )
-    longest: float = Field(2.0, gt=1, description="most growth of the mean length, as a factor")
+    longest: float = Field(default=2.0, gt=1, description="most growth of the mean length, as a factor")
     max_kl: float = Field(
-        0.2, gt=0, description="largest mean KL that the updates of one round may move the policy"
+        default=0.2, gt=0, description="largest mean KL that the updates of one round may move the policy"
     )
-    max_rollbacks: int = Field(2, ge=0, description="rollbacks after which the run stops")
+    max_rollbacks: int = Field(default=2, ge=0, description="rollbacks after which the run stops")
 
 
 def alarms(rounds: Sequence[Mapping[str, float]], config: AlarmConfig) -> dict[str, str]:

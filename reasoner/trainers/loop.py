@@ -36,16 +36,18 @@ class OptimizerConfig(Config):
     """Which optimizer, and its learning rate over the run."""
 
     name: str = Field(
-        "adamw", description="adamw | muon (orthogonalised momentum for matrices, AdamW for the rest)"
+        default="adamw", description="adamw | muon (orthogonalised momentum for matrices, AdamW for the rest)"
     )
-    lr: float = Field(1e-5, gt=0, description="peak learning rate (of AdamW)")
-    muon_lr: float = Field(0.02, gt=0, description="peak learning rate of Muon's matrices")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's moment decays")
-    schedule: str = Field("cosine", description="cosine | linear | constant, after the warm-up")
-    warmup: float = Field(0.03, ge=0, le=1, description="share of the run over which the rate rises from 0")
-    floor: float = Field(0.05, ge=0, le=1, description="share of the peak that is left at the end")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    lr: float = Field(default=1e-5, gt=0, description="peak learning rate (of AdamW)")
+    muon_lr: float = Field(default=0.02, gt=0, description="peak learning rate of Muon's matrices")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay")
+    betas: tuple[float, float] = Field(default=(0.9, 0.98), description="AdamW's moment decays")
+    schedule: str = Field(default="cosine", description="cosine | linear | constant, after the warm-up")
+    warmup: float = Field(
+        default=0.03, ge=0, le=1, description="share of the run over which the rate rises from 0"
+    )
+    floor: float = Field(default=0.05, ge=0, le=1, description="share of the peak that is left at the end")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

@@ -3,10 +3,12 @@
 `python -m tests.benchmarks.learning [--out FOLDER] [--only METHOD ...] [--seeds N] [--budget TOKENS] [--runs N]`
 
 Every side starts from the same supervised model of its seed, may generate the same number of tokens (those of
-labels and of the PRM's training data are charged), and gets the same five learning rates. A run that takes more
-than three minutes is stopped and stored as such. Runs are stored in FOLDER/runs.jsonl as they end, and the same
-command goes on with those that are missing; --runs bounds how many it makes now. The table shows each method at
-its best rate (by mean accuracy over the seeds) with 95 % intervals over seeds, and the accuracy of every rate.
+labels and of the PRM's training data are charged), and gets the same five learning rates. First all rates are
+tried on seed 0; then each method goes on to the other seeds with the rate that was best there. (So seed 0 is in
+every method's favour alike.) A run that takes more than three minutes of CPU time is stopped and stored as such;
+time spent waiting does not count. Runs are stored in FOLDER/runs.jsonl as they end, and the same command goes on
+with those that are missing; --runs bounds how many it makes now, 0 only shows what is stored. The table shows
+each method at its best rate, with 95 % intervals over seeds.
 """
 
 from __future__ import annotations
@@ -14,16 +16,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
+import os
+import resource
+import signal
 import statistics
-import subprocess
 import sys
-import time
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from reasoner.config import validate
 from reasoner.evals.charts import Estimate, Panel, interval_chart
+from reasoner.pipeline import RunConfig
+from reasoner.pipeline import run as run_stages
+from tests.benchmarks import trl_grpo
 
 LIMIT_S = 180
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of each method's own middle rate
@@ -98,12 +106,33 @@ METHODS: dict[str, tuple[list[dict], float]] = {
 }  # fmt: skip
 
 
-def reasoner(config: dict, path: Path) -> None:
-    """Write the config and run it in a process of its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "reasoner", "run", str(path)]
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT_S)
+def apart(work: Callable[[], dict], log: Path) -> dict:
+    """What `work` returns in a forked process (the imports are paid once), or why it failed; with its CPU seconds."""
+    receive, send = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=_child, args=(work, log, send))
+    child.start()
+    send.close()
+    try:
+        row = receive.recv()
+    except EOFError:
+        row = {"failed": f"was killed by signal {-(child.exitcode or 0)}"}
+    child.join()
+    if child.exitcode == -signal.SIGXCPU:
+        row = {"failed": f"took more than {LIMIT_S} s of CPU time"}
+    return row
+
+
+def _child(work: Callable[[], dict], log: Path, send: Any) -> None:
+    with open(log, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S + 10))
+        try:
+            row = work()
+        except Exception as problem:  # the cell failed, the table goes on
+            traceback.print_exc()
+            row = {"failed": f"{type(problem).__name__}: {problem}"[:300]}
+        send.send(row | {"cpu_seconds": round(resource.getrusage(resource.RUSAGE_SELF).ru_utime, 1)})
 
 
 def start(out: Path, seed: int) -> tuple[Path, float]:
@@ -114,10 +143,18 @@ def start(out: Path, seed: int) -> tuple[Path, float]:
             {"kind": "init"},
             {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 250, "optimizer": {"name": "muon", "lr": 0.005}},
             {"kind": "rollout", "model": "sft", "num_problems": 100, "max_tokens": LONGEST, "tree": {**FAN, "num_roots": 2}},
+            {"kind": "evaluate", "policies": ["sft"], "max_tokens": LONGEST},
         ]  # fmt: skip
-        reasoner(_config(folder, seed, stages), out / f"start-{seed}.yaml")
+        made = apart(lambda: _run(_config(folder, seed, stages)), out / f"start-{seed}.log")
+        if "failed" in made:
+            raise SystemExit(f"no start for seed {seed}: {made['failed']}; see {out / f'start-{seed}.log'}")
     counts = json.loads((folder / "ledger.json").read_text())["counts"]["rollout"]["policy"]
     return folder / "models/sft/model", counts["decoded"] / counts["trajectories_generated"]
+
+
+def _run(config: dict) -> dict:
+    run_stages(validate(RunConfig, config, "learning"))
+    return {}
 
 
 def _config(out: Path, seed: int, stages: list[dict]) -> dict:
@@ -146,69 +183,88 @@ def stages_of(method: str, rate: float, model: Path, length: float, budget: int)
 def run(method: str, rate: float, seed: int, budget: int, out: Path) -> dict:
     """One cell: accuracy, and the tokens that were generated and trained on."""
     model, length = start(out, seed)
-    folder = out / "runs" / f"{method}-{rate:g}-{seed}"
-    begun = time.monotonic()
-    row: dict[str, Any] = {"method": method, "rate": rate, "seed": seed, "budget": budget}
-    try:
-        stages = stages_of(method, rate, model, length, budget)
+    stages = stages_of(method, rate, model, length, budget)
+    folder = out / "runs" / f"{method}-{rate:g}-{seed}-{budget}"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def cell() -> dict:
         generated = trained = 0
         if method == PEER:
-            from tests.benchmarks.trl_grpo import train
-
             rounds = max(1, int(budget / (ROUND * 8 * length)))
-            generated = train(
-                model, folder / "peer", PROBLEMS["train"], rate, seed, rounds, ROUND, LONGEST, LIMIT_S
+            generated = trained = trl_grpo.train(
+                model, folder / "peer", PROBLEMS["train"], rate, seed, rounds, ROUND, LONGEST
             )
             stages[-1]["policies"] = [str(folder / "peer")]
-        reasoner(_config(folder, seed, stages), folder.with_suffix(".yaml"))
+        run_stages(validate(RunConfig, _config(folder, seed, stages), "learning"))
         for stage, models in json.loads((folder / "ledger.json").read_text())["counts"].items():
             if stage != "evaluate":
                 generated += sum(m.get("decoded", 0) for m in models.values())
                 trained += sum(m.get("trained", 0) for m in models.values())
-        rows = json.loads((folder / "metrics.json").read_text())
-        for r in rows:
-            if (r["metric"], r["method"]) == ("pass@1", "greedy"):
-                row[f"accuracy_{r['subset']}"] = r["value"]
-        row |= {"generated": generated, "trained": trained}
-    except subprocess.TimeoutExpired:
-        row["failed"] = f"took more than {LIMIT_S} s"
-    except subprocess.CalledProcessError as problem:
-        row["failed"] = problem.stderr.strip().splitlines()[-1][:300]
-    return row | {"seconds": round(time.monotonic() - begun, 1)}
+        return {**accuracies(folder), "generated": generated, "trained": trained}
+
+    key = {"method": method, "rate": rate, "seed": seed, "budget": budget}
+    return key | apart(cell, folder / "log")
+
+
+def accuracies(folder: Path) -> dict[str, float]:
+    rows = json.loads((folder / "metrics.json").read_text())
+    greedy = [r for r in rows if (r["metric"], r["method"]) == ("pass@1", "greedy")]
+    return {f"accuracy_{r['subset']}": r["value"] for r in greedy}
+
+
+def best_rates(rows: list[dict]) -> dict[str, float]:
+    """Per method the rate with the best accuracy on seed 0."""
+    swept = [r for r in rows if r["seed"] == 0 and "failed" not in r]
+    found = {m: [r for r in swept if r["method"] == m] for m in METHODS}
+    return {m: max(of, key=lambda r: r["accuracy_all"])["rate"] for m, of in found.items() if of}
+
+
+def missing(rows: list[dict], methods: list[str], num_seeds: int) -> Iterator[tuple[str, float, int]]:
+    """(method, rate, seed) of the next runs: all rates on seed 0, from the middle outwards, then the other seeds."""
+    done = {(r["method"], r["rate"], r["seed"]) for r in rows}
+    for factor in sorted(FACTORS, key=lambda f: abs(math.log(f))):
+        for method in methods:
+            if (cell := (method, METHODS[method][1] * factor, 0)) not in done:
+                yield cell
+    for seed in range(1, num_seeds):
+        for method in methods:
+            # `rows` grows while this goes on
+            if method in (best := best_rates(rows)) and (cell := (method, best[method], seed)) not in done:
+                yield cell
 
 
 def summary(rows: list[dict]) -> dict[str, tuple[float, Estimate, list[dict]]]:
     """Per method its best rate, the mean accuracy there with its interval over seeds, and the runs."""
     found = {}
-    for method in METHODS:
-        by_rate: dict[float, list[dict]] = {}
-        for row in rows:
-            if row["method"] == method and "failed" not in row:
-                by_rate.setdefault(row["rate"], []).append(row)
-        if not by_rate:
-            continue
-        rate = max(by_rate, key=lambda r: statistics.mean(x["accuracy_all"] for x in by_rate[r]))
-        values = [100 * x["accuracy_all"] for x in by_rate[rate]]
-        mean = statistics.mean(values)
-        half = math.nan
+    for method, rate in best_rates(rows).items():
+        runs = [r for r in rows if (r["method"], r["rate"]) == (method, rate) and "failed" not in r]
+        values = [100 * r["accuracy_all"] for r in runs]
+        mean, half = statistics.mean(values), math.nan
         if len(values) > 1:
             half = T_95.get(len(values), 1.96) * statistics.stdev(values) / math.sqrt(len(values))
-        found[method] = (rate, Estimate(method, mean, mean - half, mean + half), by_rate[rate])
+        found[method] = (rate, Estimate(method, mean, mean - half, mean + half), runs)
     return found
 
 
-def table(rows: list[dict], num_seeds: int) -> str:
+def table(rows: list[dict], out: Path) -> str:
     lines = [
-        "| method | runs (failed) | best rate | accuracy % | short | longer | generated tokens |",
-        "|---|---|---|---|---|---|---|",
+        "| method | rates tried (failed runs) | best rate | seeds | accuracy % | short | longer | generated tokens |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    starts = [accuracies(f.parent) for f in sorted(out.glob("start-*/metrics.json"))]
+    if starts:
+        of_all, short, longer = (
+            100 * statistics.mean(a[f"accuracy_{s}"] for a in starts) for s in ("all", "short", "longer")
+        )
+        lines.append(f"| the start | | | {len(starts)} | {of_all:.1f} | {short:.1f} | {longer:.1f} | 0 |")
     for method, (rate, estimate, best) in summary(rows).items():
         of = [r for r in rows if r["method"] == method]
         failed = sum("failed" in r for r in of)
         short, longer = (100 * statistics.mean(r[f"accuracy_{s}"] for r in best) for s in ("short", "longer"))
+        interval = f" ({estimate.low:.1f} to {estimate.high:.1f})" if len(best) > 1 else ""
         lines.append(
-            f"| {method} | {len(of)} of {len(FACTORS) * num_seeds} ({failed}) | {rate:g} | {estimate.value:.1f} "
-            f"({estimate.low:.1f} to {estimate.high:.1f}) | {short:.1f} | {longer:.1f} "
+            f"| {method} | {len({r['rate'] for r in of})} of {len(FACTORS)} ({failed}) | {rate:g} | {len(best)} "
+            f"| {estimate.value:.1f}{interval} | {short:.1f} | {longer:.1f} "
             f"| {statistics.mean(r['generated'] for r in best):,.0f} |"
         )
     return "\n".join(lines)
@@ -219,31 +275,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--only", nargs="*", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=200_000, help="generated tokens of one run")
-    parser.add_argument(
-        "--runs", type=int, default=10**9, help="most runs to make now; 0 only shows what is stored"
-    )
+    parser.add_argument("--budget", type=int, default=100_000, help="generated tokens of one run")
+    parser.add_argument("--runs", type=int, default=10**9, help="most runs to make now")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     stored = arguments.out / "runs.jsonl"
     rows = [json.loads(x) for x in stored.read_text().splitlines()] if stored.is_file() else []
     rows = [r for r in rows if r["budget"] == arguments.budget]
-    done = {(r["method"], r["rate"], r["seed"]) for r in rows}
-    # middle rates and first seeds first, so that a part of the whole compares all methods
-    order = sorted(FACTORS, key=lambda f: abs(math.log(f)))
-    cells = [
-        (method, METHODS[method][1] * factor, seed)
-        for seed in range(arguments.seeds)
-        for factor in order
-        for method in arguments.only
-    ]
-    for method, rate, seed in [c for c in cells if c not in done][: arguments.runs]:
-        row = run(method, rate, seed, arguments.budget, arguments.out)
-        rows.append(row)
+    for _, cell in zip(range(arguments.runs), missing(rows, arguments.only, arguments.seeds), strict=False):
+        rows.append(run(*cell, arguments.budget, arguments.out))
         with open(stored, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), file=sys.stderr, flush=True)
-    print(table(rows, arguments.seeds))
+            file.write(json.dumps(rows[-1]) + "\n")
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    print(table(rows, arguments.out))
     best = summary(rows)
     if best:
         chart = interval_chart(

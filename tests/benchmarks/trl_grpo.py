@@ -1,11 +1,10 @@
 """The peer of the learning benchmark: TRL's GRPOTrainer on the same model, problems and verifier."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -16,19 +15,9 @@ from verifiers import verify
 GENERATIONS = 8
 
 
-class _Deadline(TrainerCallback):
-    """Ends a run that has had its seconds."""
-
-    def __init__(self, seconds: float):
-        self.end = time.monotonic() + seconds
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_training_stop = time.monotonic() > self.end
-
-
 def train(
     model: Path, out: Path, sources: list[dict], rate: float, seed: int, rounds: int, num_problems: int,
-    max_tokens: int, seconds: float,
+    max_tokens: int,
 ) -> int:  # fmt: skip
     """Train, save to `out`, and return the generated tokens."""
     problems = [i.problem for s in sources for i in load_items(SourceConfig(**s))]
@@ -57,7 +46,6 @@ def train(
         ),
         train_dataset=Dataset.from_list(rows).shuffle(seed=seed),
         processing_class=tokenizer,
-        callbacks=[_Deadline(seconds)],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
