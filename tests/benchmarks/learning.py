@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from reasoner.config import validate
 from reasoner.evals.charts import Estimate, Panel, interval_chart
 from reasoner.pipeline import RunConfig
@@ -36,26 +38,14 @@ from tests.benchmarks import trl_grpo
 LIMIT_S = 180
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of each method's own middle rate
 PEER = "grpo_trl"
-ROUND = 48  # problems
-LONGEST = 64
+ROUND = 32  # problems
+LONGEST = 80
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided, by number of seeds
 
-SHORT = {
-    "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1, "share": 2},
-    "gcd": {"max_value": 12},
-}
-LONGER = {"chain_sum": {"min_terms": 4, "max_terms": 4, "min_digits": 1, "max_digits": 1}}
-PROBLEMS = {
-    "demonstrations": [{"name": "arithmetic", "size": 3000, "families": SHORT}],
-    "train": [
-        {"name": "arithmetic", "start": 1000000, "size": 3000, "domain": "short", "families": SHORT},
-        {"name": "arithmetic", "start": 3000000, "size": 3000, "domain": "longer", "families": LONGER},
-    ],
-    "test": [
-        {"name": "arithmetic", "start": 30000000, "size": 300, "domain": "short", "families": SHORT},
-        {"name": "arithmetic", "start": 40000000, "size": 300, "domain": "longer", "families": LONGER},
-    ],
-}
+# the demo's problems; half of the demonstrations only state the answer: that working it out pays is to be found out
+DEMO = yaml.safe_load((Path(__file__).parents[2] / "configs/demo.yaml").read_text(encoding="utf-8"))["problems"]
+SIZES = {"demonstrations": {"size": 4000, "worked": 0.5}, "train": {"size": 2000}, "test": {"size": 400}}
+PROBLEMS = {name: [source | SIZES[name] for source in sources] for name, sources in DEMO.items()}
 FAN = {"num_roots": 8, "num_points": 0}
 TREE = {"num_roots": 4, "where": "every_step", "num_points": 2, "num_children": 1}
 VINES = {"num_roots": 2, "where": "every_step", "num_points": 3, "num_children": 2}
@@ -92,17 +82,17 @@ METHODS: dict[str, tuple[list[dict], float]] = {
     "rft": (offline({"kind": "sft", "problems": [], "batch_size": 64}), 1e-3),
     "dpo": (offline({"kind": "dpo"}), 1e-4),
     "step_dpo": (offline({"kind": "dpo", "pairs": "step_pairs"}), 1e-4),
-    "grpo": ([on_policy(FAN, advantage={"method": "grpo", "normalise": "sequences"}, whiten=False)], 5e-4),
-    "grpo_trl": ([], 5e-4),
-    "ppo_outcome": ([on_policy(FAN, advantage={"method": "ppo"}, critic_optimizer={"lr": 1e-3})], 5e-4),
+    "grpo": ([on_policy(FAN, advantage={"method": "grpo", "normalise": "sequences"}, whiten=False)], 1e-3),
+    "grpo_trl": ([], 1e-3),
+    "ppo_outcome": ([on_policy(FAN, advantage={"method": "ppo"}, critic_optimizer={"lr": 1e-3})], 1e-3),
     "step_ppo_prm": (
         [*PRM_STAGES, on_policy(TREE, critic="prm", prm="prm", critic_optimizer={"lr": 1e-3},
                                 advantage={"method": "step_ppo", "reward": {"prm_weight": 0.1}})],
-        5e-4,
+        1e-3,
     ),
-    "spo_tree": ([on_policy(TREE, advantage={"method": "spo_tree"})], 5e-4),
-    "vineppo": ([on_policy(VINES, advantage={"method": "vineppo"})], 5e-4),
-    "sibling_loo": ([on_policy(TREE, advantage={"method": "sibling_loo"})], 5e-4),
+    "spo_tree": ([on_policy(TREE, advantage={"method": "spo_tree"})], 1e-3),
+    "vineppo": ([on_policy(VINES, advantage={"method": "vineppo"})], 1e-3),
+    "sibling_loo": ([on_policy(TREE, advantage={"method": "sibling_loo"})], 1e-3),
 }  # fmt: skip
 
 
@@ -141,7 +131,7 @@ def start(out: Path, seed: int) -> tuple[Path, float]:
     if not (folder / "metrics.json").is_file():
         stages = [
             {"kind": "init"},
-            {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 250, "optimizer": {"name": "muon", "lr": 0.005}},
+            {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 300, "optimizer": {"name": "muon", "lr": 0.005}},
             {"kind": "rollout", "model": "sft", "num_problems": 100, "max_tokens": LONGEST, "tree": {**FAN, "num_roots": 2}},
             {"kind": "evaluate", "policies": ["sft"], "max_tokens": LONGEST},
         ]  # fmt: skip

@@ -122,6 +122,32 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path
         assert moved(a, b) == 0 and moved(a, load_model(str(prm)).state_dict()) > 0
 
 
+def test_an_alarm_goes_back_to_the_older_checkpoint(folder, tmp_path):
+    """The rate rises from round to round until the last moves the policy too far."""
+    rising = {"rounds": 3, "epochs": 2, "patience": 9, "optimizer": {"lr": 0.05, "warmup": 1.0}}
+    _, free = train(folder, tmp_path / "free", rising)
+    kl = [row["ppo/kl_step"] for row in free]
+    limit = math.sqrt(max(kl[:2]) * kl[2])
+    assert max(kl[:2]) < limit < kl[2]
+    kept = tmp_path / "kept"
+
+    def weights(number: int) -> list[torch.Tensor]:
+        return torch.load(kept / f"{number:05d}" / "shared.pt", weights_only=True)["weights"][0]
+
+    before: list[torch.Tensor] = []
+    options = rising | {"alarms": {"action": "rollback", "max_kl": limit}}
+    _, rows = train(
+        folder, tmp_path / "back", options, log=lambda step: before.extend(weights(1) if step == 3 else ()), checkpoints=kept
+    )  # fmt: skip
+    assert [row.get("ppo/alarm_kl_jumped") for row in rows] == [None, None, 1.0]
+    assert before and all(torch.equal(a, b) for a, b in zip(weights(3), before, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(weights(2), before, strict=True))
+    options["alarms"] |= {"max_rollbacks": 0}
+    with pytest.raises(UserError, match="the last checkpoint stays"):
+        train(folder, tmp_path / "stop", options, checkpoints=tmp_path / "last")
+    assert sorted(p.name for p in (tmp_path / "last").iterdir()) == ["00001", "00002"]
+
+
 @pytest.mark.parametrize(
     ("options", "of", "part"),
     [
