@@ -29,11 +29,14 @@ class Place:
     tasks: str
 
 
-def places() -> list[Place]:
-    """Folders of this process's own groups in which it may make others; [] where there are none."""
-    mounts = _mounts()
+def places(proc: str = "/proc/self") -> list[Place]:
+    """Folders of this process's own groups in which it may make others; [] where there are none.
+
+    proc: the folder that tells of the process's groups and mounts.
+    """
+    mounts = _mounts(f"{proc}/mounts")
     found: list[Place] = []
-    for line in _lines("/proc/self/cgroup"):
+    for line in _lines(f"{proc}/cgroup"):
         _, controllers, path = line.split(":", 2)
         for controller in ("memory", "pids") if controllers else ("",):
             if controller not in controllers.split(",") or controller not in mounts:
@@ -61,10 +64,10 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _mounts() -> dict[str, str]:
+def _mounts(path: str) -> dict[str, str]:
     """controller → mount point; "" is v2's."""
     found: dict[str, str] = {}
-    for line in _lines("/proc/self/mounts"):
+    for line in _lines(path):
         _, folder, kind, options, *_ = line.split()
         if kind == "cgroup2":
             found.setdefault("", folder)
@@ -116,14 +119,17 @@ class Made:
         self.groups = []
 
 
-def make() -> Made:
-    """New groups for a slot; none where the host gives none. Removes what killed trainers left behind."""
+def make(found: list[Place] | None = None) -> Made:
+    """New groups for a slot in the places found (by default places()); none where the host gives none.
+
+    Removes what killed trainers left behind.
+    """
     made = Made([])
     name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
-    for place in places():
-        _remove_stale(place.parent)
+    for place in places() if found is None else found:
         folder = f"{place.parent}/{name}"
         try:
+            _remove_stale(place.parent)
             os.mkdir(folder, 0o755)
             made.groups.append((place, folder))
             if place.tasks:
