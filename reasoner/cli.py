@@ -151,6 +151,9 @@ def verify(
     reference: Annotated[
         str, typer.Option(help='the verifier\'s keyword arguments as JSON, e.g. \'{"answer": "5"}\'')
     ],
+    min_isolation: Annotated[
+        str, typer.Option(help="least tier of isolation for programs: A, B, B-landlock or C")
+    ] = "B",
 ) -> None:
     """Judge one response and print the verdict as JSON; exit code 1 where it is not correct.
 
@@ -159,16 +162,21 @@ def verify(
     from dataclasses import asdict
 
     import verifiers
+    from verifiers.sandbox import pool
 
-    text = Path(response[1:]).read_text(encoding="utf-8") if response.startswith("@") else response
     try:
-        arguments = json.loads(reference)
-        verdict = verifiers.verify(name, text, arguments)
+        pool.require(min_isolation)
+        text = Path(response[1:]).read_bytes() if response.startswith("@") else response
+        verdict = verifiers.verify(name, text, json.loads(reference))
+    except OSError as problem:
+        raise UserError(
+            f"--response names {response[1:]} ({problem.strerror}); expected @FILE to be a readable file"
+        ) from problem
     except json.JSONDecodeError as problem:
         raise UserError(
             f'--reference is no JSON ({problem.msg}); expected an object like {{"answer": "5"}}'
         ) from problem
-    except verifiers.UnknownVerifier as problem:
+    except (verifiers.UnknownVerifier, ValueError) as problem:
         raise UserError(str(problem)) from problem
     print(json.dumps(asdict(verdict)))
     raise typer.Exit(0 if verdict.status == "correct" else 1)

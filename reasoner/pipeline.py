@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
@@ -27,6 +27,7 @@ from reasoner.store import is_done, mark_done, read_json, write_text
 from reasoner.tracking import Tracker
 from reasoner.trainers.checkpoint import latest_step
 from reasoner.trainers.loop import Session
+from verifiers.sandbox import pool
 
 CHECKPOINTS = "checkpoints"  # in a stage's folder, while it trains
 
@@ -39,6 +40,9 @@ class RunConfig(Config):
     title: str = Field("", description="headline of the report")
     wandb: dict[str, Any] | None = Field(
         None, description="options of wandb.init, e.g. {project: mine, mode: offline}"
+    )
+    min_isolation: Literal["A", "B", "B-landlock", "C"] = Field(
+        "B", description="verifiers run programs behind at least this tier, or not at all; see python -m verifiers probe"
     )
     prompt: PromptConfig = PromptConfig()
     contamination: ContaminationConfig = ContaminationConfig()
@@ -61,6 +65,7 @@ def run(config: RunConfig, progress: Progress = lambda stage, done, total, note:
             f"stage names repeat: {', '.join(names)}; expected each once, set name: in the stages"
         )
     _check_names(config)
+    pool.require(config.min_isolation)
     state = PartialState(cpu=not torch.cuda.is_available())
     out = Path(config.out)
     if state.is_main_process:

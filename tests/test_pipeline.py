@@ -190,6 +190,27 @@ def test_verify_prints_a_verdict():
     one_line(reasoner("verify", "math", "--response", "5", "--reference", "{"), "JSON")
 
 
+def test_verify_reads_the_response_from_a_file(tmp_path):
+    (tmp_path / "response").write_bytes(b"\xff so \\boxed{5}")
+    command = ("verify", "math", "--reference", '{"answer": "5"}', "--response")
+    assert json.loads(reasoner(*command, f"@{tmp_path}/response").stdout)["status"] == "correct"
+    one_line(reasoner(*command, f"@{tmp_path}/none"), "No such file", "readable file")
+
+
+def test_the_least_isolation_is_the_runs(tmp_path, monkeypatch):
+    from reasoner.config import ConfigError, apply_overrides, read_yaml, validate
+    from reasoner.pipeline import RunConfig, run
+    from verifiers.sandbox import pool
+
+    monkeypatch.setattr(pool, "min_isolation", pool.min_isolation)
+    raw = {**apply_overrides(read_yaml(RUN), [f"out={tmp_path}/run"]), "min_isolation": "A"}
+    raw["stages"] = raw["stages"][:1]
+    run(validate(RunConfig, raw, "test"))
+    assert pool.min_isolation == "A"
+    with pytest.raises(ConfigError, match="min_isolation: got 'D', expected 'A', 'B'"):
+        validate(RunConfig, {**raw, "min_isolation": "D"}, "test")
+
+
 def test_rollouts_meet_every_source_of_a_problem_set(finished):
     from reasoner.store import read_trees
 

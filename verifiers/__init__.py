@@ -58,7 +58,7 @@ def lookup(name: str) -> Verifier:
     return _loaded[name]
 
 
-def verify(name: str, response: str, reference: dict) -> Verdict:
+def verify(name: str, response: str | bytes, reference: dict) -> Verdict:
     """Judge one response. `reference` is exactly the verifier's keyword arguments.
 
     Raises UnknownVerifier. Whatever a verifier raises is our failure: error/internal_error.

@@ -24,6 +24,7 @@ _ENDING_REASON = {
 }  # fmt: skip
 
 
+_MAX_CODE = 1 << 20
 _WRAPPERS = frozenset(("abs", "set", "sorted", "tuple", "list", "round", "len", "str", "all", "any", "dict"))
 
 
@@ -65,13 +66,15 @@ def code(
     candidate = _candidate(response, prompt, entry_point, extract)
     if candidate is None:
         return Verdict("no_answer", "unparseable", detail="no code in the response")
+    if len(candidate) > _MAX_CODE:
+        return Verdict("incorrect", "refused", detail=f"a program of {len(candidate)} characters")
     candidate = preamble + "\n" + candidate if preamble else candidate
     limits = Limits(cpu_s=cpu_s, wall_s=3 * cpu_s, memory=memory_mb << 20)
     try:
         return _judge(candidate, tests, limits, warm)
     except _Starved:
         return failure("a candidate was runnable and did not get the CPU")
-    except (pool.SlotFailed, OSError) as problem:
+    except pool.SlotFailed as problem:
         return failure(f"sandbox: {problem}", "unavailable")
 
 

@@ -89,7 +89,10 @@ class Slot:
     """One warm interpreter of a kind ("bare", "science", "math"). Raises SlotFailed."""
 
     def __init__(self, warm: str = "bare", without: tuple[str, ...] = ()):
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as problem:
+            raise SlotFailed(f"a slot cannot be started: {problem}") from problem
         self._groups = cgroups.make()
         configuration = {
             "groups": self._groups.for_slot(),
@@ -124,6 +127,9 @@ class Slot:
         self.tier = "none"
         try:
             self.tier = isolation_of(self).tier
+        except OSError as problem:
+            self.end()
+            raise SlotFailed(f"a slot cannot be probed: {problem}") from problem
         except BaseException:
             self.end()
             raise
@@ -143,7 +149,9 @@ class Slot:
     def _receive(self, seconds: float) -> tuple[dict, list[bytes]]:
         fd = self.socket.fileno()
         try:
-            ready = select.select([fd], [], [], seconds)[0]
+            poller = select.poll()  # select() takes no descriptor above 1023
+            poller.register(fd, select.POLLIN)
+            ready = poller.poll(1000 * seconds)
             message = frames.read(fd) if ready else None
         except (OSError, ValueError):
             message, ready = None, [fd]
@@ -255,8 +263,17 @@ class Pool:
                 self._count -= 1
 
 
-# Candidates run behind at least this tier or not at all (verifiers.sandbox.probe.TIERS).
+# Candidates run behind at least this tier or not at all; `require` sets it.
 min_isolation = "B"
+
+
+def require(tier: str) -> None:
+    """The least isolation that candidates of this process run behind, one of probe.TIERS. Raises ValueError."""
+    global min_isolation
+    at_least(tier, tier)
+    min_isolation = tier
+
+
 _turns = Turns()
 _pools: dict[str, Pool] = {}
 _owner = os.getpid()

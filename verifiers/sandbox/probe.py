@@ -96,4 +96,7 @@ def _tier(held: dict[str, bool]) -> str:
 
 def at_least(tier: str, minimum: str) -> bool:
     """Is `tier` as good as `minimum`? Raises ValueError for a tier that does not exist."""
+    for name in (tier, minimum):
+        if name not in TIERS:
+            raise ValueError(f"isolation tier {name!r}, expected one of {', '.join(TIERS)}")
     return TIERS.index(tier) <= TIERS.index(minimum)

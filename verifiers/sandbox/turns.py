@@ -45,9 +45,11 @@ class Turns:
                 self._busy.discard(number)
 
     def _opened(self) -> list[int]:
+        """The lock files; [] where they cannot be had now."""
         # A lock belongs to the open file, which a fork shares: a child opens its own.
         if self._files is None or self._pid != os.getpid():
             self._pid, self._busy = os.getpid(), set()
+            self._files = None
             try:
                 os.makedirs(self.folder, mode=0o700, exist_ok=True)
                 if os.lstat(self.folder).st_uid != os.getuid():
@@ -55,7 +57,7 @@ class Turns:
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._files = [os.open(f"{self.folder}/{n}", flags, 0o600) for n in range(self.count)]
             except OSError:
-                self._files = []
+                return []  # the next one tries again: room may come back
         return self._files
 
 
