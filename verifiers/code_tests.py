@@ -9,6 +9,7 @@ import builtins
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal, InvalidOperation
+from functools import partial
 
 from verifiers.extract import fenced_code, final_answer
 from verifiers.sandbox import pool, values
@@ -18,6 +19,7 @@ from verifiers.verdict import Verdict, failure
 _LOOKS_LIKE_CODE = re.compile(
     r"^(?:\s{2,}\S|def |class |import |from |print\(|for |while |if |[A-Za-z_][\w, ]*=)", re.M
 )
+_FUTURE = re.compile(r"^from __future__ import \w[\w, ]*", re.M)
 _ENDING_REASON = {
     "crashed": "runtime_error", "time_limit": "time_limit", "memory_limit": "memory_limit",
     "output_limit": "output_limit", "security": "security",
@@ -44,6 +46,7 @@ def code(
     entry_point: str | None = None,
     extract: str = "auto",
     tolerance: float = 0.0,
+    ignore_case: bool = False,
     cpu_s: float = 2.0,
     memory_mb: int = 512,
     warm: str = "bare",
@@ -51,14 +54,15 @@ def code(
     """Run the response's program on tests; the score is the share that passed.
 
     Reference keys: inputs and outputs (texts for standard input and output, or with entry_point
-    argument lists and return values; an output may be a list of acceptable texts in a dict
-    {"any": [...]}), or asserts (statements, after `setup`), or test (HumanEval's text that defines
-    check, with prompt and entry_point). preamble: code put before the candidate's. tolerance: for
-    floats, relative above 1, else absolute. warm: "bare", or "science" with numpy and sympy.
+    argument lists and return values; an output {"any": [...]} accepts each of the list), or asserts
+    (statements, after `setup`), or test (HumanEval's text that defines check, with prompt and
+    entry_point). preamble: code put before the candidate's. tolerance: for floats, relative above 1,
+    else absolute. ignore_case: of printed words. warm: "bare", or "science" with numpy and sympy.
     No tests at all: error/internal_error. No code: no_answer.
     """
     try:
-        tests = list(_tests(inputs, outputs, asserts, test, prompt, setup, entry_point, tolerance))
+        compare = partial(same_output, tolerance=tolerance, ignore_case=ignore_case)
+        tests = list(_tests(inputs, outputs, asserts, test, prompt, setup, entry_point, tolerance, compare))
     except (ValueError, TypeError, SyntaxError) as problem:
         return failure(f"code tests: {problem}")
     if not tests:
@@ -68,7 +72,7 @@ def code(
         return Verdict("no_answer", "unparseable", detail="no code in the response")
     if len(candidate) > _MAX_CODE:
         return Verdict("incorrect", "refused", detail=f"a program of {len(candidate)} characters")
-    candidate = preamble + "\n" + candidate if preamble else candidate
+    candidate = _behind(preamble, candidate)
     limits = Limits(cpu_s=cpu_s, wall_s=3 * cpu_s, memory=memory_mb << 20)
     try:
         return _judge(candidate, tests, limits, warm)
@@ -76,6 +80,14 @@ def code(
         return failure("a candidate was runnable and did not get the CPU")
     except pool.SlotFailed as problem:
         return failure(f"sandbox: {problem}", "unavailable")
+
+
+def _behind(preamble: str, candidate: str) -> str:
+    """The candidate's code behind the preamble; its imports from __future__ have to stay first."""
+    if not preamble:
+        return candidate
+    futures = _FUTURE.findall(candidate)
+    return "\n".join([*futures, preamble, _FUTURE.sub("", candidate)])
 
 
 # A test: (header, blobs behind the candidate's code) → what to make of the outcome ("" = passed).
@@ -134,7 +146,9 @@ def _stub(prompt: str) -> str:
     return prompt.rstrip() + "\n    pass\n"
 
 
-def _tests(inputs, outputs, asserts, test, prompt, setup, entry_point, tolerance) -> Iterator[_Test]:
+def _tests(
+    inputs, outputs, asserts, test, prompt, setup, entry_point, tolerance, compare
+) -> Iterator[_Test]:
     """Every test of the reference. Raises ValueError where keys are missing or do not fit."""
     kinds = [
         name
@@ -172,7 +186,7 @@ def _tests(inputs, outputs, asserts, test, prompt, setup, entry_point, tolerance
                 raise ValueError(f"an input is {problem}") from problem
             yield {"kind": "call", "entry": entry_point}, (encoded,), _value_check(expected, tolerance)
         else:
-            yield {"kind": "program"}, (str(given).encode(),), _output_check(expected, tolerance)
+            yield {"kind": "program"}, (str(given).encode(),), _output_check(expected, compare)
 
 
 def _entries(asserts: list[str]) -> list[str]:
@@ -205,7 +219,14 @@ def _reached(outcome: Outcome) -> str:
     return _ENDING_REASON[outcome.ending]
 
 
+def _accepted(expected) -> list:
+    is_choice = isinstance(expected, dict) and list(expected) == ["any"] and isinstance(expected["any"], list)
+    return expected["any"] if is_choice else [expected]
+
+
 def _value_check(expected, tolerance: float) -> Callable[[Outcome], str]:
+    accepted = _accepted(expected)
+
     def check(outcome: Outcome) -> str:
         if outcome.ending != "done":
             return _ENDING_REASON[outcome.ending]
@@ -215,28 +236,30 @@ def _value_check(expected, tolerance: float) -> Callable[[Outcome], str]:
             found = values.decode(outcome.value)
         except values.NotPlain:
             return "security"
-        return "" if values.same(expected, found, tolerance) else "wrong"
+        return "" if any(values.same(value, found, tolerance) for value in accepted) else "wrong"
 
     return check
 
 
-def _output_check(expected, tolerance: float) -> Callable[[Outcome], str]:
-    accepted = expected["any"] if isinstance(expected, dict) else [expected]
+def _output_check(expected, compare: Callable[[str, str], bool]) -> Callable[[Outcome], str]:
+    accepted = [str(text) for text in _accepted(expected)]
 
     def check(outcome: Outcome) -> str:
         if outcome.ending != "done":
             return _ENDING_REASON[outcome.ending]
         found = outcome.stdout.decode("utf-8", "replace")
-        return "" if any(same_output(str(text), found, tolerance) for text in accepted) else "wrong"
+        return "" if any(compare(text, found) for text in accepted) else "wrong"
 
     return check
 
 
-def same_output(expected: str, found: str, tolerance: float = 0.0) -> bool:
+def same_output(expected: str, found: str, tolerance: float = 0.0, ignore_case: bool = False) -> bool:
     """Equal but for white space at the ends of lines and at the end; all of it, no prefix of it.
 
     Where that fails: equal word by word, numbers by value (1.50 is 1.5) within the tolerance.
     """
+    if ignore_case:
+        expected, found = expected.lower(), found.lower()
     if [line.rstrip() for line in expected.rstrip().splitlines()] == [
         line.rstrip() for line in found.rstrip().splitlines()
     ]:

@@ -1,4 +1,5 @@
-"""Public benchmarks as problems: mathematics, code and number puzzles, from local files or from the hub.
+"""Public benchmarks as problems: mathematics and number puzzles here, programs in reasoner/data/programs.py; from
+local files or from the hub.
 
 Each source reads the field names that its data sets are published with. `path` names a local file; without
 it the rows come from the hub. Licences travel with the problems.
@@ -6,32 +7,17 @@ it the rows come from the hub. Licences travel with the problems.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from reasoner.data.rows import Item, SourceConfig, read_rows
+from reasoner.data.programs import PROGRAMS
+from reasoner.data.rows import Item, SourceConfig, first_of, read_rows, text_of
 from reasoner.registry import UserError
 from reasoner.tree import Problem
 from verifiers.extract import boxed
 
 Source = Callable[[SourceConfig], Iterator[Item]]
-
-
-def _first(row: dict, keys: tuple[str, ...]) -> Any:
-    """The value under the first of the keys that is there and not empty."""
-    return next((row[k] for k in keys if row.get(k) not in (None, "", [])), None)
-
-
-def _text_of(row: dict, keys: tuple[str, ...], config: SourceConfig, i: int, what: str) -> str:
-    found = _first(row, keys)
-    if found is None:
-        raise UserError(
-            f"row {i} of {config.path or config.name} has no {what}; expected one under {' or '.join(keys)}, "
-            f"and it has the keys {sorted(row)}"
-        )
-    return str(found).strip()
 
 
 def _whole_number(value: object) -> object:
@@ -51,11 +37,11 @@ def mathematics(
 
     def source(config: SourceConfig) -> Iterator[Item]:
         for i, row in enumerate(read_rows(config, hub, subset), start=config.start):
-            prompt = _text_of(row, question, config, i, "question")
+            prompt = text_of(row, question, config, i, "question")
             if row.get("body") or row.get("Body"):
-                prompt = f"{_first(row, ('body', 'Body'))} {prompt}"
+                prompt = f"{first_of(row, ('body', 'Body'))} {prompt}"
             solution = row.get("solution") if isinstance(row.get("solution"), str) else None
-            gold: Any = _whole_number(_first(row, answer))
+            gold: Any = _whole_number(first_of(row, answer))
             if gold is None and solution:
                 gold = boxed(solution)
             if gold is None:
@@ -107,81 +93,6 @@ def _fields(problem: Problem) -> dict[str, Any]:
     return {name: getattr(problem, name) for name in Problem.__dataclass_fields__}
 
 
-def humaneval(config: SourceConfig) -> Iterator[Item]:
-    """HumanEval (Chen et al. 2021), and HumanEval+ by path: complete a function from its docstring."""
-    for i, row in enumerate(read_rows(config, "openai/openai_humaneval"), start=config.start):
-        prompt = _text_of(row, ("prompt",), config, i, "prompt")
-        reference = {
-            "test": _text_of(row, ("test",), config, i, "test"),
-            "prompt": row["prompt"],
-            "entry_point": _text_of(row, ("entry_point",), config, i, "entry_point"),
-        }
-        asked = f"Complete this Python function.\n```python\n{prompt}\n```"
-        yield _code(config, "humaneval", row.get("task_id", i), asked, reference, "MIT")
-
-
-def mbpp(config: SourceConfig) -> Iterator[Item]:
-    """MBPP (Austin et al. 2021), and MBPP+ by path: a function from one sentence and its tests."""
-    for i, row in enumerate(read_rows(config, "google-research-datasets/mbpp"), start=config.start):
-        text = _text_of(row, ("text", "prompt"), config, i, "text")
-        tests = row.get("test_list") or []
-        if not tests:
-            raise UserError(
-                f"row {i} of {config.path or 'MBPP'} has no test_list; expected assert statements"
-            )
-        setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or [])
-        asked = f"{text}\nYour code should pass these tests:\n" + "\n".join(tests)
-        reference = {"asserts": list(tests), "setup": setup}
-        yield _code(config, "mbpp", row.get("task_id", i), asked, reference, "CC BY 4.0")
-
-
-def livecodebench(config: SourceConfig) -> Iterator[Item]:
-    """LiveCodeBench (Jain et al. 2024) with its tests as a list of {input, output, testtype}."""
-    hub = "livecodebench/code_generation_lite"
-    for i, row in enumerate(read_rows(config, hub), start=config.start):
-        text = _text_of(row, ("problem", "question_content"), config, i, "problem")
-        tests = _first(row, ("tests", "public_test_cases"))
-        tests = json.loads(tests) if isinstance(tests, str) else tests
-        if not tests:
-            raise UserError(f"row {i} of {config.path or hub} has no tests; expected {{input, output}} pairs")
-        starter = row.get("starter_code") or ""
-        reference = _io_tests(tests, row)
-        asked = text + (f"\nStart from this code:\n```python\n{starter}\n```" if starter else "")
-        yield _code(config, "livecodebench", row.get("question_id", i), asked, reference, "CC BY 4.0")
-
-
-def _io_tests(tests: list[dict], row: dict) -> dict[str, Any]:
-    """Reference keys of the code verifier: standard input, or a method's arguments one a line in JSON."""
-    functional = [t for t in tests if t.get("testtype") == "functional"]
-    if not functional:
-        return {"inputs": [t["input"] for t in tests], "outputs": [t["output"] for t in tests]}
-    metadata = functional[0].get("metadata") or row.get("metadata") or {}
-    metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
-    name = metadata.get("func_name") or re.findall(r"def\s+(\w+)\s*\(", row.get("starter_code") or "x")[-1]
-    return {
-        "inputs": [
-            [json.loads(line) for line in t["input"].splitlines() if line.strip()] for t in functional
-        ],
-        "outputs": [json.loads(t["output"]) for t in functional],
-        "entry_point": name,
-    }
-
-
-def _code(
-    config: SourceConfig, name: str, number: object, prompt: str, reference: dict, licence: str
-) -> Item:
-    problem = Problem(
-        id=f"{name}/{number}".replace(f"{name}/HumanEval/", "humaneval/"),
-        prompt=prompt,
-        verifier="code",
-        reference=reference,
-        domain=config.domain or name,
-        source=name,
-        licence=licence,
-    )
-    return Item(problem, None)
-
-
 def countdown(config: SourceConfig) -> Iterator[Item]:
     """Countdown (rows of nums and target), or the game of 24 (rows with Puzzles, four numbers)."""
     for i, row in enumerate(read_rows(config, "Jiayi-Pan/Countdown-Tasks-3to4"), start=config.start):
@@ -218,8 +129,6 @@ BENCHMARKS: dict[str, Source] = {
     ),
     "asdiv": asdiv,
     "olympiadbench": olympiadbench,
-    "humaneval": humaneval,
-    "mbpp": mbpp,
-    "livecodebench": livecodebench,
     "countdown": countdown,
+    **PROGRAMS,
 }

@@ -59,6 +59,22 @@ def need(row: dict, keys: tuple[str, ...], config: SourceConfig, i: int) -> None
         )
 
 
+def first_of(row: dict, keys: tuple[str, ...]) -> Any:
+    """The value under the first of the keys that is there and not empty."""
+    return next((row[k] for k in keys if row.get(k) not in (None, "", [])), None)
+
+
+def text_of(row: dict, keys: tuple[str, ...], config: SourceConfig, i: int, what: str) -> str:
+    """The text under the first of the keys; a UserError where a row has none."""
+    found = first_of(row, keys)
+    if found is None:
+        raise UserError(
+            f"row {i} of {config.path or config.name} has no {what}; expected one under {' or '.join(keys)}, "
+            f"and it has the keys {sorted(row)}"
+        )
+    return str(found).strip()
+
+
 def read_rows(config: SourceConfig, hub_name: str, subset: str | None = None) -> Iterator[dict]:
     """`size` rows from `start` on, of a local file or folder, else of the hub."""
     if not config.path:

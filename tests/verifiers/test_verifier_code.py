@@ -73,6 +73,30 @@ def test_function_calls():
     assert verify("code", "def f(x): return 1 / x", {**floats, "tolerance": 1e-6}).status == "correct"
 
 
+def test_several_acceptable_outputs():
+    called = {"entry_point": "f", "inputs": [[3], [4]], "outputs": [{"any": [[3], 3]}, {"any": [[4], 4]}]}
+    assert verify("code", "def f(x): return x", called).score == 1.0
+    assert verify("code", "def f(x): return [x]", called).score == 1.0
+    assert verify("code", "def f(x): return {'any': [[x], x]}", called).score == 0.0
+    printed = {"inputs": [""], "outputs": [{"any": ["1 2\n", "2 1\n"]}]}
+    assert verify("code", "print(2, 1)", printed).status == "correct"
+    assert verify("code", "print(2, 2)", printed).status == "incorrect"
+
+
+def test_a_preamble_comes_first_but_for_the_future():
+    reference = {"entry_point": "f", "inputs": [[[2, 1]]], "outputs": [[1, 2]], "preamble": "from typing import *"}
+    method = "class Solution:\n    def f(self, x: List[int]) -> List[int]: return sorted(x)"
+    assert verify("code", method, reference).status == "correct"
+    assert verify("code", method, {**reference, "preamble": ""}).reason == "runtime_error"
+    future = "from __future__ import annotations, division\nclass Solution:\n    def f(self, x: Later) -> Any: return sorted(x)"
+    assert verify("code", future, reference).status == "correct"
+
+
+def test_a_huge_program_is_refused():
+    verdict = verify("code", "x = 1\n" * 400_000, ADD)
+    assert (verdict.status, verdict.reason, verdict.isolation) == ("incorrect", "refused", "none")
+
+
 def test_assert_suites_with_setup_and_objects():
     # The tests build and pass the candidate's own objects, as some of MBPP's do.
     candidate = (
@@ -147,6 +171,9 @@ def test_outputs_are_compared_whole():
     assert not same_output("0.3333", "0.3334")
     assert same_output("0.3333", "0.3334", 1e-3)
     assert not same_output("nan", "NaN.")
+    assert not same_output("YES\nNo\n", "Yes\nno\n")
+    assert same_output("YES\nNo\n", "Yes\nno\n", ignore_case=True)
+    assert not same_output("YES\nNo\n", "Yes\nYes\n", ignore_case=True)
 
 
 def test_values_survive_the_crossing():
