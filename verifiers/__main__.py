@@ -12,7 +12,10 @@ def main(arguments: list[str] | None = None) -> int:
     probe = commands.add_parser("probe", help="what isolation this machine gives")
     probe.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     probe.add_argument(
-        "--min-isolation", default="B", choices=["A", "B", "B-landlock", "C"], help="least tier to end with code 0"
+        "--min-isolation",
+        default="B",
+        choices=["A", "B", "B-landlock", "C"],
+        help="least tier to end with code 0",
     )
     options = parser.parse_args(arguments)
 

@@ -17,7 +17,7 @@ from verifiers.sandbox.limits import Limits, Outcome
 from verifiers.verdict import Verdict, failure
 
 _LOOKS_LIKE_CODE = re.compile(
-    r"^(?:\s{2,}\S|def |class |import |from |print\(|for |while |if |[A-Za-z_][\w, ]*=)", re.M
+    r"^(?:[ \t]{2,}\S|def |class |import |from |print\(|for |while |if |[A-Za-z_][\w, ]*=)", re.M
 )
 _FUTURE = re.compile(r"^from __future__ import \w[\w, ]*", re.M)
 _ENDING_REASON = {
@@ -146,9 +146,7 @@ def _stub(prompt: str) -> str:
     return prompt.rstrip() + "\n    pass\n"
 
 
-def _tests(
-    inputs, outputs, asserts, test, prompt, setup, entry_point, tolerance, compare
-) -> Iterator[_Test]:
+def _tests(inputs, outputs, asserts, test, prompt, setup, entry_point, tolerance, compare) -> Iterator[_Test]:
     """Every test of the reference. Raises ValueError where keys are missing or do not fit."""
     kinds = [
         name

@@ -76,8 +76,11 @@ def bare(response: str) -> str | None:
     return text
 
 
+# An escaped sign is passed over as one (no group matches): it opens no formula.
 _ENVIRONMENT = re.compile(
-    r"\$\$([^$]+)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\[(.{0,2000}?)\\\]|\\\((.{0,2000}?)\\\)", re.DOTALL
+    r"\\[$\\]|\$\$([^$]+)\$\$|\$((?:[^$\\]|\\.)+)\$"
+    r"|\\\[((?:[^\\]|\\[^\[\]])*)\\\]|\\\(((?:[^\\]|\\[^()])*)\\\)",
+    re.DOTALL,
 )
 _COMMAND = re.compile(r"\\(?:text|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _A_WORD = re.compile(r"\b(?!sqrt\b|inf\b)[a-zA-Z]{3,}|[^\x00-\x7f]|\$|\\[(\[]")
@@ -114,8 +117,8 @@ def last_math(response: str) -> str | None:
     # Formulas are found by scanning ahead, so only the end is looked at.
     text = (said if said is not None else response)[-_MAX_FORMULA_CHARS:]
     formula = number = None
-    for formula in _ENVIRONMENT.finditer(text):  # noqa: B007
-        pass
+    for match in _ENVIRONMENT.finditer(text):
+        formula = match if match.lastindex else formula
     for number in _LAST_NUMBER.finditer(text, formula.end() if formula else 0):  # noqa: B007
         pass
     if formula is not None and number is None:

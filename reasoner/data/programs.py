@@ -76,7 +76,8 @@ def livecodebench(config: SourceConfig) -> Iterator[Item]:
 
 def apps(config: SourceConfig) -> Iterator[Item]:
     """APPS (Hendrycks et al. 2021): `input_output` holds inputs, outputs and, for functions, fn_name. Four seconds a
-    test, as its own judge gives. Rows without tests, of which it has some, are left out."""
+    test, and decimals within a tolerance, as its own judge has it. Rows without tests are left out. Problems with
+    several right outputs are in it, and know one of them only."""
     hub, left_out = "metr-evals/apps", 0
     for i, row in enumerate(read_rows(config, hub), start=config.start):
         text = text_of(row, ("question",), config, i, "question")
@@ -92,7 +93,7 @@ def apps(config: SourceConfig) -> Iterator[Item]:
             }
         else:
             reference = {key: [_lines(text) for text in tests[key]] for key in ("inputs", "outputs")}
-        reference |= {"preamble": CONTEST_IMPORTS, "cpu_s": 4.0}
+        reference |= {"preamble": CONTEST_IMPORTS, "cpu_s": 4.0, "tolerance": 1e-6}
         number = first_of(row, ("problem_id", "apps_id"))
         solutions = _unpacked(row, "solutions", config, i) or [None]
         asked = _with_starter(text, row)

@@ -27,6 +27,7 @@ def _syscall(*arguments) -> str:
 
 INTEGRITY = {
     "exit_zero_before_output": ("import sys\nsys.exit(0)", WRONG),
+    "exit_function_before_output": ("exit()\nprint(42)", WRONG),
     "os_exit_zero": ("import os\nos._exit(0)", CRASH),
     "raise_system_exit": ("raise SystemExit(1)", CRASH),
     "raise_keyboard_interrupt": ("raise KeyboardInterrupt", CRASH),

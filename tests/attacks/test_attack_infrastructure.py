@@ -155,7 +155,9 @@ def test_soak_of_a_hundred_thousand_runs(slot):
             opened = [len(os.listdir(f"/proc/{p}/fd")) for p in (inner, "self")]
             children = Path(f"/proc/{inner}/task/{inner}/children").read_text().split()
             rows.append((*resident, *opened, len(children)))
-            print(f"{n + 1} runs: slot {resident[0]} kB, {opened[0]} descriptors; ours {resident[1]} kB, {opened[1]}")
+            print(
+                f"{n + 1} runs: slot {resident[0]} kB, {opened[0]} descriptors; ours {resident[1]} kB, {opened[1]}"
+            )
     slots, ours, slot_opened, our_opened, children = zip(*rows, strict=True)
     assert max(slots) - min(slots) < 2000 and max(ours) - min(ours) < 2000  # kB
     assert len(set(slot_opened)) == len(set(our_opened)) == 1
@@ -258,7 +260,9 @@ def test_no_room_on_disk_is_our_failure_and_the_next_request_runs_clean(tmp_path
         "def make_room():\n    for name in os.listdir(folder):\n        if name.isdecimal(): os.unlink(f'{folder}/{name}')\n"
     )
     fresh, after, warm = _statuses_of(f"{full}fill()\njudge()\nmake_room()\njudge()\nfill()\njudge()\n")
-    assert fresh.startswith("error unavailable sandbox: a slot cannot be probed: [Errno 28] No space left on device")
+    assert fresh.startswith(
+        "error unavailable sandbox: a slot cannot be probed: [Errno 28] No space left on device"
+    )
     assert after == warm == "correct ok "
 
 

@@ -55,7 +55,9 @@ SENIORS = {
     "contest_date": "2023-07-01T00:00:00",
     "starter_code": "class Solution:\n    def countSeniors(self, details: List[str]) -> int:\n        ",
     "difficulty": "easy",
-    "public_test_cases": json.dumps([{"input": '["786M7522", "530F9211"]', "output": "2", "testtype": "functional"}]),
+    "public_test_cases": json.dumps(
+        [{"input": '["786M7522", "530F9211"]', "output": "2", "testtype": "functional"}]
+    ),
     "private_test_cases": pack(
         json.dumps([{"input": '["131F4000", "292M1000"]', "output": "0", "testtype": "functional"}])
     ),
@@ -138,14 +140,18 @@ def test_a_pickle_that_runs_code_is_refused_and_runs_nothing(tmp_path):
 def test_what_cannot_be_unpacked_is_one_line(tmp_path, monkeypatch, text, message):
     monkeypatch.setattr(packed, "_MAX_BYTES", 4000)
     row = {**SUM, "private_test_cases": text}
-    with pytest.raises(UserError, match=f"row 0 of .*private_test_cases cannot be read: .*{message}") as caught:
+    with pytest.raises(
+        UserError, match=f"row 0 of .*private_test_cases cannot be read: .*{message}"
+    ) as caught:
         items("livecodebench", write(tmp_path / "lcb.jsonl", row))
     assert "\n" not in str(caught.value)
 
 
 def test_a_tested_function_without_a_name_is_one_line(tmp_path):
     with pytest.raises(UserError, match="tests a function without a name"):
-        items("livecodebench", write(tmp_path / "lcb.jsonl", {**SENIORS, "metadata": "{}", "starter_code": ""}))
+        items(
+            "livecodebench", write(tmp_path / "lcb.jsonl", {**SENIORS, "metadata": "{}", "starter_code": ""})
+        )
 
 
 def test_packed_tests_of_a_real_file(shared_data):
@@ -179,7 +185,9 @@ def test_apps_as_published(tmp_path):
         tmp_path / "apps.jsonl",
         apps_row(0, "Add two numbers.", {"inputs": ["1 2\n", "3 4"], "outputs": ["3\n", "7"]}),
         apps_row(1, "Lines.", {"inputs": [["2", "5", "6"]], "outputs": [["5", "6"]]}),
-        apps_row(2, "Missing.", missing, starter_code="class Solution:\n    def missing(self, a: List[int], k): "),
+        apps_row(
+            2, "Missing.", missing, starter_code="class Solution:\n    def missing(self, a: List[int], k): "
+        ),
         apps_row(3, "Odd.", wrapped),
         apps_row(4, "Swap.", keyed),
         apps_row(5, "Untested.", None),
@@ -251,12 +259,20 @@ def test_code_contests_as_published(tmp_path):
 def test_code_contests_tests_in_every_shape(tmp_path):
     names = ("public_tests", "private_tests", "generated_tests")
     pairs = {
-        key: [{"input": a, "output": b} for a, b in zip(CONTEST[key]["input"], CONTEST[key]["output"], strict=True)]
+        key: [
+            {"input": a, "output": b}
+            for a, b in zip(CONTEST[key]["input"], CONTEST[key]["output"], strict=True)
+        ]
         for key in names
     }
     joined = {"problem": CONTEST["description"], "tests": {"inputs": ["1\n", "2\n", "4\n"],
                                                          "outputs": ["YES\n", "NO\n", "NO\n"]}}  # fmt: skip
-    shapes = [CONTEST, {**CONTEST, **pairs}, {**CONTEST, **{key: json.dumps(pairs[key]) for key in names}}, joined]
+    shapes = [
+        CONTEST,
+        {**CONTEST, **pairs},
+        {**CONTEST, **{key: json.dumps(pairs[key]) for key in names}},
+        joined,
+    ]
     references = []
     for n, row in enumerate(shapes):
         (item,) = items("code_contests", write(tmp_path / f"{n}.jsonl", row))
@@ -281,6 +297,15 @@ def test_code_contests_without_tests_is_one_line(tmp_path):
 
 # --- recorded verdicts of other judges ---
 
+NO_PROGRAM = (
+    "a return or nonlocal outside any function: their judge puts programs into one, Python refuses it"
+)
+SEVERAL_ANSWERS = "the problem accepts any of several outputs, its tests know one"
+APPS_OTHERWISE = {
+    **dict.fromkeys(("4014", "4023", "4031", "4045", "4052", "4053", "4056", "4070", "4101"), NO_PROGRAM),
+    **dict.fromkeys(("4008", "4038", "4040", "4050", "4078", "4080"), SEVERAL_ANSWERS),
+}
+
 
 @pytest.mark.slow
 def test_accepted_apps_solutions_pass(shared_data):
@@ -293,16 +318,18 @@ def test_accepted_apps_solutions_pass(shared_data):
     different = {n: (v.reason, v.score, v.detail) for n, v in verdicts.items() if v.status != "correct"}
     print(f"{len(verdicts)} problems, {len(different)} otherwise:", *sorted(different.items()), sep="\n")
     assert len(verdicts) == 63
-    assert set(different) <= set(APPS_OTHERWISE)
+    assert set(different) == {f"apps/{number}" for number in APPS_OTHERWISE}
 
 
 @pytest.mark.slow
 def test_what_livecodebench_graded_as_right_passes(shared_data):
-    """Programs that its judge accepted, on the tests that we have of the same problems."""
+    """Programs that its judge accepted, on the tests that we have of the same problems: all pass."""
     plain = re.compile(r"\s+")
     problems = {plain.sub(" ", row["problem"]).strip(): row for row in
                 rows_of(shared_data / "code/livecodebench_rllm_test.visible.jsonl.gz")}  # fmt: skip
-    graded = rows_of(shared_data / "code_samples/LCB_O1-Mini-2024-09-12_codegeneration_1_0.2_eval_all.jsonl.gz")
+    graded = rows_of(
+        shared_data / "code_samples/LCB_O1-Mini-2024-09-12_codegeneration_1_0.2_eval_all.jsonl.gz"
+    )
     loaded = {plain.sub(" ", i.problem.prompt.partition("\nStart from this code:")[0]).strip(): i.problem for i in
               items("livecodebench", shared_data / "code/livecodebench_rllm_test.visible.jsonl.gz")}  # fmt: skip
     requests = []
@@ -313,10 +340,10 @@ def test_what_livecodebench_graded_as_right_passes(shared_data):
             requests.append((row["question_id"], "code", row["code_list"][0], reference))
     verdicts = dict(verify_many(requests))
     different = {n: (v.reason, v.score, v.detail) for n, v in verdicts.items() if v.status != "correct"}
-    print(f"{len(verdicts)} accepted programs, {len(different)} otherwise:", *sorted(different.items()), sep="\n")
-    assert len(verdicts) > 280
-    assert set(different) <= set(LIVECODEBENCH_OTHERWISE)
-
-
-APPS_OTHERWISE: dict[str, str] = {}
-LIVECODEBENCH_OTHERWISE: dict[str, str] = {}
+    print(
+        f"{len(verdicts)} accepted programs, {len(different)} otherwise:",
+        *sorted(different.items()),
+        sep="\n",
+    )
+    assert len(verdicts) == 290
+    assert not different

@@ -18,7 +18,9 @@ def host(tmp_path):
     proc.mkdir()
     job.mkdir(parents=True)
     (proc / "cgroup").write_text("0::/ours/job\n")
-    (proc / "mounts").write_text(f"sysfs /sys sysfs rw 0 0\ncgroup2 {tmp_path}/fs cgroup2 rw,nsdelegate 0 0\n")
+    (proc / "mounts").write_text(
+        f"sysfs /sys sysfs rw 0 0\ncgroup2 {tmp_path}/fs cgroup2 rw,nsdelegate 0 0\n"
+    )
     (job / "cgroup.subtree_control").write_text("")
     (job.parent / "cgroup.subtree_control").write_text("cpu memory pids\n")
     return tmp_path

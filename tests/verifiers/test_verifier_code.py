@@ -22,6 +22,8 @@ ADD = {"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]}
         "import sys\nprint(sum(map(int, input().split())))\nsys.exit(0)",
         "import sys, threading\nthreading.stack_size(1 << 25)\n"
         "def main(): print(sum(map(int, input().split())))\nthreading.Thread(target=main).start()",
+        "print(sum(map(int, input().split())))\nexit()\nprint(5)",
+        "print(sum(map(int, input().split())))\nif True: quit(0)",
         "import atexit\natexit.register(lambda: print(sum(map(int, input().split()))))",
         "from collections import *\nfrom heapq import *\nprint(sum(map(int, input().split())))",
         "with open('x', 'w') as f: f.write(input())\nprint(sum(map(int, open('/box/x').read().split())))",
@@ -84,7 +86,12 @@ def test_several_acceptable_outputs():
 
 
 def test_a_preamble_comes_first_but_for_the_future():
-    reference = {"entry_point": "f", "inputs": [[[2, 1]]], "outputs": [[1, 2]], "preamble": "from typing import *"}
+    reference = {
+        "entry_point": "f",
+        "inputs": [[[2, 1]]],
+        "outputs": [[1, 2]],
+        "preamble": "from typing import *",
+    }
     method = "class Solution:\n    def f(self, x: List[int]) -> List[int]: return sorted(x)"
     assert verify("code", method, reference).status == "correct"
     assert verify("code", method, {**reference, "preamble": ""}).reason == "runtime_error"

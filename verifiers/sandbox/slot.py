@@ -9,6 +9,7 @@ import gc
 import importlib
 import os
 import secrets
+import site
 import sys
 from dataclasses import dataclass, field
 
@@ -112,6 +113,7 @@ def _warm(name: str) -> None:
     """Import, and use once, what children would else pay for each time."""
     for module in _WARM["bare"].split() + _WARM[name].split():
         importlib.import_module(module)
+    site.setquit()  # exit() and quit(), which programs call; we start without site's paths
     if name == "science":
         import numpy
         import sympy
