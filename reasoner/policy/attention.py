@@ -4,7 +4,7 @@ What a query sees follows from where it stands: all earlier positions of its slo
 sliding window. So no mask is built or passed, and every architecture's window and soft cap are its own.
 
 Shape suffixes: R rows (slots), H heads, K key/value heads, G query heads per key/value head, T query tokens,
-S key positions, D head size.
+S key positions, D head size, N rows times key/value heads.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Seen:
     def __init__(self, positions_RT: torch.Tensor, width: int, dtype: torch.dtype):
         self.positions_RT, self.width, self.dtype = positions_RT, width, dtype
         self.biases: dict[int | None, torch.Tensor] = {}
+        self.biases_of_heads: dict[int | None, torch.Tensor] = {}
 
     def bias(self, window: int | None) -> torch.Tensor:
         """[R, 1, T, S]: 0 where a key is seen, minus infinity where not; a window of w sees the last w positions."""
@@ -40,36 +41,63 @@ class Seen:
             self.biases[window] = bias.masked_fill_(hidden_RTS, float("-inf"))[:, None]
         return self.biases[window]
 
+    def bias_of_heads(self, window: int | None, heads: int) -> torch.Tensor:
+        """[R · heads, 1, S]: the bias of single queries once for each key/value head."""
+        if window not in self.biases_of_heads:
+            bias_R11S = self.bias(window)
+            self.biases_of_heads[window] = bias_R11S.expand(-1, heads, -1, -1).flatten(0, 1)
+        return self.biases_of_heads[window]
+
 
 def attend(
     query_RKGTD: torch.Tensor,
     key_RKSD: torch.Tensor,
     value_RKSD: torch.Tensor,
-    bias_R1TS: torch.Tensor,
+    seen: Seen,
+    window: int | None,
     scale: float,
     cap: float | None = None,
 ) -> torch.Tensor:
-    """softmax(scale · q·k, soft-capped, + bias) · v, as [R, K, G, T, D]; query heads of a group share their keys.
-
-    On a CPU in float32 a single query is faster by two batched products than by the fused kernel.
-    """
+    """softmax(scale · q·k, soft-capped, + bias) · v, as [R, K, G, T, D]; query heads of a group share their keys."""
     num_queries = query_RKGTD.shape[3]
     query_RKQD = query_RKGTD.flatten(2, 3)
+    if cap is None and num_queries == 1:
+        heads = key_RKSD.shape[1]
+        flat = (x.flatten(0, 1) for x in (query_RKQD, key_RKSD, value_RKSD))
+        out_RKQD = attend_one(*flat, seen.bias_of_heads(window, heads), scale).unflatten(0, (-1, heads))
+        return out_RKQD.unflatten(2, (-1, 1))
+    bias_R1TS = seen.bias(window)
     bias_R1QS = bias_R1TS.repeat(1, 1, query_RKGTD.shape[2], 1) if num_queries > 1 else bias_R1TS
-    if cap is None and not (num_queries == 1 and query_RKQD.device.type == "cpu"):
-        if num_queries == 1:
-            bias_R1QS = bias_R1QS.expand(-1, -1, query_RKQD.shape[2], -1)
+    if cap is None:
         out_RKQD = F.scaled_dot_product_attention(
             query_RKQD, key_RKSD, value_RKSD, attn_mask=bias_R1QS, scale=scale
         )
     else:
         scores_RKQS = (query_RKQD * scale) @ key_RKSD.transpose(-1, -2)
-        if cap is not None:
-            scores_RKQS = torch.tanh(scores_RKQS / cap) * cap
+        scores_RKQS = torch.tanh(scores_RKQS / cap) * cap
         scores_RKQS += bias_R1QS
         weights_RKQS = torch.softmax(scores_RKQS, -1, dtype=torch.float32).to(value_RKSD.dtype)
         out_RKQD = weights_RKQS @ value_RKSD
     return out_RKQD.unflatten(2, (-1, num_queries))
+
+
+def attend_one(
+    query_NGD: torch.Tensor,
+    key_NSD: torch.Tensor,
+    value_NSD: torch.Tensor,
+    bias_N1S: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """The same for one query token per row, [N, G, D], where N counts rows times key/value heads.
+
+    On a CPU two batched products are faster than the fused kernel.
+    """
+    if query_NGD.device.type != "cpu":
+        bias_NGS = bias_N1S.expand(-1, query_NGD.shape[1], -1)
+        return F.scaled_dot_product_attention(query_NGD, key_NSD, value_NSD, attn_mask=bias_NGS, scale=scale)
+    scores_NGS = torch.baddbmm(bias_N1S, query_NGD, key_NSD.transpose(-1, -2), alpha=scale)
+    weights_NGS = torch.softmax(scores_NGS, -1, dtype=torch.float32).to(value_NSD.dtype)
+    return torch.bmm(weights_NGS, value_NSD)
 
 
 def _slot_attention(
@@ -88,7 +116,7 @@ def _slot_attention(
     assert seen is not None
     query_RKGTD = query.unflatten(1, (key.shape[1], -1))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out_RKGTD = attend(query_RKGTD, key, value, seen.bias(sliding_window), scale, softcap)
+    out_RKGTD = attend(query_RKGTD, key, value, seen, sliding_window, scale, softcap)
     return out_RKGTD.flatten(1, 2).transpose(1, 2), None
 
 

@@ -1,10 +1,12 @@
 """One decode step of Llama-shaped models by hand: fewer, larger operations than their modules run.
 
-Queries, keys and values come from one product, so do gate and up; rotations are read from a table. On a small
+Queries, keys and values come from one product, so do gate and up; rotations are read from a table, residuals are
+added by the products, and in float32 on a CPU the weights of norms are in the products that follow them. On a small
 model a step is mostly the cost of starting operations, so this pays; the result is the modules' own (tested).
 LoRA weights are merged into copies. The copies are of the weights at construction: a new one is made for new weights.
 
-Shape suffixes: R rows, H heads, K key/value heads, G query heads per key/value head, D head size, W width, P positions.
+Shape suffixes: R rows, H heads, K key/value heads, G query heads per key/value head, D head size, W width, P positions,
+N rows times key/value heads, S key positions.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from reasoner.policy.attention import Seen, attend
+from reasoner.policy.attention import Seen, attend_one
 from reasoner.policy.kv import SlotCache, kv_shape
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
@@ -22,15 +24,26 @@ FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # the others' angles depen
 MAX_BYTES = 1 << 30  # of copied weights
 
 
+class _Linear(NamedTuple):
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def add_to(self, x_RW: torch.Tensor, out_RW: torch.Tensor) -> None:
+        """Add the product of x and, if there is one, the bias to `out_RW`."""
+        out_RW.addmm_(x_RW, self.weight.t())
+        if self.bias is not None:
+            out_RW.add_(self.bias)
+
+
 class _Block(NamedTuple):
-    norm: torch.Tensor
-    qkv: tuple[torch.Tensor, torch.Tensor | None]
+    norm: torch.Tensor | None  # None where the products hold it
+    qkv: _Linear  # per key/value head its queries, its key and its value
     query_norm: torch.Tensor | None  # of Qwen 3
     key_norm: torch.Tensor | None
-    out: tuple[torch.Tensor, torch.Tensor | None]
-    mlp_norm: torch.Tensor
-    gate_up: tuple[torch.Tensor, torch.Tensor | None]
-    down: tuple[torch.Tensor, torch.Tensor | None]
+    out: _Linear
+    mlp_norm: torch.Tensor | None
+    gate_up: _Linear
+    down: _Linear
     window: int | None
     scale: float
 
@@ -70,10 +83,10 @@ def _is_lora(module) -> bool:
     return not module.lora_variant and not any(module.lora_bias.get(a) for a in active)
 
 
-def _weights(*modules) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _weights(*modules) -> _Linear:
     """The weights and biases of linear layers that read the same input, one below the other."""
     if len(modules) == 1 and _is_plain(modules[0]):
-        return modules[0].weight, modules[0].bias
+        return _Linear(modules[0].weight, modules[0].bias)
     weights, biases = [], []
     for m in modules:
         plain = m if _is_plain(m) else m.base_layer
@@ -85,7 +98,7 @@ def _weights(*modules) -> tuple[torch.Tensor, torch.Tensor | None]:
         weights.append(weight)
         biases.append(plain.bias if plain.bias is not None else weight.new_zeros(weight.shape[0]))
     has_bias = any(b.any() for b in biases)
-    return torch.cat(weights), torch.cat(biases) if has_bias else None
+    return _Linear(torch.cat(weights), torch.cat(biases) if has_bias else None)
 
 
 class Decoder:
@@ -94,9 +107,13 @@ class Decoder:
     def __init__(self, model, max_context: int):
         base, config = model.base_model, model.config.get_text_config()
         _, self.key_heads, self.head_dim = kv_shape(model)
-        self.heads = config.num_attention_heads
+        self.groups = config.num_attention_heads // self.key_heads
         self.eps = config.rms_norm_eps
         self.embedding, self.norm = base.embed_tokens.weight, base.norm.weight
+        self.width = self.embedding.shape[1]
+        self.folds = model.device.type == "cpu" and model.dtype == torch.float32
+        self.least_norm = torch.tensor((self.width * self.eps) ** 0.5)
+        self.last_scale_W = self.norm * self.width**0.5
         position_1P = torch.arange(max_context, device=model.device)[None]
         cos, sin = base.rotary_emb(self.embedding[:1], position_1P)
         # rotate_half as a roll: its sign goes into the sine
@@ -111,45 +128,67 @@ class Decoder:
         window = getattr(a, "sliding_window", None) or (
             config.sliding_window if config.model_type == "mistral" else None
         )
+        norm, qkv = self._fold(layer.input_layernorm.weight, self._by_head(_weights(query, key, value)))
+        mlp_norm, gate_up = self._fold(layer.post_attention_layernorm.weight, _weights(gate, up))
         return _Block(
-            norm=layer.input_layernorm.weight,
-            qkv=_weights(query, key, value),
+            norm=norm,
+            qkv=qkv,
             query_norm=a.q_norm.weight if hasattr(a, "q_norm") else None,
             key_norm=a.k_norm.weight if hasattr(a, "k_norm") else None,
             out=_weights(out),
-            mlp_norm=layer.post_attention_layernorm.weight,
-            gate_up=_weights(gate, up),
+            mlp_norm=mlp_norm,
+            gate_up=gate_up,
             down=_weights(down),
             window=window,
             scale=a.scaling,
         )
 
+    def _by_head(self, qkv: _Linear) -> _Linear:
+        """All queries, all keys, all values -> per key/value head its queries, its key, its value."""
+        K, G, D = self.key_heads, self.groups, self.head_dim
+
+        def ordered(x: torch.Tensor) -> torch.Tensor:
+            query, key, value = x.unflatten(0, (-1, D)).split((K * G, K, K))
+            by_head = (query.unflatten(0, (K, G)), key.unsqueeze(1), value.unsqueeze(1))
+            return torch.cat(by_head, 1).flatten(0, 2)
+
+        return _Linear(ordered(qkv.weight), None if qkv.bias is None else ordered(qkv.bias))
+
+    def _fold(self, norm_W: torch.Tensor, following: _Linear) -> tuple[torch.Tensor | None, _Linear]:
+        """The norm's weight, or None and the product that follows with this weight and the root of the width in it."""
+        if not self.folds:
+            return norm_W, following
+        return None, following._replace(weight=following.weight * (norm_W * self.width**0.5))
+
+    def _normed(self, x_RW: torch.Tensor, weight_W: torch.Tensor | None) -> torch.Tensor:
+        """RMS norm; without a weight, divided by the root of the width, which is then in the product that follows.
+
+        x / sqrt(|x|² / W + eps) = sqrt(W) · x / sqrt(|x|² + W · eps): on a CPU three operations instead of six.
+        """
+        if weight_W is not None:
+            return F.rms_norm(x_RW, (self.width,), weight_W, self.eps)
+        return x_RW / torch.linalg.vector_norm(x_RW, dim=-1, keepdim=True).hypot_(self.least_norm)
+
     def __call__(
         self, token_R: torch.Tensor, position_R: torch.Tensor, cache: SlotCache, seen: Seen
     ) -> torch.Tensor:
         """Last hidden states [R, W] of one token per row; its keys and values go into `cache`, selected for them."""
-        num_rows, H, K, D = len(token_R), self.heads, self.key_heads, self.head_dim
+        num_rows, K, G, D = len(token_R), self.key_heads, self.groups, self.head_dim
         x_RW = F.embedding(token_R, self.embedding)
-        width = (x_RW.shape[1],)
-        cos_R1D, sin_R1D = self.cos_PD[position_R][:, None], self.sin_PD[position_R][:, None]
+        cos_R11D, sin_R11D = self.cos_PD[position_R][:, None, None], self.sin_PD[position_R][:, None, None]
         for i, b in enumerate(self.blocks):
-            qkv = F.linear(F.rms_norm(x_RW, width, b.norm, self.eps), *b.qkv).view(num_rows, H + 2 * K, D)
-            qk, value_RKD = qkv.split((H + K, K), 1)
+            qkv = F.linear(self._normed(x_RW, b.norm), *b.qkv).view(num_rows, K, G + 2, D)
+            qk = qkv[:, :, : G + 1]
             if b.query_norm is not None:
-                query, key = qk.split((H, K), 1)
-                qk = torch.cat(
-                    (
-                        F.rms_norm(query, (D,), b.query_norm, self.eps),
-                        F.rms_norm(key, (D,), b.key_norm, self.eps),
-                    ),
-                    1,
-                )
-            qk = torch.addcmul(qk * cos_R1D, qk.roll(D // 2, -1), sin_R1D)
-            query_RHD, key_RKD = qk.split((H, K), 1)
-            keys_RKSD, values_RKSD = cache.write_new(i, key_RKD, value_RKD)
-            query_RKG1D = query_RHD.unflatten(1, (K, H // K))[:, :, :, None]
-            mixed = attend(query_RKG1D, keys_RKSD, values_RKSD, seen.bias(b.window), b.scale)
-            x_RW = x_RW + F.linear(mixed.reshape(num_rows, H * D), *b.out)
-            gate, up = F.linear(F.rms_norm(x_RW, width, b.mlp_norm, self.eps), *b.gate_up).chunk(2, -1)
-            x_RW = x_RW + F.linear(F.silu(gate).mul_(up), *b.down)
-        return F.rms_norm(x_RW, width, self.norm, self.eps)
+                query, key = qk.split((G, 1), 2)
+                query.copy_(F.rms_norm(query, (D,), b.query_norm, self.eps))
+                key.copy_(F.rms_norm(key, (D,), b.key_norm, self.eps))
+            rolled = qk.roll(D // 2, -1)
+            qk.mul_(cos_R11D).addcmul_(rolled, sin_R11D)
+            keys_NSD, values_NSD = cache.write_one(i, qkv[:, :, G:])
+            query_NGD = qkv[:, :, :G].flatten(0, 1)
+            mixed_NGD = attend_one(query_NGD, keys_NSD, values_NSD, seen.bias_of_heads(b.window, K), b.scale)
+            b.out.add_to(mixed_NGD.view(num_rows, K * G * D), x_RW)
+            gate, up = F.linear(self._normed(x_RW, b.mlp_norm), *b.gate_up).chunk(2, -1)
+            b.down.add_to(F.silu(gate).mul_(up), x_RW)
+        return self._normed(x_RW, None).mul_(self.last_scale_W) if self.folds else self._normed(x_RW, self.norm)

@@ -16,7 +16,7 @@ STOP_REASONS = {
     "empty": "the prefix holds no token: nothing drawn",
     "vocabulary": "the prefix holds a token that the model does not have: nothing drawn",
     "memory": "the budget for keys and values holds no more tokens of one sequence",
-    "nan": "the logits were not numbers; the last token is arbitrary",
+    "nan": "the logits were not numbers: no token was drawn from them",
     "cancelled": "the caller's wish",
 }
 BASE = "base"  # as an adapter: the frozen base under all of them

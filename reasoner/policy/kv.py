@@ -39,6 +39,10 @@ class SlotCache(Cache):
         self.kv_L2RKSD = torch.zeros(shape, dtype=model.dtype, device=self.device)
         # every (slot, head, position) is a row of D numbers, so that writing is one copy of rows
         self.rows_L2ND = self.kv_L2RKSD.view(layers, 2, num_slots * heads * max_length, head_dim)
+        self.rows_LMD = self.rows_L2ND.flatten(1, 2)
+        self.kind_2 = (
+            torch.arange(2, device=self.device) * self.rows_L2ND.shape[2]
+        )  # values come after all keys
         self.head_K1 = torch.arange(heads, device=self.device)[:, None] * max_length
         self.stride = heads * max_length
         super().__init__(layers=[_SlotLayer(self, i) for i in range(layers)])
@@ -49,6 +53,7 @@ class SlotCache(Cache):
         slot_R = torch.arange(slots, device=self.device) if isinstance(slots, int) else slots
         place_RKT = slot_R[:, None, None] * self.stride + self.head_K1 + positions_RT[:, None]
         self.place_N = place_RKT.flatten()
+        self.place_N2 = (self.place_N[:, None] + self.kind_2).flatten() if isinstance(slots, int) else None
 
     def write_new(
         self, layer: int, key_RKTD: torch.Tensor, value_RKTD: torch.Tensor
@@ -62,17 +67,26 @@ class SlotCache(Cache):
         keys_RKSD, values_RKSD = self.kv_L2RKSD[layer]
         return keys_RKSD[rows, :, : self.width], values_RKSD[rows, :, : self.width]
 
+    def write_one(self, layer: int, kv_RK2D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store one new token's key and value in each leading slot; all keys and values of these, [R · K, S, D]."""
+        assert isinstance(self.slots, int) and self.place_N2 is not None
+        self.rows_LMD[layer].index_copy_(0, self.place_N2, kv_RK2D.reshape(-1, kv_RK2D.shape[-1]))
+        keys_RKSD, values_RKSD = self.kv_L2RKSD[layer, :, : self.slots, :, : self.width]
+        return keys_RKSD.flatten(0, 1), values_RKSD.flatten(0, 1)
+
     def read(self, slot: int, start: int, end: int) -> torch.Tensor:
         """A copy of one slot's keys and values at positions `start` to `end`: [L, 2, K, end - start, D]."""
         return self.kv_L2RKSD[:, :, slot, :, start:end].clone()
 
-    def write(self, slot: int, segments: Sequence[torch.Tensor]) -> None:
-        """Fill a slot from position 0 with segments as `read` returns them."""
-        at = 0
-        for segment in segments:
-            length = segment.shape[3]
-            self.kv_L2RKSD[:, :, slot, :, at : at + length] = segment
-            at += length
+    def write(self, slots: Sequence[int], segments: Sequence[torch.Tensor]) -> None:
+        """Fill slots from position 0 with the same segments as `read` returns them."""
+        if not segments:
+            return
+        kv_L2KSD = segments[0] if len(segments) == 1 else torch.cat(tuple(segments), 3)
+        length = kv_L2KSD.shape[3]
+        is_run = slots[-1] - slots[0] + 1 == len(slots)
+        rows = slice(slots[0], slots[-1] + 1) if is_run else list(slots)
+        self.kv_L2RKSD[:, :, rows, :, :length] = kv_L2KSD[:, :, None]
 
     def clear(self, slot: int) -> None:
         self.kv_L2RKSD[:, :, slot] = 0

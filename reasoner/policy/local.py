@@ -156,32 +156,33 @@ class LocalEngine:
 
     def _refill(self) -> None:
         """Give free slots to pending requests."""
-        admitted: list[int] = []
+        first = len(self.rows)
         while self.pending and len(self.rows) < self.num_slots:
             request = self.pending.popleft()
             reason = self._refusal(request)
             if reason:
                 self.finished.append(self._completion(request, reason))
                 continue
-            slot = len(self.rows)
-            admitted.append(slot)
             self.rows.append(request)
             self.known.append(0)
-            start, s = len(request.prefix_ids), request.sampling
-            self.at.append(start - 1)
-            limit = min(start + request.max_tokens, self.length)
-            kind = self._stop_kind(request)
-            self.ints_7R[:, slot] = torch.tensor(
-                (request.prefix_ids[-1], start - 1, start, limit, request.place, kind, s.top_k)
-            )
-            self.floats_3R[:, slot] = torch.tensor((s.temperature, s.top_p, s.min_p))
-        if admitted:
-            self._prefill(admitted)
-            rules = [
-                (s.temperature != 1, s.top_k > 0, s.top_p < 1, s.min_p > 0)
-                for s in (r.sampling for r in self.rows)
-            ]
-            self.rules = [any(of_rule) for of_rule in zip(*rules, strict=True)]
+            self.at.append(len(request.prefix_ids) - 1)
+        slots = slice(first, len(self.rows))
+        if not self.rows[slots]:
+            return
+        ints, floats = zip(*map(self._numbers, self.rows[slots]), strict=True)
+        self.ints_7R[:, slots] = torch.tensor(ints, device=self.device).T
+        self.floats_3R[:, slots] = torch.tensor(floats, device=self.device).T
+        self._prefill(range(first, len(self.rows)))
+        ways = {r.sampling for r in self.rows}
+        rules = [(s.temperature != 1, s.top_k > 0, s.top_p < 1, s.min_p > 0) for s in ways]
+        self.rules = [any(of_rule) for of_rule in zip(*rules, strict=True)]
+
+    def _numbers(self, request: Request) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """A request's columns of ints_7R and floats_3R at its admission."""
+        start, s = len(request.prefix_ids), request.sampling
+        limit, kind = min(start + request.max_tokens, self.length), self._stop_kind(request)
+        ints = (request.prefix_ids[-1], start - 1, start, limit, request.place, kind, s.top_k)
+        return ints, (s.temperature, s.top_p, s.min_p)
 
     def _refusal(self, request: Request) -> str:
         """Why a request draws nothing; empty where it may run."""
@@ -199,35 +200,34 @@ class LocalEngine:
     def _key(self, request: Request) -> tuple[str, int]:
         return request.adapter, self.weights_version
 
-    def _prefill(self, slots: list[int]) -> None:
+    def _prefill(self, slots: Sequence[int]) -> None:
         """Fill the slots with the keys and values of their prefixes but for the last token."""
-        prefixes = {slot: tuple(self.rows[slot].prefix_ids[:-1]) for slot in slots}
-        found = {slot: self.prefixes.match(prefixes[slot], self._key(self.rows[slot])) for slot in slots}
-        if any(found[slot][0] < len(prefixes[slot]) for slot in slots):
-            self._prefill_ahead([self.rows[slot] for slot in slots])
-            found = {slot: self.prefixes.match(prefixes[slot], self._key(self.rows[slot])) for slot in slots}
-        twins: dict[tuple[tuple[str, int], tuple[int, ...]], int] = {}
-        lacking: list[tuple[int, Span]] = []
+        twins: dict[tuple[tuple[str, int], tuple[int, ...]], list[int]] = {}
         for slot in slots:
-            twin = twins.setdefault((self._key(self.rows[slot]), prefixes[slot]), slot)
-            known, segments = found[slot]
-            self.known[slot] = known
-            if known < len(prefixes[slot]) and twin == slot:
-                lacking.append((slot, Span(prefixes[slot], known)))
-            self.cache.write(slot, segments)
+            request = self.rows[slot]
+            twins.setdefault((self._key(request), tuple(request.prefix_ids[:-1])), []).append(slot)
+        found = {asked: self.prefixes.match(asked[1], asked[0]) for asked in twins}
+        if any(known < len(prefix) for (_, prefix), (known, _) in found.items()):
+            self._prefill_ahead([self.rows[slot] for slot in slots])
+            found = {asked: self.prefixes.match(asked[1], asked[0]) for asked in twins}
+        lacking: list[tuple[int, Span]] = []
+        for (key, prefix), alike in twins.items():
+            known, segments = found[key, prefix]
+            self.cache.write(alike, segments)
+            for slot in alike:
+                self.known[slot] = known
+            if known < len(prefix):
+                lacking.append((alike[0], Span(prefix, known)))
         for chunk in chunks(lacking, lambda item: item[1]):  # the prefix cache has no room for these
             at = torch.tensor([slot for slot, _ in chunk], device=self.device)
             self._run(self.cache, at, [s for _, s in chunk], [self.rows[slot].adapter for slot, _ in chunk])
-        for slot in slots:
-            prefix = prefixes[slot]
-            twin = twins[self._key(self.rows[slot]), prefix]
-            if twin != slot and self.known[slot] < len(prefix):
-                self.cache.move(twin, slot, len(prefix))
-            owed = min(len(prefix), self.unclaimed)
-            self.unclaimed -= owed
-            self._count(reused=len(prefix) - owed)
-        if not self.pending:
-            self.unclaimed = 0
+        for slot, span in lacking:
+            for twin in twins[self._key(self.rows[slot]), span.tokens][1:]:
+                self.cache.move(slot, twin, len(span.tokens))
+        filled = sum(len(prefix) * len(alike) for (_, prefix), alike in twins.items())
+        owed = min(filled, self.unclaimed)
+        self._count(reused=filled - owed)
+        self.unclaimed = self.unclaimed - owed if self.pending else 0
 
     def _prefill_ahead(self, admitted: list[Request]) -> None:
         """Run what the prefix cache lacks of the admitted requests, and of those that wait while a pass has room."""
@@ -253,7 +253,7 @@ class LocalEngine:
                     for row, span in enumerate(chunk):
                         known, segments = self.prefixes.match(span.tokens[: span.start], key)
                         chunk[row] = Span(span.tokens, known)  # less than its start where it was evicted
-                        stage.write(row, segments)
+                        stage.write([row], segments)
                     self._run(
                         stage, torch.arange(len(chunk), device=self.device), chunk, [adapter] * len(chunk)
                     )
@@ -357,11 +357,11 @@ class LocalEngine:
     def _finish(self, row: int, reason: str) -> None:
         """Hand out a row's completion, keep its keys and values, and move the last row into its slot."""
         request = self.rows[row]
-        count = self.at[row] + 1 - len(request.prefix_ids)
+        count = self.at[row] + 1 - len(request.prefix_ids) - (reason == "nan")  # that token is arbitrary
         tokens = self.out_RS[row, :count].tolist()
         numbers = self.out_numbers_3RS[:, row, :count].tolist()
         self.finished.append(self._completion(request, reason, tokens, numbers))
-        whole = [*request.prefix_ids, *tokens][:-1]  # the last token was never fed
+        whole = (*request.prefix_ids, *tokens)[:-1]  # the last token was never fed
         if reason == "nan":
             self.cache.clear(row)  # a masked NaN still spreads: 0 · NaN is NaN
         elif self.known[row] < len(whole):

@@ -21,7 +21,9 @@ class _Edge:
     used: int = 0
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
+def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    if a == b:
+        return len(a)
     limit = min(len(a), len(b))
     for i in range(limit):
         if a[i] != b[i]:
@@ -46,7 +48,7 @@ class RadixCache:
         self.clock += 1
         edge, known, segments = self._root(key), 0, []
         while known < len(tokens) and (child := edge.children.get(tokens[known])) is not None:
-            n = _common(child.tokens, tokens[known : known + len(child.tokens)])
+            n = _common(child.tokens, tuple(tokens[known : known + len(child.tokens)]))
             child.used = self.clock
             segments.append(child.kv[:, :, :, :n])
             known += n
@@ -70,13 +72,15 @@ class RadixCache:
             self._evict()
 
     def _root(self, key: Hashable) -> _Edge:
-        return self.roots.setdefault(key, _Edge((), torch.empty(0), None))
+        if key not in self.roots:
+            self.roots[key] = _Edge((), torch.empty(0), None)
+        return self.roots[key]
 
     def _descend(self, tokens: Sequence[int], key: Hashable) -> tuple[_Edge, int]:
         """The edge at whose end `tokens` leave the tree; an edge left in its middle is cut there."""
         edge, known = self._root(key), 0
         while known < len(tokens) and (child := edge.children.get(tokens[known])) is not None:
-            n = _common(child.tokens, tokens[known : known + len(child.tokens)])
+            n = _common(child.tokens, tuple(tokens[known : known + len(child.tokens)]))
             known += n
             if n < len(child.tokens):
                 return self._cut(child, n), known

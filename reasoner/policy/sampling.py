@@ -5,6 +5,7 @@ Shape suffixes: B rows, V vocabulary, K blocks of it, C candidates in order of p
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,11 @@ import torch
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX2 = 0x94D049BB133111EB - (1 << 64)
+_GAMMA_U64, _MIX1_U64, _MIX2_U64 = (np.uint64(x + (1 << 64)) for x in (_GAMMA, _MIX1, _MIX2))
 
 BLOCK = 512  # a vocabulary of more than four blocks is searched by blocks first
+LARGE = 1 << 14  # from this vocabulary on, a CPU draws a few rows at a time, of at most CACHED logits
+CACHED = 1 << 18  # 1 MiB in float32, which stays in the processor's cache from one pass to the next
 NUM_CANDIDATES = 1024  # of a large vocabulary, so many are sorted before a whole row is
 _LOWEST = -1e30  # stands for minus infinity, whose product with a probability of 0 would be NaN
 
@@ -38,10 +42,16 @@ def uniform_at(keys_B: torch.Tensor, positions_B: torch.Tensor) -> torch.Tensor:
 
 def _uniform_at_cpu(keys_B: np.ndarray, positions_B: np.ndarray) -> np.ndarray:
     """The same bits by numpy, whose small operations cost a quarter of torch's."""
-    x = keys_B.view(np.uint64) + (positions_B + 1).view(np.uint64) * np.uint64(_GAMMA % 2**64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX1 % 2**64)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX2 % 2**64)
-    return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+    x = (positions_B + 1).view(np.uint64)
+    x *= _GAMMA_U64
+    x += keys_B.view(np.uint64)
+    x ^= x >> np.uint64(30)
+    x *= _MIX1_U64
+    x ^= x >> np.uint64(27)
+    x *= _MIX2_U64
+    x ^= x >> np.uint64(31)
+    x >>= np.uint64(11)
+    return x * 2.0**-53
 
 
 class Drawn(NamedTuple):
@@ -66,52 +76,74 @@ def draw(
     Temperature 0 takes the argmax (with a sampling log-probability of 0). Top-k, then top-p, then min-p (tokens
     with less than that share of the most likely one's probability go; Nguyen et al. 2024) apply after temperature.
     """
+    rules = (temperature_B, top_k_B, top_p_B, min_p_B)
+    num_rows, vocab_size = logits_BV.shape
+    if logits_BV.device.type == "cpu" and vocab_size >= LARGE:
+        size = max(torch.get_num_threads(), CACHED // vocab_size)
+        if size < num_rows:
+            parts = [
+                _draw(logits_BV[rows], noise_B[rows], *(r if r is None else r[rows] for r in rules))
+                for rows in (slice(i, i + size) for i in range(0, num_rows, size))
+            ]
+            return Drawn(*map(torch.cat, zip(*parts, strict=True)))
+    return _draw(logits_BV, noise_B, *rules)
+
+
+def _draw(logits_BV, noise_B, temperature_B, top_k_B, top_p_B, min_p_B) -> Drawn:
     logits_BV = logits_BV.float()
     p_BV = torch.softmax(logits_BV, -1)
+    noise_B1 = noise_B[:, None]
     if temperature_B is None and top_k_B is None and top_p_B is None and min_p_B is None:
-        token_B = _pick(p_BV, noise_B)
-        logprob_B = logprob_full_B = _at(p_BV, token_B).log()
-        log_z_B = _at(logits_BV, token_B) - logprob_B
+        token_B1 = _pick(p_BV, noise_B1)
+        logprob_B1 = logprob_full_B1 = p_BV.gather(-1, token_B1).log_()
+        log_z_B1 = logits_BV.gather(-1, token_B1).sub_(logprob_B1)
     else:
-        first_B = logits_BV.argmax(-1)
-        log_z_B = _at(logits_BV, first_B) - _at(p_BV, first_B).log()
+        first_B1 = logits_BV.argmax(-1, keepdim=True)
+        log_z_B1 = logits_BV.gather(-1, first_B1) - p_BV.gather(-1, first_B1).log_()
         scaled_BV = logits_BV
+        greedy_B1 = None
         if temperature_B is not None:
-            scaled_BV = logits_BV / torch.where(temperature_B == 0, 1.0, temperature_B)[:, None]
+            greedy_B1 = (temperature_B == 0)[:, None]
+            scaled_BV = logits_BV / temperature_B[:, None].masked_fill(greedy_B1, 1.0)
         sampled_BV = torch.softmax(_truncated(scaled_BV, top_k_B, top_p_B, min_p_B), -1)
-        token_B = _pick(sampled_BV, noise_B)
-        if temperature_B is not None:
-            token_B = torch.where(temperature_B == 0, first_B, token_B)
-        logprob_B = _at(sampled_BV, token_B).log()
-        if temperature_B is not None:
-            logprob_B = logprob_B.masked_fill(temperature_B == 0, 0.0)
-        logprob_full_B = _at(logits_BV, token_B) - log_z_B
-    # -Σ p log p = log Z - Σ p · logit
-    mean_B = torch.linalg.vecdot(p_BV, logits_BV)
-    if logits_BV.device.type != "cpu" or bool(mean_B.isnan().any()):
-        mean_B = torch.linalg.vecdot(p_BV, logits_BV.clamp(min=_LOWEST))
-    return Drawn(token_B, logprob_B, logprob_full_B, log_z_B - mean_B)
+        token_B1 = _pick(sampled_BV, noise_B1)
+        if greedy_B1 is not None:
+            token_B1 = torch.where(greedy_B1, first_B1, token_B1)
+        logprob_B1 = sampled_BV.gather(-1, token_B1).log_()
+        if greedy_B1 is not None:
+            logprob_B1.masked_fill_(greedy_B1, 0.0)
+        logprob_full_B1 = logits_BV.gather(-1, token_B1) - log_z_B1
+    entropy_B = log_z_B1[:, 0] - _mean(p_BV, logits_BV)  # -Σ p log p = log Z - Σ p · logit
+    return Drawn(token_B1[:, 0], logprob_B1[:, 0], logprob_full_B1[:, 0], entropy_B)
 
 
-def _at(values_BV: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:
-    return values_BV.gather(-1, token_B[:, None])[:, 0]
+def _mean(p_BV: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+    """Σ p · logit per row, in which a logit of minus infinity counts nothing."""
+    if logits_BV.device.type == "cpu":
+        if logits_BV.shape[1] >= LARGE:  # a product of whole rows would be written out before it is summed
+            mean_B = torch.stack([p.dot(logits) for p, logits in zip(p_BV, logits_BV, strict=True)])
+        else:
+            mean_B = torch.linalg.vecdot(p_BV, logits_BV)
+        if not math.isnan(mean_B.sum()):
+            return mean_B
+    return torch.linalg.vecdot(p_BV, logits_BV.clamp(min=_LOWEST))
 
 
-def _pick(weight_BV: torch.Tensor, noise_B: torch.Tensor) -> torch.Tensor:
-    """Per row the token at which the cumulative weight passes noise · total; tokens of weight 0 never.
+def _pick(weight_BV: torch.Tensor, noise_B1: torch.Tensor) -> torch.Tensor:
+    """Per row the token at which the cumulative weight passes noise · total; tokens of weight 0 never. [B, 1]
 
     Sums are in float64, so that the tail of a large vocabulary keeps its share of the noise; there only the
     block that the noise falls into is summed token by token.
     """
     vocab_size = weight_BV.shape[1]
     if vocab_size <= 4 * BLOCK:
-        return _invert(weight_BV, noise_B)
+        return _invert(weight_BV, noise_B1)
     whole = vocab_size // BLOCK * BLOCK
     blocks_BK = weight_BV[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)
     if whole < vocab_size:
         blocks_BK = torch.cat((blocks_BK, weight_BV[:, whole:].sum(-1, keepdim=True)), 1)
     cdf_BK = blocks_BK.cumsum(-1, dtype=torch.float64)
-    target_B1 = (noise_B.double() * cdf_BK[:, -1])[:, None]
+    target_B1 = cdf_BK[:, -1:] * noise_B1
     block_B1 = torch.searchsorted(cdf_BK, target_B1, right=True).clamp_(max=cdf_BK.shape[1] - 1)
     size_B1 = blocks_BK.double().gather(1, block_B1)
     within_B1 = 1 - (cdf_BK.gather(1, block_B1) - target_B1) / size_B1
@@ -119,14 +151,14 @@ def _pick(weight_BV: torch.Tensor, noise_B: torch.Tensor) -> torch.Tensor:
     inner_BV = weight_BV.gather(1, token_BV.clamp(max=vocab_size - 1)).masked_fill(
         token_BV >= vocab_size, 0.0
     )
-    inner_B = _invert(inner_BV, within_B1[:, 0].clamp_(0.0, 1 - 2.0**-53))
-    return (block_B1[:, 0] * BLOCK + inner_B).clamp_(max=vocab_size - 1)
+    inner_B1 = _invert(inner_BV, within_B1.clamp_(0.0, 1 - 2.0**-53))
+    return (block_B1 * BLOCK + inner_B1).clamp_(max=vocab_size - 1)
 
 
-def _invert(weight_BV: torch.Tensor, noise_B: torch.Tensor) -> torch.Tensor:
+def _invert(weight_BV: torch.Tensor, noise_B1: torch.Tensor) -> torch.Tensor:
     cdf_BV = weight_BV.cumsum(-1, dtype=torch.float64)
-    target_B1 = (noise_B.double() * cdf_BV[:, -1])[:, None]
-    return torch.searchsorted(cdf_BV, target_B1, right=True).clamp_(max=weight_BV.shape[-1] - 1)[:, 0]
+    target_B1 = cdf_BV[:, -1:] * noise_B1
+    return torch.searchsorted(cdf_BV, target_B1, right=True).clamp_(max=weight_BV.shape[-1] - 1)
 
 
 def _truncated(

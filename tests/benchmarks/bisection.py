@@ -3,7 +3,8 @@
 A small model learns running sums of 17 terms for a while, so that its errors are its own, and writes solutions;
 the wrong ones are labelled both ways with at most N = 8 continuations a state, stopped at the first correct
 one on both sides. Places fix the noise: at the same state both sides draw the same continuations. The truth
-is the exact check of every written step. With --oracle the solutions come from a reasoner of known step
+is the exact check of every written step. Confirmed: where a first error is found, N further continuations have
+to fail. With --oracle the solutions come from a reasoner of known step
 values instead (tests/markov: one token a step, errors never mended), in seconds and without a model.
 Prints one JSON line a comparison; above 1 bisection is cheaper.
 """
@@ -94,6 +95,7 @@ def sides() -> dict[str, BranchPolicy]:
     """Ways to find a first error, all with early stop."""
     return {
         "bisection": bisect(BisectConfig(num_rollouts=N, need_mixed=False)),
+        "bisection, confirmed": bisect(BisectConfig(num_rollouts=N, need_mixed=False, num_confirm=N)),
         "bisection, middle": bisect(BisectConfig(num_rollouts=N, need_mixed=False, probe="middle")),
         "every step": every_step(stop_at_bad=False),
         "steps to the first bad one": every_step(stop_at_bad=True),
@@ -101,7 +103,7 @@ def sides() -> dict[str, BranchPolicy]:
 
 
 def report(reasoner: str, pairs: list) -> None:
-    for ours in ("bisection", "bisection, middle"):
+    for ours in ("bisection", "bisection, confirmed", "bisection, middle"):
         for peer, target in (("every step", 2.0), ("steps to the first bad one", None)):
             _report(reasoner, ours, peer, target, pairs)
 

@@ -280,7 +280,7 @@ def test_nan_logits_end_all_requests_and_leave_no_trace(lm):
         broken.base_model.layers[0].self_attn.v_proj.weight.fill_(math.nan)
     found = engine.sample(asked)
     assert [c.stop_reason for c in found] == ["nan"] * 8
-    assert all(len(c.token_ids) == 1 and math.isnan(c.entropy[0]) for c in found)
+    assert all(c.token_ids == c.logprobs == c.entropy == () for c in found)
     engine.load_weights(1, lm.state_dict())
     healed = engine.sample(asked)
     assert [c.token_ids for c in healed] == [c.token_ids for c in engine_of(lm).sample(asked)]
@@ -300,6 +300,24 @@ def test_nan_in_one_row_stays_there(lm):
     found = engine.sample([good[0], *bad, *good[1:]])
     reasons = [c.stop_reason for c in found]
     assert reasons[1:3] == ["nan", "nan"] and set(reasons[:1] + reasons[3:]) == {"length"}
+
+
+def test_what_was_drawn_before_nan_logits_is_kept(lm):
+    """The model's own greedy text, up to a token whose embedding is not a number: what follows it is no text."""
+    tokens = generated(lm, PROMPT, 12)
+    fatal = tokens[5]
+    assert tokens.index(fatal) == 5 and fatal not in PROMPT
+    poisoned = copy.deepcopy(lm)
+    with torch.no_grad():
+        poisoned.lm_head.weight = torch.nn.Parameter(lm.lm_head.weight.clone())
+        poisoned.base_model.embed_tokens.weight = torch.nn.Parameter(
+            lm.base_model.embed_tokens.weight.clone()
+        )
+        poisoned.base_model.embed_tokens.weight[fatal] = math.nan
+    found = engine_of(poisoned).sample([request("whole")])[0]
+    assert (found.stop_reason, list(found.token_ids)) == ("nan", tokens[:6])
+    assert all(map(math.isfinite, (*found.logprobs, *found.logprobs_full, *found.entropy)))
+    assert len(found.logprobs) == len(found.logprobs_full) == len(found.entropy) == 6
 
 
 def test_requests_that_cannot_be_served(lm):

@@ -57,6 +57,20 @@ def test_same_trees_whatever_else_is_under_way(lm, policy):
     assert [shape(t) for t in grown(lm, policy, numbers=[4, 2, 0])] == [shape(trees[i]) for i in (4, 2, 0)]
 
 
+@pytest.mark.parametrize("policy", [fan(2), tree_of(EVERY_STEP), tree_of(ENTROPY)])
+def test_prompts_that_cannot_be_served_leave_the_others_as_they_were(lm, policy):
+    prompts = [PROMPTS[0], [1] * 64, [], [70], PROMPTS[3]]
+    trees = [Tree.of_prompt(Problem(f"problem {i}", "", "math", {}), ids) for i, ids in enumerate(prompts)]
+    grow(trees, LocalEngine(lm, (0, 20), 8, max_context=64), policy, Growth(mark_steps, MAX_TOKENS))
+    for i, reason in ((1, "context"), (2, "empty"), (3, "vocabulary")):
+        assert {(n.stop_reason, n.token_ids) for n in trees[i].nodes[1:]} == {(reason, ())}
+    for i in (0, 4):
+        alone = [Tree.of_prompt(trees[i].problem, prompts[i])]
+        grow(alone, LocalEngine(lm, (0, 20), 8, max_context=64), policy, Growth(mark_steps, MAX_TOKENS))
+        assert shape(trees[i]) == shape(alone[0])
+        assert len(trees[i].nodes) > 2
+
+
 def test_seed_and_round_change_the_trees(lm):
     plain = shape(grown(lm, fan(2))[0])
     assert shape(grown(lm, fan(2), seed=1)[0]) != plain
