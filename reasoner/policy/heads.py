@@ -3,12 +3,15 @@
 `PolicyNet` gives log-probabilities of chosen tokens; `ScoreNet` a scalar at chosen positions, and is PRM, ORM
 and critic alike. Both do all their work in `forward`, so that DDP and FSDP see every call.
 
-Shape suffixes: B rows, T packed positions, N tokens, S states, D width.
+Shape suffixes: B rows, T packed positions, X all packed positions row by row, N sampled tokens, S states,
+D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -51,22 +54,48 @@ class LabelTokens(torch.nn.Module):
         return (hidden_SD @ (good - bad))[:, None]
 
 
+class Likelihood(torch.nn.Module):
+    """Reads how probable the model finds what was written so far: a · least + b · total log-probability + c.
+
+    A small model that can compute a step, but was never asked to check one, knows of a wrong result by how little it
+    expects it; a linear head on the state after the step does not see that. As in implicit process rewards (Yuan
+    et al. 2024, "Free Process Rewards without Process Labels") the reading is made of token log-probabilities, here
+    without a reference model and with weights that are fitted to the labels.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([[0.5, 0.5]]))
+        self.bias = torch.nn.Parameter(torch.tensor([0.5]))
+
+    def forward(self, least_S, total_S) -> torch.Tensor:
+        return torch.stack([least_S, total_S], -1) @ self.weight.T + self.bias
+
+
 class ScoreNet(torch.nn.Module):
     """A causal LM that reads one number (a logit) at the last token of a state.
 
-    A linear head reads it, or with `label_ids` the (good, bad) tokens of the model's own vocabulary.
+    `head` is what reads it: a linear layer on the hidden state (if none is given, one of zeros), two tokens of the
+    vocabulary (LabelTokens) or the log-probabilities of the tokens that lead there (Likelihood).
     """
 
-    def __init__(self, lm, label_ids: tuple[int, int] | None = None):
+    def __init__(self, lm, head: torch.nn.Module | None = None):
         super().__init__()
         self.lm = lm
-        self.head: torch.nn.Module = (
-            _zero_head(lm.config.hidden_size) if label_ids is None else LabelTokens(lm, label_ids)
-        )
+        self.head: torch.nn.Module = head if head is not None else _zero_head(lm)
 
-    def forward(self, ids_BT, positions_BT, mask_B1TT, at_S) -> torch.Tensor:
+    def forward(self, ids_BT, positions_BT, mask_B1TT, at_S, source_N, target_N) -> torch.Tensor:
         hidden_BTD = packed_hidden(self.lm, ids_BT, positions_BT, mask_B1TT)
-        return self.head(hidden_BTD.flatten(0, 1)[at_S].float())[:, 0]
+        hidden_XD = hidden_BTD.flatten(0, 1)
+        if not isinstance(self.head, Likelihood):
+            return self.head(hidden_XD[at_S].float())[:, 0]
+        ids_X = ids_BT.flatten()
+        logprobs_N, _ = token_logprobs(hidden_XD[source_N], LogitHead(self.lm), ids_X[target_N])
+        logprobs_X = logprobs_N.new_zeros(len(ids_X)).index_put((target_N,), logprobs_N)
+        width = ids_BT.shape[1]
+        rows_S = at_S // width
+        of_state_ST = logprobs_X.view(-1, width)[rows_S] * mask_B1TT[rows_S, 0, at_S % width]
+        return self.head(of_state_ST.amin(-1), of_state_ST.sum(-1))[:, 0]
 
     def save(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         """The language model in its own format, the head beside it."""
@@ -82,18 +111,32 @@ class ScoreNet(torch.nn.Module):
         if not (folder / HEAD_FILE).is_file():
             raise UserError(f"{folder} has no {HEAD_FILE}; expected a reward model that this program trained")
         saved = load_file(folder / HEAD_FILE)
-        good_bad = tuple(saved["label_ids"].tolist()) if "label_ids" in saved else None
-        net = cls(load_merged(str(folder)) if lm is None else lm, good_bad)
+        lm = load_merged(str(folder)) if lm is None else lm
+        net = cls(lm, _head_like(saved, lm))
         net.head.load_state_dict(saved)
         return net
 
 
-def _zero_head(width: int) -> torch.nn.Linear:
+def _head_like(saved: dict[str, torch.Tensor], lm) -> torch.nn.Module:
+    """A head of the kind that was saved."""
+    if "label_ids" in saved:
+        good, bad = saved["label_ids"].tolist()
+        return LabelTokens(lm, (good, bad))
+    return Likelihood() if saved["weight"].shape == (1, 2) else _zero_head(lm)
+
+
+def _zero_head(lm) -> torch.nn.Linear:
     """A head that says one half everywhere."""
-    head = torch.nn.Linear(width, 1, dtype=torch.float32)
+    head = torch.nn.Linear(lm.config.hidden_size, 1, dtype=torch.float32)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
     return head
+
+
+HEADS: dict[str, Callable[[Any], torch.nn.Module]] = {
+    "state": _zero_head,
+    "likelihood": lambda lm: Likelihood(),
+}
 
 
 def packed_hidden(lm, ids_BT, positions_BT, mask_B1TT) -> torch.Tensor:

@@ -49,6 +49,8 @@ def _run(net: ScoreNet, trees: Sequence[Tree], max_tokens: int, states):
                 packed.positions_BT,
                 packed.mask_B1TT,
                 torch.tensor(flat, device=device, dtype=torch.long),
+                packed.source_N,
+                packed.target_N,
             )
         values = iter(logits_S.sigmoid().tolist())
         for t, of_tree in zip(numbers, at, strict=True):

@@ -199,7 +199,9 @@ def score_solutions(
         wanted = sorted({r for of_one in read for r in of_one if r is not None and r[0] in numbers})
         at_S = torch.tensor([packed.state(numbers.index(t), *state) for t, state in wanted], device=device)
         with torch.inference_mode():
-            logits_S = prm.net(packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S)
+            logits_S = prm.net(
+                packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S, packed.source_N, packed.target_N
+            )
         value_at.update(zip(wanted, logits_S.sigmoid().tolist(), strict=True))
     return [[math.nan if r is None else value_at[r] for r in of_one] for of_one in read]
 

@@ -102,8 +102,9 @@ def score_states(net, trees: Sequence[Tree], name: str, max_tokens: int) -> None
         flat = [packed.state(b, *state) for b, states in enumerate(at) for state in states]
         with torch.no_grad():
             logits_S = net(
-                packed.ids_BT, packed.positions_BT, packed.mask_B1TT, torch.tensor(flat, device=device)
-            )
+                packed.ids_BT, packed.positions_BT, packed.mask_B1TT, torch.tensor(flat, device=device),
+                packed.source_N, packed.target_N,
+            )  # fmt: skip
         values = iter(logits_S.sigmoid().tolist())
         for tree, states in zip(of_batch, at, strict=True):
             scores: dict[int, list[float]] = {}

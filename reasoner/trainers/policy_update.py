@@ -110,7 +110,7 @@ def _critic_backward(b: Batch, critic, state_mass: float, accelerator: Accelerat
     """Add the gradient of the value loss of a micro-batch; returns this process's share of it."""
     p = b.packed
     at_S = b.state_S if len(b.state_S) else b.state_S.new_zeros(1)
-    values_S = critic(p.ids_BT, p.positions_BT, p.mask_B1TT, at_S).sigmoid()
+    values_S = critic(p.ids_BT, p.positions_BT, p.mask_B1TT, at_S, p.source_N, p.target_N).sigmoid()
     loss = 0.0 * values_S.sum()
     if len(b.state_S):
         errors = (value_mse(values_S, b.returns_S) * b.state_weights_S).sum()

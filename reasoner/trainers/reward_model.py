@@ -19,7 +19,7 @@ from pydantic import Field
 from reasoner.config import Config
 from reasoner.evals.reward_quality import auroc, brier_skill
 from reasoner.policy.adapters import LoRA, load_for_head
-from reasoner.policy.heads import ScoreNet
+from reasoner.policy.heads import HEADS, LabelTokens, ScoreNet
 from reasoner.policy.models import load_tokenizer
 from reasoner.registry import UserError, lookup
 from reasoner.signals.labelled import Labelled
@@ -36,6 +36,11 @@ class RewardModelStage(Config):
         default="bce",
         description="bce (soft labels as they are) | hard_bce (any label above 0 is good) | mse | "
         "ranking (steps that continue one prefix against each other)",
+    )
+    reads: str = Field(
+        default="state",
+        description="state (a new linear layer on the last token's hidden state) | likelihood (three weights on the log-"
+        "probabilities of the tokens written so far: for a model that can do a step better than check it)",
     )
     label_tokens: list[str] = Field(
         default=[],
@@ -90,7 +95,9 @@ def train_reward_model(
             "alternatives (or PRM800K's), or another loss than ranking"
         )
     tokenizer = load_tokenizer(model_path)
-    net = ScoreNet(load_for_head(model_path, config.lora), label_ids(config.label_tokens, tokenizer))
+    lm = load_for_head(model_path, config.lora)
+    good_bad = label_ids(config.label_tokens, tokenizer)
+    net = ScoreNet(lm, LabelTokens(lm, good_bad) if good_bad else lookup(HEADS, config.reads, "reading")(lm))
     train_what_is_read(net)
     optimizer = make_optimizer(net, config.optimizer)
     num_updates = max(1, round(config.epochs * sum(d.num_solutions for d in train) / config.batch_size))
@@ -137,7 +144,9 @@ def read(net, batch: Sequence[Labelled], device) -> torch.Tensor:
     packed = pack([d.tree for d in batch], device)
     at = [packed.state(i, node, offset) for i, d in enumerate(batch) for node, offset in d.states]
     at_S = torch.tensor(at, dtype=torch.long, device=device)
-    return net(packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S)
+    return net(
+        packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S, packed.source_N, packed.target_N
+    )
 
 
 def score(net, data: Sequence[Labelled], max_tokens: int, device) -> tuple[list[float], list[bool]]:

@@ -8,7 +8,7 @@ from small_models import make_tree, save_small_qwen, small_lm
 
 from reasoner.ledger import Ledger
 from reasoner.losses import step_bce
-from reasoner.policy.heads import ScoreNet
+from reasoner.policy.heads import HEADS, LabelTokens, Likelihood, ScoreNet
 from reasoner.policy.models import load_tokenizer
 from reasoner.records import StepLabels
 from reasoner.registry import UserError
@@ -149,7 +149,7 @@ def test_terms_of_several_trees_find_their_own_logits():
 def test_two_label_tokens_are_a_softmax_over_the_two(kind):
     lm = small_lm(kind)
     trees = from_steps(records(2, 3), 1000)
-    logits = read(ScoreNet(lm, (11, 12)), trees, "cpu")
+    logits = read(ScoreNet(lm, LabelTokens(lm, (11, 12))), trees, "cpu")
     at = 0
     for d in trees:
         for node, offset in d.states:
@@ -159,16 +159,39 @@ def test_two_label_tokens_are_a_softmax_over_the_two(kind):
             at += 1
 
 
-def test_both_readings_are_saved_and_loaded(tmp_path):
+def test_all_readings_are_saved_and_loaded(tmp_path):
     tokenizer = load_tokenizer(str(save_small_qwen(tmp_path / "base", ["+-"], 300)))
     trees = from_steps(records(2, 3), 1000)
-    for ids in (None, label_ids(["+", "-"], tokenizer)):
-        net = ScoreNet(small_lm("qwen2"), ids)
-        if isinstance(net.head, torch.nn.Linear):
-            torch.nn.init.normal_(net.head.weight)
-        net.save(tokenizer, tmp_path / str(ids))
-        again = ScoreNet.load(tmp_path / str(ids)).eval()
+    good_bad = label_ids(["+", "-"], tokenizer)
+    assert good_bad is not None
+    heads = {**HEADS, "label_tokens": lambda lm: LabelTokens(lm, good_bad)}
+    for name, head in heads.items():
+        lm = small_lm("qwen2")
+        net = ScoreNet(lm, head(lm))
+        for number in net.head.parameters():
+            torch.nn.init.normal_(number)
+        net.save(tokenizer, tmp_path / name)
+        again = ScoreNet.load(tmp_path / name).eval()
         assert torch.allclose(read(again, trees, "cpu"), read(net, trees, "cpu"), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+def test_likelihood_reads_the_least_and_the_total_log_probability_of_the_completion(kind):
+    lm = small_lm(kind)
+    net = ScoreNet(lm, Likelihood())
+    net.head.load_state_dict({"weight": torch.tensor([[2.0, 0.25]]), "bias": torch.tensor([-1.0])})
+    trees = from_steps(records(2, 3), 1000)
+    logits = read(net, trees, "cpu")
+    at = 0
+    for d in trees:
+        prompt = len(d.tree.nodes[0].token_ids)
+        for node, offset in d.states:
+            ids = torch.tensor(d.tree.token_ids(node, offset))
+            every = lm(ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None])[prompt - 1 :, 0]
+            expected = 2 * every.min() + every.sum() / 4 - 1
+            assert logits[at].item() == pytest.approx(expected.item(), abs=1e-4)
+            at += 1
+    assert at > 10
 
 
 @pytest.mark.parametrize("texts", [["+"], ["+", "+"], ["no such token", "-"]])

@@ -40,7 +40,7 @@ def test_one_gpu_holds_the_7b_model_and_its_adapters(monkeypatch):
     mask_B1TT = torch.ones(rows, 1, width, width, dtype=torch.bool, **meta)
     some_N = torch.zeros(4000, dtype=torch.long, **meta)
     logprobs_N, _ = models.policy(ids_BT, ids_BT, mask_B1TT, some_N, some_N)
-    values_S = models.critic(ids_BT, ids_BT, mask_B1TT, some_N[:200])
+    values_S = models.critic(ids_BT, ids_BT, mask_B1TT, some_N[:200], some_N, some_N)
     (logprobs_N.sum() + values_S.sum()).backward()
     assert logprobs_N.shape == (4000,) and values_S.shape == (200,)
     assert all(w.grad is not None for net in (models.policy, models.critic) for w in net.parameters())
