@@ -17,13 +17,15 @@ from reasoner.data.rows import Item, SourceConfig, first_of, read_rows, text_of
 from reasoner.registry import UserError
 from reasoner.tree import Problem
 
-# LeetCode's starter code uses names that its judge imports before; LiveCodeBench's and APPS's judges do so too.
+# LeetCode's starter code uses names that its judge imports before; LiveCodeBench's and APPS's judges do so too, and
+# let programs recurse deeper than Python does by itself.
 # The built-in functions come after the others, since `math` has a pow of its own; modules come last.
 CONTEST_IMPORTS = "\n".join(
     [f"from {name} import *" for name in ("string", "re", "collections", "heapq", "bisect", "copy", "math", "random",
                                           "itertools", "functools", "operator", "typing", "builtins")]
     + [f"import {name}" for name in ("bisect", "collections", "copy", "datetime", "functools", "heapq", "itertools",
                                      "json", "math", "operator", "random", "re", "statistics", "string", "sys")]
+    + ["sys.setrecursionlimit(50_000)"]
 )  # fmt: skip
 _PYTHON_3 = 3  # in CodeContests' list of languages
 

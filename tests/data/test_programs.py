@@ -89,6 +89,8 @@ def test_livecodebench_as_published_is_judged_by_its_private_tests_too(tmp_path)
 def test_the_imports_leave_python_as_it_is():
     program = f"{CONTEST_IMPORTS}\nprint(pow(2, 5, 7), bisect.bisect([1], 1), copy.deepcopy([1]), abs(-1), inf, sqrt(4))"
     assert verify("code", program, {"inputs": [""], "outputs": ["4 1 [1] 1 inf 2.0\n"]}).status == "correct"
+    deep = f"{CONTEST_IMPORTS}\ndef f(n): return n and 1 + f(n - 1)\nprint(f(40_000))"
+    assert verify("code", deep, {"inputs": [""], "outputs": ["40000\n"]}).status == "correct"
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
