@@ -2,7 +2,7 @@
 
 `python -m tests.benchmarks.learning [--out FOLDER] [--only METHOD ...] [--seeds N] [--budget TOKENS] [--runs N]`
 
-Every side starts from the same supervised model of its seed, may generate the same number of tokens (those of
+Every side starts from the same supervised model, may generate the same number of tokens (those of
 labels and of the PRM's training data are charged), and gets the same five learning rates. First all rates are
 tried on seed 0; then each method goes on to the other seeds with the rate that was best there. (So seed 0 is in
 every method's favour alike.) A run that takes more than three minutes of CPU time is stopped and stored as such;
@@ -27,29 +27,43 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from reasoner.config import validate
 from reasoner.evals.charts import Estimate, Panel, interval_chart
 from reasoner.pipeline import RunConfig
 from reasoner.pipeline import run as run_stages
 from tests.benchmarks import trl_grpo
 
-LIMIT_S = 180
+LIMIT_S, START_LIMIT_S = 180, 900
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of each method's own middle rate
 PEER = "grpo_trl"
 ROUND = 32  # problems
 LONGEST = 80
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided, by number of seeds
 
-# the demo's problems; half of the demonstrations only state the answer: that working it out pays is to be found out
-DEMO = yaml.safe_load((Path(__file__).parents[2] / "configs/demo.yaml").read_text(encoding="utf-8"))["problems"]
-SIZES = {"demonstrations": {"size": 4000, "worked": 0.5}, "train": {"size": 2000}, "test": {"size": 400}}
-PROBLEMS = {name: [source | SIZES[name] for source in sources] for name, sources in DEMO.items()}
+
+def sums(terms: int) -> dict:
+    return {"chain_sum": {"min_terms": terms, "max_terms": terms, "min_digits": 1, "max_digits": 1}}
+
+
+# every other demonstration only states the answer: that working it out pays is to be found out
+PROBLEMS = {
+    "demonstrations": [{"name": "arithmetic", "size": 10000, "worked": 0.5,
+                        "families": {"chain_sum": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1}}}],
+    "train": [
+        {"name": "arithmetic", "start": 1000000, "size": 2000, "domain": "short", "families": sums(3)},
+        {"name": "arithmetic", "start": 3000000, "size": 2000, "domain": "longer", "families": sums(4)},
+    ],
+    "test": [
+        {"name": "arithmetic", "start": 30000000, "size": 300, "domain": "short", "families": sums(3)},
+        {"name": "arithmetic", "start": 40000000, "size": 300, "domain": "longer", "families": sums(4)},
+    ],
+}  # fmt: skip
 FAN = {"num_roots": 8, "num_points": 0}
 TREE = {"num_roots": 4, "where": "every_step", "num_points": 2, "num_children": 1}
 VINES = {"num_roots": 2, "where": "every_step", "num_points": 3, "num_children": 2}
 LABELS = {"num_roots": 2, "where": "every_step", "num_points": 3, "num_children": 4}
+TREES = [FAN, TREE, VINES, LABELS]
+MEASURED = 60  # problems on which a tree's tokens are counted
 PRM_SHARE = 0.25  # of the budget, where a PRM is trained
 
 
@@ -64,7 +78,7 @@ def offline(last: dict) -> list[dict]:
     return [
         {"kind": "rollout", "model": "START", "max_tokens": LONGEST, "tree": LABELS},
         {"kind": "verify", "model": "START"},
-        {"kind": "label", "model": "START"},
+        {"kind": "label", "model": "START", "step_pairs": {"min_edits": 1, "confidence": 0.9}},
         {
             **last,
             "name": "trained",
@@ -98,10 +112,10 @@ HALVED = "_half"  # these with half of the tokens
 METHODS |= {m + HALVED: METHODS[m] for m in ("step_ppo_prm", "spo_tree", "sibling_loo")}
 
 
-def apart(work: Callable[[], dict], log: Path) -> dict:
+def apart(work: Callable[[], dict], log: Path, limit: int = LIMIT_S) -> dict:
     """What `work` returns in a forked process (the imports are paid once), or why it failed; with its CPU seconds."""
     receive, send = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=_child, args=(work, log, send))
+    child = multiprocessing.get_context("fork").Process(target=_child, args=(work, log, limit, send))
     child.start()
     send.close()
     try:
@@ -110,15 +124,15 @@ def apart(work: Callable[[], dict], log: Path) -> dict:
         row = {"failed": f"was killed by signal {-(child.exitcode or 0)}"}
     child.join()
     if child.exitcode == -signal.SIGXCPU:
-        row = {"failed": f"took more than {LIMIT_S} s of CPU time"}
+        row = {"failed": f"took more than {limit} s of CPU time"}
     return row
 
 
-def _child(work: Callable[[], dict], log: Path, send: Any) -> None:
+def _child(work: Callable[[], dict], log: Path, limit: int, send: Any) -> None:
     with open(log, "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S + 10))
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 10))
         try:
             row = work()
         except Exception as problem:  # the cell failed, the table goes on
@@ -127,21 +141,23 @@ def _child(work: Callable[[], dict], log: Path, send: Any) -> None:
         send.send(row | {"cpu_seconds": round(resource.getrusage(resource.RUSAGE_SELF).ru_utime, 1)})
 
 
-def start(out: Path, seed: int) -> tuple[Path, float]:
-    """The supervised model of a seed, made once, and its mean completion in tokens."""
-    folder = out / f"start-{seed}"
+def start(out: Path) -> tuple[Path, list[float]]:
+    """The supervised model, made once, and the tokens that each of TREES takes with it per problem."""
+    folder = out / "start"
     if not (folder / "metrics.json").is_file():
         stages = [
             {"kind": "init"},
-            {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 300, "optimizer": {"name": "muon", "lr": 0.005}},
-            {"kind": "rollout", "model": "sft", "num_problems": 100, "max_tokens": LONGEST, "tree": {**FAN, "num_roots": 2}},
+            {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 900, "optimizer": {"name": "muon", "lr": 0.005}},
+            *({"kind": "rollout", "name": f"tree_{i}", "model": "sft", "num_problems": MEASURED, "max_tokens": LONGEST,
+               "tree": tree} for i, tree in enumerate(TREES)),
             {"kind": "evaluate", "policies": ["sft"], "max_tokens": LONGEST},
         ]  # fmt: skip
-        made = apart(lambda: _run(_config(folder, seed, stages)), out / f"start-{seed}.log")
+        made = apart(lambda: _run(_config(folder, 0, stages)), out / "start.log", START_LIMIT_S)
         if "failed" in made:
-            raise SystemExit(f"no start for seed {seed}: {made['failed']}; see {out / f'start-{seed}.log'}")
-    counts = json.loads((folder / "ledger.json").read_text())["counts"]["rollout"]["policy"]
-    return folder / "models/sft/model", counts["decoded"] / counts["trajectories_generated"]
+            raise SystemExit(f"no start: {made['failed']}; see {out / 'start.log'}")
+    counts = json.loads((folder / "ledger.json").read_text())["counts"]
+    tokens = [counts[f"tree_{i}"]["policy"]["decoded"] / MEASURED for i in range(len(TREES))]
+    return folder / "models/sft/model", tokens
 
 
 def _run(config: dict) -> dict:
@@ -156,18 +172,18 @@ def _config(out: Path, seed: int, stages: list[dict]) -> dict:
     }  # fmt: skip
 
 
-def stages_of(method: str, rate: float, model: Path, length: float, budget: int) -> list[dict]:
+def stages_of(method: str, rate: float, model: Path, tokens: list[float], budget: int) -> list[dict]:
     """The method's stages at a learning rate, with as many problems and rounds as the budget pays for."""
     budget = budget // 2 if method.endswith(HALVED) else budget
     stages = json.loads(json.dumps(METHODS[method][0]).replace('"START"', json.dumps(str(model))))
     has_prm = any(s["kind"] == "prm" for s in stages)
     for stage in stages:
         if stage["kind"] == "rollout":
-            # two chains with three branch points of four: the rest of a chain is half of it on average
             share = PRM_SHARE if has_prm else 1.0
-            stage["num_problems"] = max(8, int(share * budget / (length * (2 + 2 * 3 * 4 / 2))))
+            stage["num_problems"] = max(8, int(share * budget / tokens[TREES.index(stage["tree"])]))
         if stage["kind"] == "ppo":
-            stage["rounds"] = max(1, int((1 - has_prm * PRM_SHARE) * budget / (ROUND * 8 * length)))
+            per_round = ROUND * tokens[TREES.index(stage["tree"])]
+            stage["rounds"] = max(1, round((1 - has_prm * PRM_SHARE) * budget / per_round))
         if stage.get("name") == "trained":
             stage["optimizer"] = {"lr": rate}
     return [*stages, {"kind": "evaluate", "policies": ["trained"], "max_tokens": LONGEST}]
@@ -175,15 +191,15 @@ def stages_of(method: str, rate: float, model: Path, length: float, budget: int)
 
 def run(method: str, rate: float, seed: int, budget: int, out: Path) -> dict:
     """One cell: accuracy, and the tokens that were generated and trained on."""
-    model, length = start(out, seed)
-    stages = stages_of(method, rate, model, length, budget)
+    model, tokens = start(out)
+    stages = stages_of(method, rate, model, tokens, budget)
     folder = out / "runs" / f"{method}-{rate:g}-{seed}-{budget}"
     folder.mkdir(parents=True, exist_ok=True)
 
     def cell() -> dict:
         generated = trained = 0
         if method == PEER:
-            rounds = max(1, int(budget / (ROUND * 8 * length)))
+            rounds = max(1, round(budget / (ROUND * tokens[TREES.index(FAN)])))
             generated = trained = trl_grpo.train(
                 model, folder / "peer", PROBLEMS["train"], rate, seed, rounds, ROUND, LONGEST
             )
@@ -244,12 +260,10 @@ def table(rows: list[dict], out: Path) -> str:
         "| method | rates tried (failed runs) | best rate | seeds | accuracy % | short | longer | generated tokens |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    starts = [accuracies(f.parent) for f in sorted(out.glob("start-*/metrics.json"))]
-    if starts:
-        of_all, short, longer = (
-            100 * statistics.mean(a[f"accuracy_{s}"] for a in starts) for s in ("all", "short", "longer")
-        )
-        lines.append(f"| the start | | | {len(starts)} | {of_all:.1f} | {short:.1f} | {longer:.1f} | 0 |")
+    if (out / "start" / "metrics.json").is_file():
+        at_first = accuracies(out / "start")
+        of_all, short, longer = (100 * at_first[f"accuracy_{s}"] for s in ("all", "short", "longer"))
+        lines.append(f"| the start | | | | {of_all:.1f} | {short:.1f} | {longer:.1f} | 0 |")
     for method, (rate, estimate, best) in summary(rows).items():
         of = [r for r in rows if r["method"] == method]
         failed = sum("failed" in r for r in of)
