@@ -1,20 +1,26 @@
-"""Lay trees out as packed rows in which every token stands once: the batch of policy, critic, PRM and ORM alike.
+"""Lay trees out as packed rows: the batch of policy, critic, PRM and ORM alike.
 
 A token sees its ancestors only (an ancestor mask), at the position that it has in its trajectory. A branch
 point's hidden state predicts several next tokens, so targets name the packed index of their predecessor.
+Every sampled token stands once. Attention is paid over the whole width of a row, so a tree whose branches are
+long beside its prompt is laid out in several pieces, each with the prompt before it, where that costs less.
 
 Shape suffixes: B rows, T packed positions, N sampled tokens of all trees in order (tree, node, token).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from reasoner.tree import NO_PARENT, Tree
+from reasoner.tree import NO_PARENT, ROOT, Tree
+
+# positions whose attention costs as much as all else that a token passes through; measured on CPU at width 128
+LAYERS_COST = 512
 
 
 @dataclass(frozen=True)
@@ -51,17 +57,61 @@ def num_tokens(tree: Tree) -> int:
     return sum(len(n.token_ids) for n in tree.nodes)
 
 
+def pieces(tree: Tree) -> list[list[int]]:
+    """The tree's nodes as one piece or several: whole branches of the root, by which layout costs least."""
+    prompt = len(tree.nodes[ROOT].token_ids)
+    branch = [ROOT] * len(tree.nodes)  # of the root, in which a node is
+    for i, node in enumerate(tree.nodes[1:], start=1):
+        branch[i] = branch[node.parent] or i
+    sizes: dict[int, int] = {}
+    for i, node in enumerate(tree.nodes[1:], start=1):
+        sizes[branch[i]] = sizes.get(branch[i], 0) + len(node.token_ids)
+    best, least = [list(sizes)], math.inf
+    longest = max(sizes.values(), default=0)
+    for room in {sum(sizes.values()), *(longest * k for k in (1, 2, 4))}:
+        parts = _first_fit(list(sizes), sizes, room)
+        widths = [prompt + sum(sizes[x] for x in part) for part in parts]
+        cost = sum(widths) * (LAYERS_COST + max(widths, default=0))
+        if cost < least:
+            best, least = parts, cost
+    if len(best) < 2:
+        return [list(range(len(tree.nodes)))]
+    of = {x: number for number, part in enumerate(best) for x in part}
+    found = [[ROOT] for _ in best]
+    for i in range(1, len(tree.nodes)):
+        found[of[branch[i]]].append(i)
+    return found
+
+
+def _first_fit(items: Sequence[int], sizes: Mapping[int, int], room: int) -> list[list[int]]:
+    """Bins of at most `room`, filled first fit by decreasing size; an item that is larger has a bin of its own."""
+    bins: list[list[int]] = []
+    used: list[int] = []
+    for item in sorted(items, key=lambda x: -sizes[x]):
+        at = next((b for b, u in enumerate(used) if u + sizes[item] <= room), len(bins))
+        if at == len(bins):
+            bins.append([])
+            used.append(0)
+        bins[at].append(item)
+        used[at] += sizes[item]
+    return bins
+
+
+def _size(tree: Tree, nodes: Sequence[int]) -> int:
+    return sum(len(tree.nodes[i].token_ids) for i in nodes)
+
+
 def batches(trees: Sequence[Tree], max_tokens: int, row_tokens: int = 256) -> list[list[int]]:
     """Split tree numbers into batches of at most `max_tokens` packed positions, similar sizes together."""
-    order = sorted(range(len(trees)), key=lambda t: num_tokens(trees[t]))
+    sizes = [[_size(tree, nodes) for nodes in pieces(tree)] for tree in trees]
     found: list[list[int]] = []
     current: list[int] = []
-    for t in order:
-        width = max(row_tokens, num_tokens(trees[t]))
-        rows = sum(num_tokens(trees[u]) for u in current) // width + 1
-        if current and (rows + 1) * width > max_tokens:
+    total = count = 0
+    for t in sorted(range(len(trees)), key=lambda t: (max(sizes[t]), sum(sizes[t]))):
+        total, count = total + sum(sizes[t]), count + len(sizes[t])
+        if current and _most_positions(total, count, max(sizes[t]), row_tokens) > max_tokens:
             found.append(current)
-            current = []
+            current, total, count = [], sum(sizes[t]), len(sizes[t])
         current.append(t)
     if current:
         found.append(current)
@@ -71,77 +121,99 @@ def batches(trees: Sequence[Tree], max_tokens: int, row_tokens: int = 256) -> li
 def pack(
     trees: Sequence[Tree], device: torch.device | str = "cpu", row_tokens: int = 256, pad_id: int = 0
 ) -> Packed:
-    """Pack whole trees into rows of at least `row_tokens` positions, first fit by decreasing size."""
-    sizes = [num_tokens(t) for t in trees]
-    width = max([row_tokens, *sizes]) if len(trees) > 1 else max(sizes, default=1)
-    rows: list[int] = []  # positions used
-    place: list[tuple[int, int]] = [(0, 0)] * len(trees)
-    for t in sorted(range(len(trees)), key=lambda t: -sizes[t]):
-        row = next((r for r, used in enumerate(rows) if used + sizes[t] <= width), len(rows))
-        if row == len(rows):
-            rows.append(0)
-        place[t] = (row, rows[row])
-        rows[row] += sizes[t]
-    width = max(rows, default=1)
+    """Pack trees into rows of about `row_tokens` positions, or as many as the largest piece has."""
+    parts = [(t, nodes) for t, tree in enumerate(trees) for nodes in pieces(tree)]
+    sizes = {i: _size(trees[t], nodes) for i, (t, nodes) in enumerate(parts)}
+    rows = _fill(sizes, row_tokens)
+    width = max((sum(sizes[i] for i in row) for row in rows), default=1)
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     positions = np.zeros((len(rows), width), dtype=np.int64)
     mask = np.zeros((len(rows), width, width), dtype=bool)
     mask[:, np.arange(width), np.arange(width)] = True  # padding sees itself, so that no softmax is empty
-    targets: list[np.ndarray] = []
-    sources: list[np.ndarray] = []
-    starts: list[list[int]] = []
-    for t, tree in enumerate(trees):
-        row, at = place[t]
-        block = slice(at, at + sizes[t])
-        starts.append(_lay_out(tree, row * width + at, ids[row, block], positions[row, block], mask[row, block, block],
-                               targets, sources))  # fmt: skip
+    laid: list[dict[int, _Laid]] = [{} for _ in trees]
+    for r, row in enumerate(rows):
+        at = 0
+        for i in row:
+            t, nodes = parts[i]
+            block = slice(at, at + sizes[i])
+            found = _lay_out(
+                trees[t], nodes, r * width + at, ids[r, block], positions[r, block], mask[r, block, block]
+            )
+            laid[t] = found | laid[t]  # the prompt's place is that in the first piece
+            at += sizes[i]
+    sampled = [of_tree[i] for of_tree in laid for i in range(1, len(of_tree))]
     return Packed(
         ids_BT=torch.from_numpy(ids).to(device),
         positions_BT=torch.from_numpy(positions).to(device),
         mask_B1TT=torch.from_numpy(mask)[:, None].to(device),
-        target_N=torch.from_numpy(_joined(targets)).to(device),
-        source_N=torch.from_numpy(_joined(sources)).to(device),
-        starts=starts,
+        target_N=torch.from_numpy(_joined([x.targets for x in sampled])).to(device),
+        source_N=torch.from_numpy(_joined([x.sources for x in sampled])).to(device),
+        starts=[[of_tree[i].start for i in range(len(of_tree))] for of_tree in laid],
         trees=trees,
     )
+
+
+def _most_positions(total: int, count: int, widest: int, row_tokens: int) -> int:
+    """A bound of what `_fill` takes for `count` pieces of `total` tokens: first fit leaves no two rows half empty."""
+    width = max(row_tokens, widest)
+    return max((total // width + 1) * width, min(count, 2 * total // max(1, widest) + 1) * widest)
+
+
+def _fill(sizes: Mapping[int, int], row_tokens: int) -> list[list[int]]:
+    """Pieces by row: rows as wide as the widest piece, or about `row_tokens`, whichever costs less."""
+    widest = max(sizes.values(), default=1)
+    layouts = [_first_fit(list(sizes), sizes, room) for room in {widest, max(widest, row_tokens)}]
+
+    def cost(rows: list[list[int]]) -> int:
+        width = max((sum(sizes[i] for i in row) for row in rows), default=1)
+        return len(rows) * width * (LAYERS_COST + width)
+
+    return min(layouts, key=cost)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def _lay_out(tree: Tree, base: int, ids, positions, mask, targets: list, sources: list) -> list[int]:
-    """Write one tree into its block of a row; returns the flat index of each node's first token."""
-    begin: list[int] = []  # of each node, within the block
-    depth: list[int] = []  # position of each node's first token
-    before: list[np.ndarray] = []  # what each node's first token sees beside itself
-    before_index: list[int] = []  # the token before each node's first, within the block
+@dataclass(frozen=True)
+class _Laid:
+    """Where a node lies: flat indices of its first token, of all its tokens, and of the tokens before them."""
+
+    start: int
+    targets: np.ndarray
+    sources: np.ndarray
+
+
+def _lay_out(tree: Tree, nodes: Sequence[int], base: int, ids, positions, mask) -> dict[int, _Laid]:
+    """Write a piece of a tree (the root, and nodes after their parents) into its block of a row."""
+    begin: dict[int, int] = {}  # of each node, within the block
+    depth: dict[int, int] = {}  # position of each node's first token
+    before: dict[int, np.ndarray] = {}  # what each node's first token sees beside itself
+    last: dict[int, int] = {}  # the token before each node's first, within the block
+    found: dict[int, _Laid] = {}
     at = 0
-    for node in tree.nodes:
+    for i in nodes:
+        node = tree.nodes[i]
         length = len(node.token_ids)
         if node.parent == NO_PARENT:
-            depth.append(0)
-            before.append(np.zeros(len(ids), dtype=bool))
-            before_index.append(-1)
+            depth[i], last[i] = 0, -1
+            before[i] = np.zeros(len(ids), dtype=bool)
         else:
             p = node.parent
-            depth.append(depth[p] + node.offset)
-            seen = before[p].copy()
-            seen[begin[p] : begin[p] + node.offset] = True
-            before.append(seen)
-            before_index.append(begin[p] + node.offset - 1 if node.offset else before_index[p])
-        begin.append(at)
+            depth[i] = depth[p] + node.offset
+            last[i] = begin[p] + node.offset - 1 if node.offset else last[p]
+            before[i] = before[p].copy()
+            before[i][begin[p] : begin[p] + node.offset] = True
+        begin[i] = at
         own = slice(at, at + length)
         ids[own] = node.token_ids
-        positions[own] = np.arange(depth[-1], depth[-1] + length)
-        mask[own] = before[-1]
+        positions[own] = np.arange(depth[i], depth[i] + length)
+        mask[own] = before[i]
         mask[own, own] = np.tri(length, dtype=bool)
-        if node.parent != NO_PARENT:
-            index = np.arange(at, at + length)
-            targets.append(base + index)
-            source = index - 1
-            if length:
-                source[0] = before_index[-1]
-            sources.append(base + source)
+        targets = np.arange(at, at + length)
+        sources = targets - 1
+        if length:
+            sources[0] = last[i]
+        found[i] = _Laid(base + at, base + targets, base + sources)
         at += length
-    return [base + b for b in begin]
+    return found

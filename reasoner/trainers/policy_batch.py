@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from reasoner.data.prompting import Prompting
-from reasoner.losses import Sequences, truncated_importance
+from reasoner.losses import Sequences
 from reasoner.policy.heads import PolicyNet, ScoreNet
 from reasoner.records import PolicySample, SFTExample
 from reasoner.scoring.backup import leaf_weights
@@ -32,10 +32,10 @@ class Batch:
     advantages_N: torch.Tensor
     weights_N: torch.Tensor
     total: float  # what this micro-batch adds to the divisor of the loss
-    importance_N: torch.Tensor
-    old_N: torch.Tensor
+    sampler_N: torch.Tensor  # log-probabilities under the sampling distribution, and at temperature 1
+    sampler_full_N: torch.Tensor
+    old_N: torch.Tensor | None  # the trainer's before the round; None: the round's only update takes its own
     ref_N: torch.Tensor | None
-    gap_N: torch.Tensor  # trainer's log-probabilities less the sampler's, of the tokens that weigh
     sequences: Sequences | None
     state_S: torch.Tensor
     returns_S: torch.Tensor
@@ -148,7 +148,10 @@ def grouped(samples: Sequence[PolicySample], config: PolicyGradientStage) -> lis
 
 
 def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientStage, device) -> Batch:
-    """Pack a micro-batch and take the trainer's own log-probabilities of its tokens before any update."""
+    """Pack a micro-batch and take the trainer's own log-probabilities of its tokens before any update.
+
+    Where there is one update, these are what it computes anyway, and are not computed twice.
+    """
     trees = [s.tree for s in samples] or [blank()]
     packed = pack(trees, device)
     weights_N = packed.flat([s.weights for s in samples] or [{}])
@@ -158,7 +161,7 @@ def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientS
     )
     inputs = (packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N)
     with torch.no_grad():
-        old_N, _ = models.policy(*inputs)
+        old_N = models.policy(*inputs)[0] if config.epochs * config.minibatches > 1 else None
         ref_N = models.ref(*inputs)[0] if models.ref is not None else None
     targets = [(b, t) for b, s in enumerate(samples) for t in s.targets]
     total = weights_N.sum().item()
@@ -169,10 +172,10 @@ def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientS
         advantages_N=packed.flat([s.advantages for s in samples] or [{}]),
         weights_N=weights_N,
         total=total,
-        importance_N=truncated_importance(old_N, sampler_N, config.importance_limit),
+        sampler_N=sampler_N,
+        sampler_full_N=sampler_full_N,
         old_N=old_N,
         ref_N=ref_N,
-        gap_N=(old_N - sampler_full_N)[weights_N > 0],
         sequences=sequences(samples, config, device) if config.loss == "gspo" else None,
         state_S=torch.tensor(
             [packed.state(b, t.node, t.offset) for b, t in targets], dtype=torch.long, device=device

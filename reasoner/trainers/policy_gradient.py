@@ -33,7 +33,7 @@ from reasoner.search.grow import Growth, grow
 from reasoner.signals.advantages import ADVANTAGES, CRITIC
 from reasoner.trainers.alarms import alarms
 from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
-from reasoner.trainers.gates import check_gap, check_liveness, check_room, check_same_tokens, sampler_gap
+from reasoner.trainers.gates import check_liveness, check_room, check_same_tokens, sampler_gap
 from reasoner.trainers.loop import Session, by_steps, make_optimizer
 from reasoner.trainers.policy_batch import (
     Models,
@@ -143,8 +143,7 @@ def train_policy(
             prepared = [
                 [prepare(s, models, config, accelerator.device) for s in grouped(p, config)] for p in parts
             ]
-        gap = sampler_gap([b.gap_N for part in prepared for b in part], accelerator)
-        check_gap(gap, config.sampler_limit)
+        gaps: list[torch.Tensor] = []
         seen: defaultdict[str, float] = defaultdict(float)
         shown_from = [*demonstrations, *at.own_chains]
         rng = random.Random(f"{session.seed} {round} {accelerator.process_index}")
@@ -153,13 +152,16 @@ def train_policy(
                 for part in prepared:
                     shown = rng.choices(shown_from, k=config.ptx_batch) if config.ptx_weight else []
                     optimizers = trained.optimizers[: 1 + (models.critic is not None)]
-                    stats = update_once(part, shown, models, optimizers, config, accelerator)
+                    stats, gaps_of_part = update_once(part, shown, models, optimizers, config, accelerator)
+                    gaps += gaps_of_part
                     for name, number in stats.items():
                         seen[name] += number
                     for schedule in trained.schedules:
                         schedule.step()
         book(session, drawn.trees, usable_trees, models, config)
-        metrics = describe(drawn.trees, drawn.statuses, usable_trees, seen, gap, accelerator)
+        metrics = describe(
+            drawn.trees, drawn.statuses, usable_trees, seen, sampler_gap(gaps, accelerator), accelerator
+        )
         metrics["verdict_wait"] = max(drawn.waits)
         if (
             config.prm_refresh is not None

@@ -22,7 +22,7 @@ def book(
     tokens = sum(t.num_sampled for t in kept)
     session.ledger.add(
         "policy", trajectories_generated=leaves, trajectories_kept=sum(len(t.leaves()) for t in kept),
-        verifications=leaves, scored=tokens, trained=tokens * config.epochs,
+        verifications=leaves, scored=tokens * (config.epochs * config.minibatches > 1), trained=tokens * config.epochs,
     )  # fmt: skip
     if models.critic is not None:
         session.ledger.add("critic", trained=tokens * config.epochs, scored=tokens)

@@ -12,27 +12,30 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 
-from reasoner.losses import KL, PPOTerms, cispo, gspo, kl_k3, ppo_clip, value_mse
+from reasoner.losses import KL, PPOTerms, cispo, gspo, kl_k3, ppo_clip, truncated_importance, value_mse
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
 from reasoner.signals.packing import pack
+from reasoner.trainers.gates import check_gap, sampler_gap
 from reasoner.trainers.policy_batch import Batch, Models
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import summed
 from reasoner.tree import ROOT, Node, Problem, Tree
 
 
-def _gspo(logprobs_N: torch.Tensor, b: Batch, config: PolicyGradientStage) -> PPOTerms:
+def _gspo(logprobs_N: torch.Tensor, old_N: torch.Tensor, b: Batch, config: PolicyGradientStage) -> PPOTerms:
     assert b.sequences is not None
-    return gspo(logprobs_N, b.old_N, b.advantages_N, config.clip_low, config.clip_high, b.sequences)
+    return gspo(logprobs_N, old_N, b.advantages_N, config.clip_low, config.clip_high, b.sequences)
 
 
-LOSSES: dict[str, Callable[[torch.Tensor, Batch, PolicyGradientStage], PPOTerms]] = {
-    "ppo_clip": lambda logprobs_N, b, c: ppo_clip(
-        logprobs_N, b.old_N, b.advantages_N, c.clip_low, c.clip_high
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, Batch, PolicyGradientStage], PPOTerms]] = {
+    "ppo_clip": lambda logprobs_N, old_N, b, c: ppo_clip(
+        logprobs_N, old_N, b.advantages_N, c.clip_low, c.clip_high
     ),
     "gspo": _gspo,
-    "cispo": lambda logprobs_N, b, c: cispo(logprobs_N, b.old_N, b.advantages_N, c.clip_low, c.clip_high),
+    "cispo": lambda logprobs_N, old_N, b, c: cispo(
+        logprobs_N, old_N, b.advantages_N, c.clip_low, c.clip_high
+    ),
 }
 
 
@@ -43,8 +46,11 @@ def update_once(
     optimizers: Sequence,
     config: PolicyGradientStage,
     accelerator: Accelerator,
-) -> dict[str, float]:
-    """One step of policy and critic on a minibatch; sums of the statistics over its tokens, on this process.
+) -> tuple[dict[str, float], list[torch.Tensor]]:
+    """One step of policy and critic on a minibatch.
+
+    Returns sums of the statistics over its tokens, and the trainer's log-probabilities before the round less the
+    sampler's, both of this process. If these are too far apart, nothing is updated (UserError).
 
     Where nothing asks the policy to move (no token weighs, or all advantages are 0) it is not stepped, since
     an optimizer's momentum would move it all the same, and the update counts as `empty`. One whose gradient
@@ -62,16 +68,19 @@ def update_once(
     pulls = bool(total) and bool(config.kl_weight or config.entropy_weight)
     teaches = [bool(signal or pulls or shown), models.critic is not None and state_mass > 0]
     if not any(teaches):
-        return {"empty": 1}
+        return {"empty": 1}, []
     ranks = accelerator.num_processes  # DDP and FSDP mean gradients over processes
     seen: defaultdict[str, float] = defaultdict(float)
+    gaps: list[torch.Tensor] = []
     for b in part:
         p = b.packed
         logprobs_N, entropy_N = models.policy(
             p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N, bool(config.entropy_weight)
         )
-        terms = loss_fn(logprobs_N, b, config)
-        per_token_N = terms.loss_N * b.importance_N
+        old_N = logprobs_N.detach() if b.old_N is None else b.old_N
+        gaps.append((old_N - b.sampler_full_N)[b.weights_N > 0])
+        terms = loss_fn(logprobs_N, old_N, b, config)
+        per_token_N = terms.loss_N * truncated_importance(old_N, b.sampler_N, config.importance_limit)
         if b.ref_N is not None:
             kl_N = lookup(KL, config.kl_estimator, "KL estimator")(logprobs_N, b.ref_N)
             per_token_N = per_token_N + config.kl_weight * kl_N
@@ -85,11 +94,12 @@ def update_once(
             share_N = b.weights_N / max(total, 1e-8)
             seen["loss"] += float(loss.detach()) / ranks
             seen["clipped"] += float((terms.clipped_N * share_N).sum())
-            seen["kl_step"] += float((kl_k3(b.old_N, logprobs_N) * share_N).sum())
+            seen["kl_step"] += float((kl_k3(old_N, logprobs_N) * share_N).sum())
             if b.ref_N is not None:
                 seen["kl_ref"] += float((kl_k3(logprobs_N, b.ref_N) * share_N).sum())
     if shown:
         seen["ptx_loss"] += imitate(shown, models, config, accelerator)
+    check_gap(sampler_gap(gaps, accelerator), config.sampler_limit)
     nets = [models.policy, models.critic]
     limits = [config.optimizer.max_grad_norm, config.critic_optimizer.max_grad_norm]
     for net, optimizer, limit, is_taught in zip(nets, optimizers, limits, teaches, strict=False):
@@ -103,7 +113,7 @@ def update_once(
         optimizer.zero_grad()
     seen["empty"] += not teaches[0]
     seen["updates"] += 1
-    return dict(seen)
+    return dict(seen), gaps
 
 
 def _critic_backward(b: Batch, critic, state_mass: float, accelerator: Accelerator) -> float:

@@ -45,10 +45,10 @@ def sums(terms: int) -> dict:
     return {"chain_sum": {"min_terms": terms, "max_terms": terms, "min_digits": 1, "max_digits": 1}}
 
 
-# every other demonstration only states the answer: that working it out pays is to be found out
+UP_TO_FOUR = {"chain_sum": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1}}
+# few sums are shown, many more are only posed
 PROBLEMS = {
-    "demonstrations": [{"name": "arithmetic", "size": 10000, "worked": 0.5,
-                        "families": {"chain_sum": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1}}}],
+    "demonstrations": [{"name": "arithmetic", "size": 1000, "families": UP_TO_FOUR}],
     "train": [
         {"name": "arithmetic", "start": 1000000, "size": 2000, "domain": "short", "families": sums(3)},
         {"name": "arithmetic", "start": 3000000, "size": 2000, "domain": "longer", "families": sums(4)},
@@ -147,7 +147,7 @@ def start(out: Path) -> tuple[Path, list[float]]:
     if not (folder / "metrics.json").is_file():
         stages = [
             {"kind": "init"},
-            {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 900, "optimizer": {"name": "muon", "lr": 0.005}},
+            {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 300, "optimizer": {"name": "muon", "lr": 0.005}},
             *({"kind": "rollout", "name": f"tree_{i}", "model": "sft", "num_problems": MEASURED, "max_tokens": LONGEST,
                "tree": tree} for i, tree in enumerate(TREES)),
             {"kind": "evaluate", "policies": ["sft"], "max_tokens": LONGEST},

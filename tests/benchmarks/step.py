@@ -82,7 +82,7 @@ def ours(model: Path, max_tokens: int) -> list[float]:
     config = PolicyGradientStage(
         rounds=STEPS, problems_per_round=NUM_PROMPTS, max_tokens=max_tokens, minibatches=1, drop_uniform=False,
         tree=BranchConfig(num_roots=NUM_GENERATIONS, num_rounds=0), advantage=AdvantageConfig(method="grpo"),
-        whiten=False, num_slots=NUM_PROMPTS * NUM_GENERATIONS, tokens_per_batch=16384,
+        whiten=False, num_slots=NUM_PROMPTS * NUM_GENERATIONS,
         optimizer=OptimizerConfig(lr=1e-6, schedule="constant", warmup=0.0),
     )  # fmt: skip
     ends: list[float] = []

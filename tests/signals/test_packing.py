@@ -7,7 +7,8 @@ from small_models import branching_tree, make_tree, small_lm
 
 from reasoner.policy.heads import PolicyNet
 from reasoner.scoring.backup import leaf_weights, path_weights
-from reasoner.signals.packing import batches, num_tokens, pack
+from reasoner.signals import packing
+from reasoner.signals.packing import batches, num_tokens, pack, pieces
 
 
 def trees() -> list:
@@ -55,8 +56,9 @@ def packed_loss(model, some_trees, row_tokens: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "gpt2"])
-@pytest.mark.parametrize("row_tokens", [1, 256])
-def test_loss_and_gradients_are_those_of_flattened_leaves(kind, row_tokens):
+@pytest.mark.parametrize(("row_tokens", "cost"), [(1, 512), (256, 512), (1, 0)])
+def test_loss_and_gradients_are_those_of_flattened_leaves(monkeypatch, kind, row_tokens, cost):
+    monkeypatch.setattr(packing, "LAYERS_COST", cost)  # 0: each branch of the root is a piece of its own
     model = small_lm(kind)
     # an empty node carries no token, so its leaf is the same in both
     losses = flattened_loss(model, trees()), packed_loss(model, trees(), row_tokens)
@@ -73,8 +75,9 @@ def test_loss_and_gradients_are_those_of_flattened_leaves(kind, row_tokens):
     assert num_compared > 10
 
 
-@pytest.mark.parametrize("row_tokens", [1, 30, 256])
-def test_each_logprob_is_that_of_its_trajectory(row_tokens):
+@pytest.mark.parametrize(("row_tokens", "cost"), [(1, 512), (30, 512), (256, 512), (1, 0), (30, 0)])
+def test_each_logprob_is_that_of_its_trajectory(monkeypatch, row_tokens, cost):
+    monkeypatch.setattr(packing, "LAYERS_COST", cost)
     model = small_lm("qwen2")
     packed = pack(trees(), row_tokens=row_tokens)
     with torch.no_grad():
@@ -108,6 +111,19 @@ def test_several_trees_share_a_row_and_do_not_see_each_other():
     assert pack(trees(), row_tokens=1).ids_BT.shape == (3, 20)
 
 
+def test_long_branches_after_a_short_prompt_are_pieces_with_the_prompt_before_each():
+    fan = make_tree([1, 2], *((0, 2, [3] * length, []) for length in (300, 310, 5, 290)))
+    assert pieces(fan) == [[0, 2], [0, 1, 3], [0, 4]]
+    packed = pack([fan])
+    assert packed.ids_BT.shape == (3, 312)
+    # each row begins with the prompt, whose place is that in the first
+    assert packed.ids_BT[:, :3].tolist() == [[1, 2, 3]] * 3
+    assert packed.starts == [[0, 312 + 2, 2, 312 + 302, 2 * 312 + 2]]
+    assert packed.source_N[[0, 300, 610, 615]].tolist() == [312 + 1, 1, 312 + 1, 2 * 312 + 1]
+    # what is long before the branches is not repeated
+    assert pieces(make_tree([1] * 900, (0, 900, [3] * 300, []), (0, 900, [3] * 310, []))) == [[0, 1, 2]]
+
+
 def test_positions_are_depths_in_the_trajectory():
     packed = pack([branching_tree()])
     assert packed.positions_BT.tolist() == [
@@ -118,8 +134,10 @@ def test_positions_are_depths_in_the_trajectory():
     assert packed.source_N.tolist() == [2, 3, 4, 5, 6, 7, 2, 9, 10, 6, 12, 5, 14, 15, 13, 14, 18]
 
 
-def test_state_is_the_last_token_of_the_prefix():
+@pytest.mark.parametrize("cost", [0, 512])
+def test_state_is_the_last_token_of_the_prefix(monkeypatch, cost):
     some = trees()
+    monkeypatch.setattr(packing, "LAYERS_COST", cost)
     packed = pack(some, row_tokens=30)
     ids = packed.ids_BT.flatten()
     for t, tree in enumerate(some):
@@ -130,6 +148,7 @@ def test_state_is_the_last_token_of_the_prefix():
                     at = packed.state(t, i, offset)
                     assert ids[at] == prefix[-1]
                     assert packed.positions_BT.flatten()[at] == len(prefix) - 1
+    monkeypatch.undo()
     single = pack([branching_tree()])
     # with offset 0: the state that the node continues, through an empty or fresh node too
     assert (single.state(0, 5, 0), single.state(0, 6, 0), single.state(0, 1, 0)) == (13, 14, 2)
