@@ -96,17 +96,17 @@ METHODS: dict[str, tuple[list[dict], float]] = {
     "rft": (offline({"kind": "sft", "problems": [], "batch_size": 64}), 1e-3),
     "dpo": (offline({"kind": "dpo"}), 1e-4),
     "step_dpo": (offline({"kind": "dpo", "pairs": "step_pairs"}), 1e-4),
-    "grpo": ([on_policy(FAN, advantage={"method": "grpo", "normalise": "sequences"}, whiten=False)], 1e-3),
-    "grpo_trl": ([], 1e-3),
-    "ppo_outcome": ([on_policy(FAN, advantage={"method": "ppo"}, critic_optimizer={"lr": 1e-3})], 1e-3),
+    "grpo": ([on_policy(FAN, advantage={"method": "grpo", "normalise": "sequences"}, whiten=False)], 2e-4),
+    "grpo_trl": ([], 2e-4),
+    "ppo_outcome": ([on_policy(FAN, advantage={"method": "ppo"}, critic_optimizer={"lr": 5e-4})], 2e-4),
     "step_ppo_prm": (
-        [*PRM_STAGES, on_policy(TREE, critic="prm", prm="prm", critic_optimizer={"lr": 1e-3},
+        [*PRM_STAGES, on_policy(TREE, critic="prm", prm="prm", critic_optimizer={"lr": 5e-4},
                                 advantage={"method": "step_ppo", "reward": {"prm_weight": 0.1}})],
-        1e-3,
+        2e-4,
     ),
-    "spo_tree": ([on_policy(TREE, advantage={"method": "spo_tree"})], 1e-3),
-    "vineppo": ([on_policy(VINES, advantage={"method": "vineppo"})], 1e-3),
-    "sibling_loo": ([on_policy(TREE, advantage={"method": "sibling_loo"})], 1e-3),
+    "spo_tree": ([on_policy(TREE, advantage={"method": "spo_tree"})], 2e-4),
+    "vineppo": ([on_policy(VINES, advantage={"method": "vineppo"})], 2e-4),
+    "sibling_loo": ([on_policy(TREE, advantage={"method": "sibling_loo"})], 2e-4),
 }  # fmt: skip
 HALVED = "_half"  # these with half of the tokens
 METHODS |= {m + HALVED: METHODS[m] for m in ("step_ppo_prm", "spo_tree", "sibling_loo")}
@@ -231,7 +231,7 @@ def best_rates(rows: list[dict]) -> dict[str, float]:
 def missing(rows: list[dict], methods: list[str], num_seeds: int) -> Iterator[tuple[str, float, int]]:
     """(method, rate, seed) of the next runs: all rates on seed 0, from the middle outwards, then the other seeds."""
     done = {(r["method"], r["rate"], r["seed"]) for r in rows}
-    for factor in sorted(FACTORS, key=lambda f: abs(math.log(f))):
+    for factor in sorted(FACTORS, key=lambda f: (abs(math.log(f)), -f)):
         for method in methods:
             if (cell := (method, METHODS[method][1] * factor, 0)) not in done:
                 yield cell
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--only", nargs="*", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=100_000, help="generated tokens of one run")
+    parser.add_argument("--budget", type=int, default=300_000, help="generated tokens of one run")
     parser.add_argument("--runs", type=int, default=10**9, help="most runs to make now")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
