@@ -9,7 +9,9 @@ Shape suffixes: S labelled states.
 
 from __future__ import annotations
 
+import hashlib
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -24,6 +26,7 @@ from reasoner.policy.models import load_tokenizer
 from reasoner.registry import UserError, lookup
 from reasoner.signals.labelled import Labelled
 from reasoner.signals.packing import batches, num_tokens, pack
+from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
 from reasoner.trainers.ranks import same_count, summed
 from reasoner.trainers.reward_loss import LOSSES, mass, weighted_sum
@@ -59,6 +62,9 @@ class RewardModelStage(Config):
     )
     holdout: float = Field(
         default=0.05, ge=0, lt=1, description="share of the problems kept for the reported AUROC"
+    )
+    save_every: int = Field(
+        default=100, ge=1, description="updates between checkpoints, from which a killed run goes on"
     )
     lora: LoRA | None = Field(
         default=None, description="train a LoRA adapter and the head instead of all weights"
@@ -104,9 +110,16 @@ def train_reward_model(
     schedule = by_steps(optimizer, config.optimizer, num_updates)
     net, optimizer = accelerator.prepare(net, optimizer)
     net.train()
+    trained = Trained([optimizer], [schedule])
+    fingerprint = _fingerprint(train, config, session.seed, accelerator.num_processes)
+    begun = time.monotonic()
+    done, spent = _resume(session, trained, fingerprint, accelerator)
+    begun -= spent
     order = shuffled(train, config.batch_size, session.seed)
     for update in range(1, num_updates + 1):
         batch = next(order)
+        if update <= done:
+            continue
         own = batch[accelerator.process_index :: accelerator.num_processes]
         # DDP means gradients over processes; the loss is a mean over the labels of all of them
         share = accelerator.num_processes / max(1e-8, mass(loss_of, batch))
@@ -128,6 +141,9 @@ def train_reward_model(
             loss = summed([float(total)], accelerator)[0] / accelerator.num_processes
             shown = {"loss": loss, "grad_norm": float(grad_norm or 0.0)}
             session.log({f"{name}/{k}": v for k, v in shown.items()}, update)
+        if session.checkpoints is not None and update % config.save_every == 0:
+            loop = {"ledger": session.ledger.to_dict(), "seconds": time.monotonic() - begun}
+            save_checkpoint(session.checkpoints, update, trained, loop, fingerprint, accelerator)
     plain = accelerator.unwrap_model(net).eval()
     if accelerator.is_main_process:
         scores, labels = score(plain, held, config.tokens_per_batch, accelerator.device)
@@ -137,6 +153,25 @@ def train_reward_model(
             session.log({f"{name}/heldout_{k}": v for k, v in found.items()}, num_updates)
         plain.save(tokenizer, session.out / "model")
     accelerator.wait_for_everyone()
+
+
+def _fingerprint(train: Sequence[Labelled], config: RewardModelStage, seed: int, num_processes: int) -> str:
+    """What must be the same for a checkpoint to be gone on from."""
+    size = [sum(num_tokens(d.tree) for d in train), sum(sum(d.labels) for d in train)]
+    return hashlib.sha256(f"{config.model_dump_json()} {seed} {size} {num_processes}".encode()).hexdigest()
+
+
+def _resume(
+    session: Session, trained: Trained, fingerprint: str, accelerator: Accelerator
+) -> tuple[int, float]:
+    """The updates done before a kill, and the seconds that they took."""
+    found = None
+    if session.checkpoints is not None:
+        found = load_checkpoint(session.checkpoints, trained, fingerprint, accelerator)
+    if found is None:
+        return 0, 0.0
+    session.ledger.resume(found.loop["ledger"], found.loop["seconds"])
+    return found.step, found.loop["seconds"]
 
 
 def read(net, batch: Sequence[Labelled], device) -> torch.Tensor:
