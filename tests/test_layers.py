@@ -18,7 +18,7 @@ LAYERS = [
 ]
 LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 ALLOWED = {
-    "trl": [f"reasoner.trainers.{name}" for name in ("sft", "dpo", "distill", "reward_model")],
+    "trl": [f"reasoner.trainers.{name}" for name in ("sft", "dpo", "distill", "pairwise")],
     "wandb": ["reasoner.tracking"],
 }
 NO_TORCH = (

@@ -12,15 +12,15 @@ from reasoner.stages.import_labels import ImportLabels, run_import
 from reasoner.stages.init import InitStage, run_init
 from reasoner.stages.label import Label, run_label
 from reasoner.stages.ppo import PPO, run_ppo
-from reasoner.stages.reward_models import ORM, PRM, run_orm, run_prm
+from reasoner.stages.reward_models import ORM, PRM, PairwiseORM, run_orm, run_pairwise, run_prm
 from reasoner.stages.rollout import Rollout, run_rollout
 from reasoner.stages.sft import SFT, run_sft
 from reasoner.stages.step_benchmarks import StepBenchmarks, run_step_benchmarks
 from reasoner.stages.verify import Verify, run_verify
 
 StageConfig = (
-    InitStage | ImportLabels | SFT | Rollout | Verify | Complete | Label | Critiques | PRM | ORM | PPO | DPO
-    | Evaluate | StepBenchmarks
+    InitStage | ImportLabels | SFT | Rollout | Verify | Complete | Label | Critiques | PRM | ORM | PairwiseORM | PPO
+    | DPO | Evaluate | StepBenchmarks
 )  # fmt: skip
 
 STAGES: dict[str, Callable] = {
@@ -34,9 +34,10 @@ STAGES: dict[str, Callable] = {
     "critiques": run_critiques,
     "prm": run_prm,
     "orm": run_orm,
+    "pairwise": run_pairwise,
     "ppo": run_ppo,
     "dpo": run_dpo,
     "evaluate": run_evaluate,
     "step_benchmarks": run_step_benchmarks,
 }
-TRAINERS = ("sft", "prm", "orm", "ppo", "dpo")  # these run on every process, the others on the first
+TRAINERS = ("sft", "prm", "orm", "pairwise", "ppo", "dpo")  # these run on every process, the others on the first

@@ -7,11 +7,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from reasoner.records import OutcomeLabel, StepLabels
+from reasoner.records import OutcomeLabel, PreferencePair, StepLabels
 from reasoner.signals.labelled import Labelled, all_tokens, from_outcomes, from_steps
 from reasoner.signals.step_labels import with_neutral
 from reasoner.stages.context import Context
 from reasoner.store import read_records
+from reasoner.trainers.pairwise import PairwiseStage, train_pairwise
 from reasoner.trainers.reward_model import RewardModelStage, train_reward_model
 
 
@@ -59,3 +60,18 @@ def run_orm(config: ORM, context: Context) -> None:
     data = from_outcomes(records, config.tokens_per_batch)
     expand = EXPANSIONS[config.positions]
     train_reward_model(context.model(config.model), data, config, context.session, "orm", expand)
+
+
+class PairwiseORM(PairwiseStage):
+    """Train an outcome reward model on preference pairs (Bradley-Terry), by TRL."""
+
+    kind: Literal["pairwise"]
+    name: str = "pairwise"
+    model: str = Field(description="stage, folder or hub name to start from")
+    labels: str = Field("label", description="stage whose preference pairs are learned, also of an import")
+
+
+def run_pairwise(config: PairwiseORM, context: Context) -> None:
+    folder = context.out / "records" / config.labels / "pairs"
+    pairs = list(read_records(folder, PreferencePair)) if folder.is_dir() else []
+    train_pairwise(context.model(config.model), pairs, config, context.session, "pairwise")

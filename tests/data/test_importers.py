@@ -10,6 +10,7 @@ import pytest
 
 from reasoner.data.importers import FORMATS, Import, recognised
 from reasoner.registry import UserError
+from reasoner.scoring.aggregate import AGGREGATES
 from reasoner.store import write_records
 
 NAN = math.nan
@@ -379,5 +380,5 @@ def test_openai_rule_on_the_scored_samples(shared_data):
     expected = json.loads((shared_data / "expected_values.json").read_text())["openai_prm_score_rule"]
     trees, _ = read(shared_data / "prm800k/openai_scored_test_samples_found.jsonl")
     for tree, values in zip(trees, expected, strict=True):
-        assert math.prod(tree.labels) == pytest.approx(values["recorded"], rel=1e-9)
+        assert AGGREGATES["product"](tree.labels) == pytest.approx(values["recorded"], rel=1e-9)
         assert json.loads(tree.extra)["prm_score"] == pytest.approx(values["recorded"], rel=1e-12)

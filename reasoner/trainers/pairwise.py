@@ -1,0 +1,149 @@
+"""An outcome reward model from preference pairs, by TRL's RewardTrainer, fed the sampled token ids.
+
+Shape suffixes: B rows (the chosen ones, then the rejected), T padded positions, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from pydantic import Field
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.modeling_outputs import SequenceClassifierOutput
+from trl import RewardConfig, RewardTrainer  # pyright: ignore[reportPrivateImportUsage]
+
+from reasoner.config import Config
+from reasoner.policy.adapters import LoRA, load_for_head
+from reasoner.policy.heads import ScoreNet
+from reasoner.policy.models import load_tokenizer
+from reasoner.records import PreferencePair
+from reasoner.registry import UserError
+from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
+from reasoner.trainers.reward_model import train_what_is_read
+
+
+class PairwiseStage(Config):
+    """-log sigmoid(score of the chosen - score of the rejected). What `trl` holds is passed to trl.RewardConfig."""
+
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="how weights are updated")
+    batch_size: int = Field(default=32, ge=1, description="pairs per update and process")
+    epochs: float = Field(default=1.0, gt=0, description="passes over the pairs")
+    holdout: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the problems kept for the reported accuracy"
+    )
+    lora: LoRA | None = Field(
+        default=None, description="train a LoRA adapter and the head instead of all weights"
+    )
+    trl: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further options of trl.RewardConfig, e.g. center_rewards_coefficient",
+    )
+
+
+class Classifier(torch.nn.Module):
+    """A ScoreNet as RewardTrainer wants its model: a logit per right-padded row, read at the row's last token.
+
+    The last token is found by the mask: where the pad token is also the end of text, by the ids it would be missed.
+    """
+
+    def __init__(self, net: ScoreNet):
+        super().__init__()
+        self.net = net
+        self.config = copy.deepcopy(net.lm.config)
+        self.config.num_labels = 1
+
+    def forward(self, input_ids, attention_mask, use_cache: bool = False) -> SequenceClassifierOutput:
+        hidden_BTD = self.net.lm.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache
+        ).last_hidden_state
+        last_B = attention_mask.sum(1) - 1
+        hidden_BD = hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
+        return SequenceClassifierOutput(logits=self.net.head(hidden_BD.float()))
+
+    def add_model_tags(self, tags: Sequence[str]) -> None:
+        """For the hub's model card, which is not written here."""
+
+
+def train_pairwise(
+    model_path: str, pairs: Sequence[PreferencePair], config: PairwiseStage, session: Session, name: str
+) -> None:
+    """Train from the weights of `model_path` and save a ScoreNet to `session.out`/model. No pairs is a UserError."""
+    problems = sorted({p.problem_id for p in pairs})
+    held = set(random.Random(session.seed).sample(problems, int(config.holdout * len(problems))))
+    learned = [p for p in pairs if p.problem_id not in held]
+    if not learned:
+        raise UserError(
+            f"the {name} has no preference pairs; expected right and wrong solutions of one problem: roll out more problems"
+        )
+    tokenizer = load_tokenizer(model_path)
+    torch.manual_seed(session.seed)
+    net = ScoreNet(load_for_head(model_path, config.lora))
+    train_what_is_read(net)
+    steps = max(1, round(config.epochs * len(learned) / config.batch_size))
+    on_gpu = torch.cuda.is_available()
+    machine = {
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": on_gpu,
+    }
+    chosen = {
+        "output_dir": str(session.out),
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": config.batch_size,
+        "max_steps": steps,
+        "max_grad_norm": config.optimizer.max_grad_norm,
+        "max_length": None,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": 5,
+        "disable_tqdm": True,
+        "seed": session.seed,
+    }
+    optimizer = make_optimizer(net, config.optimizer)
+    trainer = RewardTrainer(
+        model=Classifier(net),  # pyright: ignore[reportArgumentType]
+        args=RewardConfig(**machine, **(chosen | config.trl)),
+        train_dataset=whole(learned),
+        processing_class=tokenizer,
+        optimizers=(optimizer, by_steps(optimizer, config.optimizer, steps)),
+        callbacks=[_Report(session, name)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.train()
+    if held:
+        found = trainer.evaluate(whole([p for p in pairs if p.problem_id in held]))  # pyright: ignore[reportArgumentType]
+        session.log({f"{name}/heldout_accuracy": found["eval_accuracy"]}, steps)
+    tokens = sum(len(ids) for row in whole(learned) for ids in row.values())  # pyright: ignore[reportAttributeAccessIssue]
+    session.ledger.add(name, trained=int(tokens * config.epochs))
+    if trainer.is_world_process_zero():
+        trainer.accelerator.unwrap_model(trainer.model).net.save(tokenizer, session.out / "model")
+
+
+def whole(pairs: Sequence[PreferencePair]) -> Dataset:
+    """The prompt with each of its two continuations, as token ids."""
+    return Dataset.from_dict(
+        {
+            "chosen_ids": [p.prompt_ids + p.chosen_ids for p in pairs],
+            "rejected_ids": [p.prompt_ids + p.rejected_ids for p in pairs],
+        }
+    )
+
+
+class _Report(TrainerCallback):
+    def __init__(self, session: Session, name: str):
+        self.session, self.name = session, name
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.session.progress(state.global_step, state.max_steps, "")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs and state.is_world_process_zero:
+            kept = {k: float(logs[k]) for k in ("loss", "grad_norm", "accuracy", "margin") if k in logs}
+            self.session.log({f"{self.name}/{k}": v for k, v in kept.items()}, state.global_step)
