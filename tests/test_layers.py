@@ -152,7 +152,7 @@ def test_a_broken_rule_is_found(module, source):
         ("reasoner.store", "from reasoner.registry import UserError"),
         ("reasoner.scoring.prm", "import torch\nfrom reasoner import policy"),
         ("reasoner.signals.packing", "import torch"),
-        ("reasoner.trainers.reward_model", "from trl import RewardTrainer"),
+        ("reasoner.trainers.pairwise", "from trl import RewardTrainer"),
         ("reasoner.tracking", "def f():\n    import wandb"),
         ("reasoner.__main__", "from reasoner.cli import main"),
         ("reasoner.pipeline", "x = 1\n" * 400),

@@ -8,6 +8,7 @@ Each prints one JSON line; rounds alternate, medians are reported. ratio above 1
 """
 
 import json
+import os
 import random
 import statistics
 import sys
@@ -220,6 +221,6 @@ COMPARISONS: dict[str, Callable[[], dict]] = {
 }
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     for chosen in sys.argv[1:] or COMPARISONS:
         print(json.dumps(COMPARISONS[chosen]()), flush=True)
