@@ -160,6 +160,22 @@ def load_published(path: str, layout: str) -> PublishedPRM:
     return PublishedPRM(net.eval(), tokenizer, kind.layout)
 
 
+def layout_of(path: str) -> str:
+    """The kind of published model that a folder's weights tell; one without a head of its own has to be named."""
+    named: set[str] = set()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        with safe_open(str(file), "pt") as opened:
+            named |= set(opened.keys())
+    told = {"v_head.summary.weight": "skywork", "score.2.weight": "qwen_math_prm", "score.weight": "trl"}
+    for tensor, kind in told.items():
+        if tensor in named:
+            return kind
+    raise UserError(
+        f"{path} holds no head that this program trained, and none that tells a published reward model; expected "
+        f"either, or its name: set layout= to one of {', '.join(PUBLISHED)}"
+    )
+
+
 def tokens_of(prm: PublishedPRM, prompt: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
     """Token ids of a solution as the model wants it, and the positions at which it is read."""
     ids: list[int] = []
@@ -197,7 +213,8 @@ def score_solutions(
     for numbers in batches([t.tree for t in tries], max_tokens):
         packed = pack([tries[t].tree for t in numbers], device)
         wanted = sorted({r for of_one in read for r in of_one if r is not None and r[0] in numbers})
-        at_S = torch.tensor([packed.state(numbers.index(t), *state) for t, state in wanted], device=device)
+        flat = [packed.state(numbers.index(t), *state) for t, state in wanted]
+        at_S = torch.tensor(flat, dtype=torch.long, device=device)  # none where no step fits the context
         with torch.inference_mode():
             logits_S = prm.net(
                 packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S, packed.source_N, packed.target_N

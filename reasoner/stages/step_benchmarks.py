@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from reasoner.data.importers import Import
 from reasoner.data.importers.rows import LeftOut, data_files, read_rows
 from reasoner.data.importers.step_tree import StepTree, Unusable, probability
 from reasoner.data.importers.tokens import Encoded, encode
+from reasoner.data.prompting import Prompting
 from reasoner.data.splits import HeldOut
 from reasoner.evals.rows import MetricRow, to_json
 from reasoner.evals.step_benchmarks import (
@@ -24,10 +26,11 @@ from reasoner.evals.step_benchmarks import (
     solutions,
     threshold_of,
 )
-from reasoner.policy.heads import ScoreNet
+from reasoner.policy.heads import HEAD_FILE, ScoreNet
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.aggregate import AGGREGATES, BY_LABEL_KIND
 from reasoner.scoring.prm import score_steps
+from reasoner.scoring.published import PublishedPRM, layout_of, load_published, score_solutions, tokens_of
 from reasoner.stages.context import Context
 from reasoner.store import write_json, write_text
 from reasoner.tree import ROOT, Node, Problem, Tree
@@ -54,6 +57,11 @@ class StepBenchmarks(Config):
         min_length=1, description="benchmarks by the name of their subset"
     )
     prm: str | None = Field(None, description="stage or folder of the process reward model")
+    layout: str | None = Field(
+        None,
+        description="of a published PRM: math_shepherd | rlhflow | skywork | qwen_math_prm | trl; by default told from its "
+        "weights where they can tell",
+    )
     threshold: float = Field(0.5, description="a step with a lower score is called wrong")
     calibrate_on: Benchmark | None = Field(
         None, description="other labelled solutions that set the threshold instead"
@@ -70,7 +78,7 @@ class StepBenchmarks(Config):
 def run_step_benchmarks(config: StepBenchmarks, context: Context) -> None:
     aggregate = config.aggregate or BY_LABEL_KIND["soft"]
     lookup(AGGREGATES, aggregate, "aggregate")
-    reader = _Reader(config.prm, context)
+    reader = _Reader(config.prm, config.layout, context)
     threshold = config.threshold
     if config.calibrate_on is not None:
         scored, _ = reader.read(config.calibrate_on, list(Import(config.calibrate_on.path)))
@@ -116,9 +124,9 @@ def _trained_on(paths: list[str], benchmarks: dict[str, list[StepTree]], context
 class _Reader:
     """Finds the scores of a benchmark's solutions; the model is loaded when a benchmark first needs it."""
 
-    def __init__(self, prm: str | None, context: Context):
-        self.prm, self.context = prm, context
-        self.net: ScoreNet | None = None
+    def __init__(self, prm: str | None, layout: str | None, context: Context):
+        self.prm, self.layout, self.context = prm, layout, context
+        self.scorer: StepScorer | None = None
 
     def read(self, benchmark: Benchmark, trees: list[StepTree]) -> tuple[list[Scored], list[LeftOut]]:
         if benchmark.scores == OWN_LABELS:
@@ -130,31 +138,63 @@ class _Reader:
             return made, []
         if benchmark.scores is not None:
             return given_scores(Path(benchmark.scores), trees), []
-        return self._by_model(trees)
-
-    def _by_model(self, trees: list[StepTree]) -> tuple[list[Scored], list[LeftOut]]:
         if self.prm is None:
             raise UserError("a benchmark has no scores; expected prm: STAGE OR FOLDER, or scores: FILE")
-        if self.net is None:
-            self.net = ScoreNet.load(Path(self.context.model(self.prm))).eval()
-        prompting = self.context.prompting(self.prm)
-        limit = int(getattr(self.net.lm.config, "max_position_embeddings", 1 << 20))
-        encoded = [
-            (t, path, labels, e)
-            for t in trees
-            for (path, labels), e in zip(solutions(t), encode(t, prompting, limit), strict=True)
-        ]
-        chains = [_chain(e) for *_, e in encoded if isinstance(e, Encoded)]
-        self.context.session.ledger.add("prm", scored=score_steps(self.net, chains, "prm"))
-        scores = iter([c.scores["prm"][1] for c in chains])
+        if self.scorer is None:
+            self.scorer = _scorer(self.prm, self.layout, self.context)
+        whole = [(t, path, labels) for t in trees for path, labels in solutions(t)]
+        found = self.scorer(trees)
         # a solution that does not fit the model has no scores, and counts as not found
         scored = [
             Scored(
-                t.problem_id, labels, next(scores) if isinstance(e, Encoded) else None, t.outcomes[path[-1]]
+                t.problem_id, labels, None if isinstance(scores, LeftOut) else scores, t.outcomes[path[-1]]
             )
-            for t, path, labels, e in encoded
+            for (t, path, labels), scores in zip(whole, found, strict=True)
         ]
-        return scored, [e for *_, e in encoded if isinstance(e, LeftOut)]
+        return scored, [scores for scores in found if isinstance(scores, LeftOut)]
+
+
+# the scores of each solution of the trees, in order, or why it has none
+StepScorer = Callable[[list[StepTree]], list[list[float] | LeftOut]]
+
+
+def _scorer(prm: str, layout: str | None, context: Context) -> StepScorer:
+    """A model that this program trained reads steps as they were trained; a published one in its own layout."""
+    path = context.model(prm)
+    if layout is None and (Path(path) / HEAD_FILE).is_file():
+        return _own(ScoreNet.load(Path(path)).eval(), context.prompting(prm), context)
+    return _published(load_published(path, layout or layout_of(path)), context)
+
+
+def _own(net: ScoreNet, prompting: Prompting, context: Context) -> StepScorer:
+    limit = int(getattr(net.lm.config, "max_position_embeddings", 1 << 20))
+
+    def scores_of(trees: list[StepTree]) -> list[list[float] | LeftOut]:
+        encoded = [e for t in trees for e in encode(t, prompting, limit)]
+        chains = [_chain(e) for e in encoded if isinstance(e, Encoded)]
+        context.session.ledger.add("prm", scored=score_steps(net, chains, "prm"))
+        scores = iter([c.scores["prm"][1] for c in chains])
+        return [next(scores) if isinstance(e, Encoded) else e for e in encoded]
+
+    return scores_of
+
+
+def _published(prm: PublishedPRM, context: Context) -> StepScorer:
+    def scores_of(trees: list[StepTree]) -> list[list[float] | LeftOut]:
+        found: list[list[float] | LeftOut] = []
+        for tree in trees:
+            paths = [path for path, _ in solutions(tree)]
+            texts = [[tree.steps[i] for i in path] for path in paths]
+            context.session.ledger.add(
+                "prm", scored=sum(len(tokens_of(prm, tree.prompt, steps)[0]) for steps in texts)
+            )
+            for path, scores in zip(paths, score_solutions(prm, tree.prompt, texts), strict=True):
+                line = tree.lines[path[-1]] if tree.lines else 0
+                fits = not any(map(math.isnan, scores))
+                found.append(scores if fits else LeftOut(tree.source, line, "longer than the model's context"))
+        return found
+
+    return scores_of
 
 
 def _chain(e: Encoded) -> Tree:

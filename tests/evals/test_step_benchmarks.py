@@ -5,16 +5,20 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from small_models import save_small_qwen
 
 from reasoner.config import validate
 from reasoner.data.importers import Import
+from reasoner.evals.reward_quality import auroc, first_below
 from reasoner.evals.rows import from_json
 from reasoner.evals.step_benchmarks import Scored, best_of_rows, measure_steps, prm_score, threshold_of
 from reasoner.pipeline import RunConfig, run
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.registry import UserError
+from reasoner.scoring.published import load_published, score_solutions
 from reasoner.stages.step_benchmarks import given_scores
 from reasoner.store import read_json
 
@@ -166,3 +170,29 @@ def test_a_model_scores_a_benchmark(tmp_path):
     assert (found["b", "error_accuracy"], found["b", "correct_accuracy"], found["b", "auroc"]) == (0, 0, 0.5)
     counts = read_json(tmp_path / "run/stages/evaluate/counts.json")["b"]
     assert [r["line"] for r in counts["not_scored"]] == [3]
+
+
+@pytest.mark.parametrize("layout", [None, "trl"])
+def test_a_published_prm_scores_a_benchmark(tmp_path, layout):
+    """The stage's AUROC is that of the scores that the model gives when it is asked itself."""
+    folder = save_small_qwen(tmp_path / "published", ["a b c 1+1? 1+2?"] * 5)
+    torch.manual_seed(3)
+    save_file({"score.weight": torch.randn(2, 64), "score.bias": torch.zeros(2)}, folder / "head.safetensors")
+    path = rows_of(tmp_path)
+    long = {"id": "x-2", "problem": "1+3?", "steps": ["word " * 3000], "label": 0, "final_answer_correct": False}
+    with open(path, "a") as file:
+        file.write("\n" + json.dumps(long))
+    found = evaluated(tmp_path, prm=str(folder), layout=layout, benchmarks={"b": {"path": path}}, threshold=0.5)
+    prm = load_published(str(folder), "trl")
+    first, second = score_solutions(prm, "1+1?", [["a", "b"]])[0], score_solutions(prm, "1+2?", [["c"]])[0]
+    assert found["b", "auroc"] == auroc([*first, *second], [True, False, True])
+    assert found["b", "error_accuracy"] == (first_below(first, 0.5) == 1) / 2
+    assert found["b", "correct_accuracy"] == (first_below(second, 0.5) == -1)
+    counts = read_json(tmp_path / "run/stages/evaluate/counts.json")["b"]
+    assert [(r["line"], r["reason"]) for r in counts["not_scored"]] == [(3, "longer than the model's context")]
+
+
+def test_a_model_without_a_head_has_to_be_named(tmp_path):
+    folder = save_small_qwen(tmp_path / "plain", ["a b c"] * 5)
+    with pytest.raises(UserError, match="set layout= to one of"):
+        evaluated(tmp_path, prm=str(folder), benchmarks={"b": {"path": rows_of(tmp_path)}})

@@ -7,7 +7,7 @@ from small_models import small_lm
 
 from reasoner.policy.models import save, train_tokenizer
 from reasoner.registry import UserError
-from reasoner.scoring.published import EXTRA, load_published, score_solutions, tokens_of
+from reasoner.scoring.published import EXTRA, layout_of, load_published, score_solutions, tokens_of
 
 PROMPT = "What is 2+3-4?"
 SOLUTIONS = [
@@ -90,6 +90,15 @@ def test_steps_beyond_the_context_have_no_score(saved):
     scores = score_solutions(prm, PROMPT, [long])[0]
     known = [x == x for x in scores]
     assert known[0] and not known[-1] and known == sorted(known, reverse=True)
+
+
+def test_weights_tell_the_layout_where_they_can(saved):
+    kind, folder, *_ = saved
+    if kind in ("math_shepherd", "rlhflow"):  # plain causal models, as any other
+        with pytest.raises(UserError, match="set layout= to one of math_shepherd, rlhflow"):
+            layout_of(str(folder))
+    else:
+        assert layout_of(str(folder)) == kind
 
 
 def test_a_folder_without_the_head_is_named(saved):
