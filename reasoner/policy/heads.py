@@ -21,6 +21,7 @@ from reasoner.policy.adapters import load_merged
 from reasoner.policy.attention import layer_masks
 from reasoner.policy.logprobs import LogitHead, token_logprobs
 from reasoner.policy.models import save
+from reasoner.policy.tree_attention import blocks_of, suits, tree_attention
 from reasoner.registry import UserError
 
 HEAD_FILE = "score_head.safetensors"
@@ -140,10 +141,16 @@ HEADS: dict[str, Callable[[Any], torch.nn.Module]] = {
 
 
 def packed_hidden(lm, ids_BT, positions_BT, mask_B1TT) -> torch.Tensor:
-    """Last hidden states of packed rows; every architecture takes a mask of four dimensions as it is."""
-    return lm.base_model(
-        input_ids=ids_BT,
-        position_ids=positions_BT,
-        attention_mask=layer_masks(lm, mask_B1TT, positions_BT),
-        use_cache=False,
-    ).last_hidden_state
+    """Last hidden states of packed rows; every architecture takes a mask of four dimensions as it is.
+
+    The mask goes along with the blocks of a tree: layers that are recomputed in a backward pass come back to it.
+    """
+    mask = layer_masks(lm, mask_B1TT, positions_BT)
+    inputs = {
+        "input_ids": ids_BT, "position_ids": positions_BT, "attention_mask": mask, "use_cache": False,
+    }  # fmt: skip
+    blocks = blocks_of(mask, lm.dtype) if suits(lm, mask) else None
+    if blocks is None:
+        return lm.base_model(**inputs).last_hidden_state
+    with tree_attention(lm):
+        return lm.base_model(**inputs, blocks=blocks).last_hidden_state

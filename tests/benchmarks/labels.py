@@ -1,11 +1,12 @@
 """PRMs by the source of their step labels, and the tokens that the labels cost: `python -m tests.benchmarks.labels`.
 
-A small model learns sums written out in 16 steps (modulo 100, a letter names each term) for a while, so that its
-errors are its own, and solves problems. The same solutions are labelled by each source; a PRM is trained on each set
-of labels and finds first errors in other solutions, whose truth is known exactly. Its threshold is set on a third set.
-Continuations stop at a state's first success, or once the interval has decided; places fix the noise, so that all
-sources draw the same continuations at the same state. Rows are kept in the folder as they end: started again, it
-goes on. With --oracle: the labels themselves against the truth, of a reasoner of known step values (tests/markov).
+A small model learns sums written out in 16 steps (modulo 10, a letter names each term) for a while, and solves
+problems at the first temperature at which it errs in a quarter of them, so that its errors are its own. The same
+solutions are labelled by each source; a PRM is trained on each set of labels and finds first errors in other
+solutions, whose truth is known exactly. Its threshold is set on a third set. Continuations stop at a state's first
+success, or once the interval has decided; places fix the noise, so that all sources draw the same continuations at
+the same state. Rows are kept in the folder as they end: started again, it goes on.
+With --oracle: the labels themselves against the truth, of a reasoner of known step values (tests/markov).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from reasoner.data.prompting import PromptConfig, Prompting
 from reasoner.evals.reward_quality import best_threshold, brier_skill, first_below, first_error_f1
 from reasoner.ledger import Ledger
 from reasoner.pipeline import RunConfig, run
+from reasoner.policy.engine import Sampling
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_model, load_tokenizer
@@ -49,7 +51,8 @@ import markov
 STEPS, N = 16, 8
 LETTERS = "abcdefghijklmnopqrstuvwxyz"[:STEPS]
 TEMPLATE = "{prompt}=\n"
-MAX_TOKENS = 12 * STEPS
+MAX_TOKENS = 10 * STEPS
+TEMPERATURES, WANTED = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0), 0.75
 
 
 def success_drawn(drawn: Counts, ends_right: bool, config: ProbeConfig) -> bool:
@@ -86,14 +89,14 @@ EXACT = "exact"
 
 
 def task(number: int) -> tuple[Problem, str]:
-    """The sum of a two-digit number and single digits, modulo 100, with its working: one addition a line."""
+    """The sum of 16 digits modulo 10 with its working: one addition a line, then the result."""
     rng = random.Random(f"sum {number}")
-    total, terms = rng.randrange(100), [rng.randrange(10) for _ in LETTERS[1:]]
+    total, terms = rng.randrange(10), [rng.randrange(10) for _ in LETTERS[1:]]
     prompt = "".join(f"{letter}{value}" for letter, value in zip(LETTERS, [total, *terms], strict=True))
     lines = []
     for letter, term in zip(LETTERS[1:], terms, strict=True):
-        lines.append(f"{letter}{total}+{term}={(total + term) % 100}")
-        total = (total + term) % 100
+        lines.append(f"{letter}{total}+{term}={(total + term) % 10}")
+        total = (total + term) % 10
     return Problem(f"sum/{number}", prompt, "math", {"answer": str(total)}), "\n".join(
         [*lines, f"#### {total}"]
     )
@@ -118,6 +121,7 @@ class World:
     model_path: str
     prompting: Prompting
     model: Any
+    temperature: float = TEMPERATURES[0]
 
     def steps(self, tree: Tree) -> list[str]:
         """The steps of the solution, which is node 1."""
@@ -141,7 +145,7 @@ class World:
                 trees,
                 engine,
                 policy,
-                Growth(self.prompting.mark_steps, MAX_TOKENS, seed=seed),
+                Growth(self.prompting.mark_steps, MAX_TOKENS, Sampling(self.temperature), seed),
                 observe=observe,
             )
         return int(ledger.total("decoded"))
@@ -179,6 +183,10 @@ def learned(folder: Path, steps: int, size: int) -> World:
     return World(folder, path, prompting, load_model(path).eval())
 
 
+def accuracy(trees: list[Tree]) -> float:
+    return sum(t.verdicts[1].status == "correct" for t in trees) / len(trees)
+
+
 def exact_labels(world: World, trees: list[Tree]) -> list[StepLabels]:
     """1 before the first wrong step, 0 from there on."""
     found = []
@@ -211,10 +219,10 @@ def prm_of(world: World, name: str, records: list[StepLabels], epochs: float) ->
     if not (out / "model").is_dir():
         config = RewardModelStage(
             epochs=epochs,
-            batch_size=32,
+            batch_size=8,
             holdout=0,
             tokens_per_batch=4096,
-            optimizer=OptimizerConfig(lr=0.002),
+            optimizer=OptimizerConfig(name="muon", lr=0.003, muon_lr=0.01),
         )
         session = Session(out, Ledger(), checkpoints=out / "checkpoints")
         with session.ledger.stage("prm"):
@@ -248,14 +256,17 @@ def main(given: argparse.Namespace) -> None:
     world = learned(folder, given.steps, 16 * given.steps)
     kept = folder / "rows.jsonl"
     rows = {r["source"]: r for r in map(json.loads, kept.read_text().splitlines())} if kept.is_file() else {}
+    for world.temperature in TEMPERATURES:
+        if accuracy(world.solutions(40_000_000, 200)) <= WANTED:
+            break
     many = world.solutions(10_000_000, given.many)
     solutions, calibration, test = (
         many[: given.solutions],
         *(world.solutions(s, given.test) for s in (20_000_000, 30_000_000)),
     )
-    right = sum(t.verdicts[1].status == "correct" for t in many) / len(many)
     wrong_steps = sum(world.first_error(t) != NO_ERROR for t in test)
-    print(json.dumps({"policy_accuracy": round(right, 3), "solutions": len(solutions), "test": len(test),
+    print(json.dumps({"policy_accuracy": round(accuracy(many), 3),
+                "temperature": world.temperature, "solutions": len(solutions), "test": len(test),
                       "test_with_error": wrong_steps}), flush=True)  # fmt: skip
 
     def finish(name: str, records: list[StepLabels], tokens: int, epochs: float, of: int) -> None:

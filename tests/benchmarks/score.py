@@ -1,7 +1,8 @@
 """Speed of reward models, ours beside the plain way: `python -m tests.benchmarks.score [NAME ...]`.
 
 prm_one_pass  step scores of 16-step solutions, against a plain forward pass over the same padded solutions
-prm_tree      step scores of trees, against their leaves each alone
+prm_tree      step scores of trees, against their leaves each alone: three alternatives to every step of a solution
+prm_tree_rollouts  the same where a whole continuation branches off at every step, so that less is shared
 train_tokens  training tokens per second on chains, against transformers' Trainer with the same model and batch
 tree_tokens   solution tokens per second of training on trees, against the same solutions one by one
 Each prints one JSON line; rounds alternate, medians are reported. ratio above 1: ours is faster.
@@ -25,6 +26,7 @@ from reasoner.policy.heads import ScoreNet
 from reasoner.records import StepLabels
 from reasoner.scoring.prm import score_steps
 from reasoner.signals.labelled import Labelled, from_steps
+from reasoner.signals.packing import num_tokens
 from reasoner.trainers.reward_loss import LOSSES, mass, weighted_sum
 from reasoner.trainers.reward_model import read
 from reasoner.tree import ROOT, Node, Problem, Tree
@@ -54,7 +56,18 @@ def _chain(rng: random.Random) -> Tree:
     return tree
 
 
-def _branched(rng: random.Random) -> Tree:
+def _alternatives(rng: random.Random, count: int = 3) -> Tree:
+    """A solution with `count` other steps beside each of its own, as in PRM800K and in a beam: 49 leaves."""
+    tree = _chain(rng)
+    for step in range(STEPS):
+        for _ in range(count):
+            ids = tuple(_ids(rng, STEP_TOKENS))
+            parent, offset = (1, step * STEP_TOKENS) if step else (ROOT, PROMPT_TOKENS)
+            tree.add(Node(parent, offset, ids, step_ends=(STEP_TOKENS - 1,)))
+    return tree
+
+
+def _rollouts(rng: random.Random) -> Tree:
     """One chain and a continuation from the end of each of its steps: 16 leaves."""
     tree = _chain(rng)
     for step in range(1, STEPS):
@@ -108,9 +121,9 @@ def prm_one_pass(count: int = 32) -> dict:
     return _compare("score: prm_one_pass", ours, peer, "plain forward, one padded batch", "tokens/s", 0.9)
 
 
-def prm_tree(count: int = 2) -> dict:
+def prm_tree(make: Callable[[random.Random], Tree] = _alternatives, count: int = 2) -> dict:
     rng, net = random.Random(0), ScoreNet(_lm()).eval()
-    trees = [_branched(rng) for _ in range(count)]
+    trees = [make(rng) for _ in range(count)]
     alone = [leaf for tree in trees for leaf in _leaves(tree)]
 
     def score(some: list[Tree]) -> int:
@@ -119,7 +132,16 @@ def prm_tree(count: int = 2) -> dict:
         score_steps(net, some, "prm")
         return len(alone)
 
-    return _compare("score: prm_tree", lambda: score(trees), lambda: score(alone), "leaves each alone", "leaves/s", 4.0)
+    found = _compare("score: prm_tree", lambda: score(trees), lambda: score(alone), "leaves each alone", "leaves/s", 4.0)
+    return found | {"fewer_tokens": _fewer(trees, alone)}
+
+
+def _fewer(trees: list[Tree], alone: list[Tree]) -> float:
+    return round(sum(map(num_tokens, alone)) / sum(map(num_tokens, trees)), 2)
+
+
+def prm_tree_rollouts() -> dict:
+    return prm_tree(_rollouts) | {"name": "score: prm_tree_rollouts", "target": None}
 
 
 def _records(trees: list[Tree], rng: random.Random) -> list[StepLabels]:
@@ -199,7 +221,7 @@ def train_tokens(batch_size: int = 8, num_updates: int = 4) -> dict:
 
 def tree_tokens() -> dict:
     rng = random.Random(0)
-    records = _records([_branched(rng) for _ in range(2)], rng)
+    records = _records([_alternatives(rng) for _ in range(2)], rng)
     net = ScoreNet(_lm()).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
     merged, chains = from_steps(records, 10**6), [d for r in records for d in from_steps([r], 10**6)]
@@ -216,6 +238,7 @@ def tree_tokens() -> dict:
 COMPARISONS: dict[str, Callable[[], dict]] = {
     "prm_one_pass": prm_one_pass,
     "prm_tree": prm_tree,
+    "prm_tree_rollouts": prm_tree_rollouts,
     "train_tokens": train_tokens,
     "tree_tokens": tree_tokens,
 }

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from small_models import branching_tree, small_lm
+from small_models import branching_tree, make_tree, small_lm
 
+from reasoner.policy import tree_attention
+from reasoner.policy.attention import attend
 from reasoner.policy.heads import PolicyNet
 from reasoner.signals.packing import pack
 
@@ -19,8 +21,10 @@ KINDS = [
 ]
 
 
+@pytest.mark.parametrize("cost", [tree_attention.CALL_COST, -1], ids=["masked", "node by node"])
 @pytest.mark.parametrize(("kind", "options"), KINDS)
-def test_packed_logprobs_are_those_of_each_path(kind, options):
+def test_packed_logprobs_are_those_of_each_path(kind, options, cost, monkeypatch):
+    monkeypatch.setattr(tree_attention, "CALL_COST", cost)
     model, tree = small_lm(kind, **options), branching_tree()
     packed = pack([tree], row_tokens=32)
     with torch.no_grad():
@@ -34,3 +38,38 @@ def test_packed_logprobs_are_those_of_each_path(kind, options):
             start = len(ids) - len(node.token_ids)
             expected += [float(table[start + k - 1, t]) for k, t in enumerate(node.token_ids)]
     assert found.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_blocks_are_the_nodes_and_their_ancestors():
+    """branching_tree's nodes after a second tree of one token, and padding."""
+    packed = pack([branching_tree(), make_tree([9])], row_tokens=24)
+    runs = list(tree_attention._runs(packed.mask_B1TT[0, 0].numpy(), 0))
+    # prompt and node 1 are one run; then nodes 2 to 6; the tree of one token and the padding see themselves alone
+    assert [b - a for _, a, b in runs] == [9, 3, 2, 3, 1, 2, 1]
+    block = tree_attention._block(packed.mask_B1TT[0, 0].numpy(), 0, 14, 17, torch.float32)
+    assert block.seen.tolist() == [0, 1, 2, 3, 4, 5, 14, 15, 16]  # node 4 branches off after three tokens of node 1
+    assert block.bias_11TS is not None and block.bias_11TS[0, 0].exp().tolist() == [
+        [1.0] * 6 + [1, 0, 0], [1.0] * 6 + [1, 1, 0], [1.0] * 9,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2", "phi"])
+def test_node_by_node_gives_the_gradients_of_the_mask(kind, monkeypatch):
+    found = []
+    for cost in (10**9, -1):
+        monkeypatch.setattr(tree_attention, "CALL_COST", cost)
+        model = small_lm(kind)
+        called = []
+        monkeypatch.setattr(tree_attention, "attend", lambda *a, c=called: c.append(1) or attend(*a))
+        packed = pack([branching_tree(), branching_tree()], row_tokens=32)
+        logprobs, _ = PolicyNet(model)(
+            packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N
+        )
+        logprobs.square().sum().backward()
+        found.append((logprobs.detach(), [p.grad for p in model.parameters()], len(called)))
+    (masked, masked_grads, none), (by_node, by_node_grads, some) = found
+    assert none == 0 and some == 2 * 2 * 6  # layers, trees, nodes with ancestors
+    assert torch.allclose(masked, by_node, atol=1e-5)
+    for a, b in zip(masked_grads, by_node_grads, strict=True):
+        assert a is not None and b is not None
+        assert torch.allclose(a, b, atol=1e-5 * max(1.0, float(a.abs().max())), rtol=0)

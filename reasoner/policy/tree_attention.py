@@ -1,0 +1,131 @@
+"""Attention over packed trees node by node: what a node's tokens cannot see is not computed, where masks compute and drop it.
+
+A long row holds many branches, of which a token sees one path. On a CPU each run of tokens with the same ancestors is
+one attention call over these and itself; on a GPU the masked kernel stays.
+
+Shape suffixes: B rows, T packed positions, S key positions, H heads, K key/value heads, G query heads per key/value
+head, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from reasoner.policy.attention import attend
+
+NAME = "reasoner_tree"
+# pairs of positions whose attention takes as long as one more call, forward and backward; measured on a CPU
+CALL_COST = 40_000
+
+
+class Block(NamedTuple):
+    """Tokens `start` to `stop` of a row, each of which sees the positions `seen` and the block up to itself.
+
+    `bias_11TS` says so for `seen` and the block, in this order; None where each token sees itself alone.
+    """
+
+    row: int
+    start: int
+    stop: int
+    seen: torch.Tensor
+    bias_11TS: torch.Tensor | None
+
+
+def blocks_of(mask_B1TT: torch.Tensor, dtype: torch.dtype) -> list[Block] | None:
+    """The blocks of packed rows, in order; None where the masked kernel is no slower."""
+    masks_BTT = mask_B1TT[:, 0].numpy()
+    num_rows, width, _ = masks_BTT.shape
+    runs = [run for row in range(num_rows) for run in _runs(masks_BTT[row], row)]
+    pairs = sum((stop - start) * int(masks_BTT[row, stop - 1].sum()) for row, start, stop in runs)
+    if pairs + CALL_COST * len(runs) >= num_rows * width * width:
+        return None
+    return [_block(masks_BTT[row], row, start, stop, dtype) for row, start, stop in runs]
+
+
+def _runs(mask_TT: np.ndarray, row: int) -> Iterator[tuple[int, int, int]]:
+    """(row, start, stop) of tokens of which each sees what the one before it saw, and itself; padding is one run."""
+    width = len(mask_TT)
+    goes_on_T = np.append(False, (mask_TT[1:] != mask_TT[:-1]).sum(1) == 1)
+    starts = np.flatnonzero(~goes_on_T).tolist()
+    alone_from = None
+    for start, stop in zip(starts, [*starts[1:], width], strict=True):
+        is_alone = stop == start + 1 and mask_TT[start].sum() == 1
+        if alone_from is not None and not is_alone:
+            yield row, alone_from, start
+            alone_from = None
+        if not is_alone:
+            yield row, start, stop
+        elif alone_from is None:
+            alone_from = start
+    if alone_from is not None:
+        yield row, alone_from, width
+
+
+def _block(mask_TT: np.ndarray, row: int, start: int, stop: int, dtype: torch.dtype) -> Block:
+    seen = np.flatnonzero(mask_TT[stop - 1])
+    if len(seen) == 1:
+        return Block(row, start, stop, torch.from_numpy(seen), None)
+    hidden_TS = torch.from_numpy(~mask_TT[start:stop, seen])
+    bias_TS = torch.zeros(hidden_TS.shape, dtype=dtype).masked_fill_(hidden_TS, float("-inf"))
+    return Block(row, start, stop, torch.from_numpy(seen), bias_TS[None, None])
+
+
+def _tree_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    blocks: Sequence[Block] | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """transformers' signature: query [B, H, T, D], keys and values [B, K, T, D]; returns [B, T, H, D]."""
+    if blocks is None:  # an architecture that does not hand on what it does not know: the mask is there too
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rows: list[list[torch.Tensor]] = [[] for _ in range(len(query))]
+    for row, start, stop, seen, bias_11TS in blocks:
+        if bias_11TS is None:
+            value_1KTD = value[row : row + 1, :, start:stop]
+            rows[row].append(value_1KTD.repeat_interleave(query.shape[1] // key.shape[1], dim=1))
+            continue
+        query_1KGTD = query[row : row + 1, :, start:stop].unflatten(1, (key.shape[1], -1))
+        key_1KSD, value_1KSD = (x[row : row + 1].index_select(2, seen) for x in (key, value))
+        rows[row].append(attend(query_1KGTD, key_1KSD, value_1KSD, bias_11TS, scale).flatten(1, 2))
+    return torch.cat([torch.cat(parts, dim=2) for parts in rows]).transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, _tree_attention)
+
+
+def suits(lm, mask) -> bool:
+    """Whether a model's attention is plain softmax over one mask, on a CPU, with nothing dropped out."""
+    config = lm.config.get_text_config()
+    drops = max(getattr(config, "attention_dropout", None) or 0.0, getattr(config, "attn_pdrop", None) or 0.0)
+    return (
+        isinstance(mask, torch.Tensor)
+        and mask.dtype == torch.bool
+        and mask.device.type == "cpu"
+        and config._attn_implementation == "sdpa"
+        and not (lm.training and drops)
+    )
+
+
+@contextmanager
+def tree_attention(lm) -> Iterator[None]:
+    """Within, the model's layers call the function above."""
+    config = lm.config.get_text_config()
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
