@@ -22,7 +22,7 @@ from reasoner.policy.attention import attend
 
 NAME = "reasoner_tree"
 # pairs of positions whose attention takes as long as one more call, forward and backward; measured on a CPU
-CALL_COST = 40_000
+CALL_COST = 20_000
 
 
 class Block(NamedTuple):
