@@ -3,8 +3,8 @@
 A long row holds many branches, of which a token sees one path. On a CPU each run of tokens with the same ancestors is
 one attention call over these and itself; on a GPU the masked kernel stays.
 
-Shape suffixes: B rows, T packed positions, S key positions, H heads, K key/value heads, G query heads per key/value
-head, D head size.
+Shape suffixes: B rows, T packed positions, S key positions, H heads, K key/value heads, Q tokens of all query heads of
+a key/value head, D head size.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-from reasoner.policy.attention import attend
 
 NAME = "reasoner_tree"
 # pairs of positions whose attention takes as long as one more call, forward and backward; measured on a CPU
@@ -91,15 +90,23 @@ def _tree_attention(
     if blocks is None:  # an architecture that does not hand on what it does not know: the mask is there too
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    num_groups = query.shape[1] // key.shape[1]
     rows: list[list[torch.Tensor]] = [[] for _ in range(len(query))]
     for row, start, stop, seen, bias_11TS in blocks:
         if bias_11TS is None:
             value_1KTD = value[row : row + 1, :, start:stop]
-            rows[row].append(value_1KTD.repeat_interleave(query.shape[1] // key.shape[1], dim=1))
+            rows[row].append(value_1KTD.repeat_interleave(num_groups, dim=1))
             continue
-        query_1KGTD = query[row : row + 1, :, start:stop].unflatten(1, (key.shape[1], -1))
+        # query heads of a group share their keys: they stand one after the other as one longer query
+        query_1KQD = (
+            query[row : row + 1, :, start:stop].unflatten(1, (key.shape[1], num_groups)).flatten(2, 3)
+        )
         key_1KSD, value_1KSD = (x[row : row + 1].index_select(2, seen) for x in (key, value))
-        rows[row].append(attend(query_1KGTD, key_1KSD, value_1KSD, bias_11TS, scale).flatten(1, 2))
+        bias_11QS = bias_11TS.repeat(1, 1, num_groups, 1)
+        out_1KQD = F.scaled_dot_product_attention(
+            query_1KQD, key_1KSD, value_1KSD, attn_mask=bias_11QS, scale=scale
+        )
+        rows[row].append(out_1KQD.unflatten(2, (num_groups, -1)).flatten(1, 2))
     return torch.cat([torch.cat(parts, dim=2) for parts in rows]).transpose(1, 2), None
 
 

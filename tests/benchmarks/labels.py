@@ -1,6 +1,6 @@
 """PRMs by the source of their step labels, and the tokens that the labels cost: `python -m tests.benchmarks.labels`.
 
-A small model learns sums written out in 16 steps (modulo 10, a letter names each term) for a while, and solves
+A small model learns sums written out in 16 steps (modulo 100, a letter names each term) for a while, and solves
 problems at the first temperature at which it errs in a quarter of them, so that its errors are its own. The same
 solutions are labelled by each source; a PRM is trained on each set of labels and finds first errors in other
 solutions, whose truth is known exactly. Its threshold is set on a third set. Continuations stop at a state's first
@@ -51,7 +51,7 @@ import markov
 STEPS, N = 16, 8
 LETTERS = "abcdefghijklmnopqrstuvwxyz"[:STEPS]
 TEMPLATE = "{prompt}=\n"
-MAX_TOKENS = 10 * STEPS
+MAX_TOKENS = 12 * STEPS
 TEMPERATURES, WANTED = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0), 0.75
 
 
@@ -89,14 +89,14 @@ EXACT = "exact"
 
 
 def task(number: int) -> tuple[Problem, str]:
-    """The sum of 16 digits modulo 10 with its working: one addition a line, then the result."""
+    """The sum of a two-digit number and 15 digits modulo 100 with its working: one addition a line, then the result."""
     rng = random.Random(f"sum {number}")
-    total, terms = rng.randrange(10), [rng.randrange(10) for _ in LETTERS[1:]]
+    total, terms = rng.randrange(100), [rng.randrange(10) for _ in LETTERS[1:]]
     prompt = "".join(f"{letter}{value}" for letter, value in zip(LETTERS, [total, *terms], strict=True))
     lines = []
     for letter, term in zip(LETTERS[1:], terms, strict=True):
-        lines.append(f"{letter}{total}+{term}={(total + term) % 10}")
-        total = (total + term) % 10
+        lines.append(f"{letter}{total}+{term}={(total + term) % 100}")
+        total = (total + term) % 100
     return Problem(f"sum/{number}", prompt, "math", {"answer": str(total)}), "\n".join(
         [*lines, f"#### {total}"]
     )
@@ -219,10 +219,11 @@ def prm_of(world: World, name: str, records: list[StepLabels], epochs: float) ->
     if not (out / "model").is_dir():
         config = RewardModelStage(
             epochs=epochs,
-            batch_size=8,
+            reads="likelihood",
+            batch_size=16,
             holdout=0,
             tokens_per_batch=4096,
-            optimizer=OptimizerConfig(name="muon", lr=0.003, muon_lr=0.01),
+            optimizer=OptimizerConfig(lr=0.001),
         )
         session = Session(out, Ledger(), checkpoints=out / "checkpoints")
         with session.ledger.stage("prm"):
@@ -342,7 +343,7 @@ def _bad(steps: Sequence[str]) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="where the model, the PRMs and the rows are kept")
-    parser.add_argument("--steps", type=int, default=400, help="updates of the fine-tuning")
+    parser.add_argument("--steps", type=int, default=800, help="updates of the fine-tuning")
     parser.add_argument("--solutions", type=int, default=600, help="solutions that every source labels")
     parser.add_argument(
         "--many", type=int, default=3000, help="solutions with exact labels, which cost nothing"
@@ -350,7 +351,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--test", type=int, default=500, help="solutions to test on, and as many for the threshold"
     )
-    parser.add_argument("--epochs", type=float, default=4, help="passes over each set of labels")
+    parser.add_argument("--epochs", type=float, default=3, help="passes over each set of labels")
     parser.add_argument("--oracle", action="store_true", help="a reasoner of known step values, no model")
     chosen = parser.parse_args()
     oracle() if chosen.oracle else main(chosen)

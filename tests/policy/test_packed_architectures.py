@@ -5,7 +5,6 @@ import torch
 from small_models import branching_tree, make_tree, small_lm
 
 from reasoner.policy import tree_attention
-from reasoner.policy.attention import attend
 from reasoner.policy.heads import PolicyNet
 from reasoner.signals.packing import pack
 
@@ -47,7 +46,17 @@ def test_blocks_are_the_nodes_and_their_ancestors():
     # prompt and node 1 are one run; then nodes 2 to 6; the tree of one token and the padding see themselves alone
     assert [b - a for _, a, b in runs] == [9, 3, 2, 3, 1, 2, 1]
     block = tree_attention._block(packed.mask_B1TT[0, 0].numpy(), 0, 14, 17, torch.float32)
-    assert block.seen.tolist() == [0, 1, 2, 3, 4, 5, 14, 15, 16]  # node 4 branches off after three tokens of node 1
+    assert block.seen.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        14,
+        15,
+        16,
+    ]  # node 4 branches off after three tokens of node 1
     assert block.bias_11TS is not None and block.bias_11TS[0, 0].exp().tolist() == [
         [1.0] * 6 + [1, 0, 0], [1.0] * 6 + [1, 1, 0], [1.0] * 9,
     ]  # fmt: skip
@@ -60,15 +69,21 @@ def test_node_by_node_gives_the_gradients_of_the_mask(kind, monkeypatch):
         monkeypatch.setattr(tree_attention, "CALL_COST", cost)
         model = small_lm(kind)
         called = []
-        monkeypatch.setattr(tree_attention, "attend", lambda *a, c=called: c.append(1) or attend(*a))
+        sdpa = torch.nn.functional.scaled_dot_product_attention
+        monkeypatch.setattr(
+            tree_attention.F,
+            "scaled_dot_product_attention",
+            lambda *a, c=called, f=sdpa, **k: c.append(1) or f(*a, **k),
+        )
         packed = pack([branching_tree(), branching_tree()], row_tokens=32)
         logprobs, _ = PolicyNet(model)(
             packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N
         )
         logprobs.square().sum().backward()
         found.append((logprobs.detach(), [p.grad for p in model.parameters()], len(called)))
+        monkeypatch.undo()
     (masked, masked_grads, none), (by_node, by_node_grads, some) = found
-    assert none == 0 and some == 2 * 2 * 6  # layers, trees, nodes with ancestors
+    assert none == 2 and some == 2 * 2 * 6  # one call a layer; layers, trees, runs of tokens with ancestors
     assert torch.allclose(masked, by_node, atol=1e-5)
     for a, b in zip(masked_grads, by_node_grads, strict=True):
         assert a is not None and b is not None
