@@ -63,9 +63,9 @@ def attend(
     query_RKQD = query_RKGTD.flatten(2, 3)
     if cap is None and num_queries == 1:
         heads = key_RKSD.shape[1]
-        flat = (x.flatten(0, 1) for x in (query_RKQD, key_RKSD, value_RKSD))
-        out_RKQD = attend_one(*flat, seen.bias_of_heads(window, heads), scale).unflatten(0, (-1, heads))
-        return out_RKQD.unflatten(2, (-1, 1))
+        query_NGD, key_NSD, value_NSD = (x.flatten(0, 1) for x in (query_RKQD, key_RKSD, value_RKSD))
+        out_NGD = attend_one(query_NGD, key_NSD, value_NSD, seen.bias_of_heads(window, heads), scale)
+        return out_NGD.unflatten(0, (-1, heads))[:, :, :, None]
     bias_R1TS = seen.bias(window)
     bias_R1QS = bias_R1TS.repeat(1, 1, query_RKGTD.shape[2], 1) if num_queries > 1 else bias_R1TS
     if cap is None:

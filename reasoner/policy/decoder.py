@@ -191,4 +191,6 @@ class Decoder:
             b.out.add_to(mixed_NGD.view(num_rows, K * G * D), x_RW)
             gate, up = F.linear(self._normed(x_RW, b.mlp_norm), *b.gate_up).chunk(2, -1)
             b.down.add_to(F.silu(gate).mul_(up), x_RW)
-        return self._normed(x_RW, None).mul_(self.last_scale_W) if self.folds else self._normed(x_RW, self.norm)
+        if self.folds:
+            return self._normed(x_RW, None).mul_(self.last_scale_W)
+        return self._normed(x_RW, self.norm)

@@ -4,7 +4,7 @@ A running sequence holds a slot of the KV cache. Admission copies what the radix
 prefills the rest but for the last token, and from then on every row is fed one token a step: the last
 prefix token is simply the first of these. Rows 0 to n - 1 are always the running ones.
 
-Shape suffixes: R rows (slots), T tokens, S positions, V vocabulary, K kinds of stop.
+Shape suffixes: R rows (slots), T tokens, S positions.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ from reasoner.policy.mixed_adapters import MixedAdapters
 from reasoner.policy.prefill import PREFILL_TOKENS, Span, chunks, waves
 from reasoner.policy.radix import RadixCache
 from reasoner.policy.sampling import draw, uniform_at
-from reasoner.policy.stopping import StopStrings
-from reasoner.registry import UserError
+from reasoner.policy.stopping import EOS, LOOK, STOP, StopStrings, StopTable
 
 WIDTH_STEP = 8  # key positions are read in multiples of this
-EOS, STOP, LOOK = 1, 2, 4  # what a token is to a request: its end, its stop, or a reason to look at the text
 
 
 class LocalEngine:
@@ -72,6 +70,7 @@ class LocalEngine:
         self.prefixes = RadixCache(kv_bytes)
         self.adapters = MixedAdapters(self.model)
         self.strings = StopStrings(tokenizer, self.vocab_size)
+        self.stops = StopTable(eos_ids, self.strings, self.device)
         self.decoder: decoder.Decoder | None = None  # made at the first step under new weights
         self.pending: deque[Request] = deque()
         self.finished: list[Completion] = []
@@ -79,15 +78,6 @@ class LocalEngine:
         self.known: list[int] = []  # per row, how many leading tokens the prefix cache already holds
         self.at: list[int] = []  # per row, where its last token stands
         self.unclaimed = 0  # tokens prefilled for requests that are not admitted yet
-        self.stop_KV = torch.zeros(1, self.vocab_size, dtype=torch.uint8, device=self.device)
-        eos_ids = list(eos_ids)
-        if not all(0 <= i < self.vocab_size for i in eos_ids):
-            raise UserError(
-                f"end-of-text ids {eos_ids} are not all below the model's vocabulary of {self.vocab_size}; expected"
-                " the tokenizer that belongs to the model, check both paths"
-            )
-        self.stop_KV[0, eos_ids] = EOS
-        self.stop_kinds: dict[tuple[frozenset[int], tuple[str, ...]], int] = {(frozenset(), ()): 0}
         # token, its position, the prefix's length, the position that may not be reached, place, kind of stop, top-k
         self.ints_7R = torch.zeros(7, self.num_slots, dtype=torch.long, device=self.device)
         self.floats_3R = torch.ones(3, self.num_slots, device=self.device)  # temperature, top-p, min-p
@@ -180,7 +170,8 @@ class LocalEngine:
     def _numbers(self, request: Request) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """A request's columns of ints_7R and floats_3R at its admission."""
         start, s = len(request.prefix_ids), request.sampling
-        limit, kind = min(start + request.max_tokens, self.length), self._stop_kind(request)
+        limit = min(start + request.max_tokens, self.length)
+        kind = self.stops.row(request.stop_ids, request.stop_strings)
         ints = (request.prefix_ids[-1], start - 1, start, limit, request.place, kind, s.top_k)
         return ints, (s.temperature, s.top_p, s.min_p)
 
@@ -310,7 +301,7 @@ class LocalEngine:
         out_R = position_R - start_R
         self.out_RS[row_R, out_R] = drawn.token_B
         self.out_numbers_3RS[:, row_R, out_R] = torch.stack(drawn[1:])
-        kinds_R = self.stop_KV[kind_R, drawn.token_B]
+        kinds_R = self.stops.marks_KV[kind_R, drawn.token_B]
         nan_R = drawn.entropy_B.isnan()
         full_R = position_R + 1 >= limit_R
         self._count(decoded=n, forwards=1, slots_busy=n, slots_idle=self.num_slots - n)
@@ -379,20 +370,10 @@ class LocalEngine:
         del self.rows[tail], self.known[tail], self.at[tail]
 
     def _completion(self, request: Request, reason: str, tokens=(), numbers=((), (), ())) -> Completion:
-        parts = map(tuple, (tokens, *numbers))
-        return Completion(request.id, *parts, reason, self.weights_version, request.adapter)
-
-    def _stop_kind(self, request: Request) -> int:
-        """The row of the stop table for a request's stops."""
-        stops = (request.stop_ids, request.stop_strings)
-        if stops not in self.stop_kinds:
-            row_V = self.stop_KV[0].clone()
-            row_V[[i for i in request.stop_ids if i < self.vocab_size]] |= STOP
-            if request.stop_strings:
-                row_V[self.strings.may_complete(request.stop_strings).to(self.device)] |= LOOK
-            self.stop_kinds[stops] = len(self.stop_KV)
-            self.stop_KV = torch.cat((self.stop_KV, row_V[None]))
-        return self.stop_kinds[stops]
+        ids, logprobs, full, entropy = map(tuple, (tokens, *numbers))
+        return Completion(
+            request.id, ids, logprobs, full, entropy, reason, self.weights_version, request.adapter
+        )
 
     def _count(self, **counters: int) -> None:
         if self.ledger:

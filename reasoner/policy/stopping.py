@@ -1,4 +1,4 @@
-"""Stop strings in the text of sampled tokens, across token borders, without decoding every token of every row.
+"""What ends a continuation: stop tokens, and stop strings across token borders, without decoding every token.
 
 A token can complete a string only if its own text begins with the string's end (or holds the string whole), so
 one look-up in a table by token says which rows need a look at their text at all.
@@ -6,13 +6,14 @@ one look-up in a table by token says which rows need a look at their text at all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from reasoner.registry import UserError
 
+EOS, STOP, LOOK = 1, 2, 4  # what a token is to a request: its end, its stop, or a reason to look at the text
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # what half a character decodes to
 
 
@@ -65,3 +66,34 @@ class StopStrings:
         known = len(self.tokenizer)
         texts = [self._decode([anchor, i])[before:] if i < known else "" for i in range(self.vocab_size)]
         return texts
+
+
+class StopTable:
+    """What each token is to a request, one row of marks for each set of stops that was asked for.
+
+    Shape suffixes: K sets of stops, V vocabulary.
+    """
+
+    def __init__(self, eos_ids: Iterable[int], strings: StopStrings, device: torch.device):
+        self.strings = strings
+        eos_ids = list(eos_ids)
+        if not all(0 <= i < strings.vocab_size for i in eos_ids):
+            raise UserError(
+                f"end-of-text ids {eos_ids} are not all below the model's vocabulary of {strings.vocab_size}; expected"
+                " the tokenizer that belongs to the model, check both paths"
+            )
+        self.marks_KV = torch.zeros(1, strings.vocab_size, dtype=torch.uint8, device=device)
+        self.marks_KV[0, eos_ids] = EOS
+        self.rows: dict[tuple[frozenset[int], tuple[str, ...]], int] = {(frozenset(), ()): 0}
+
+    def row(self, stop_ids: frozenset[int], stop_strings: tuple[str, ...]) -> int:
+        """The row of marks of a request that has these stops beside the end of text."""
+        stops = (stop_ids, stop_strings)
+        if stops not in self.rows:
+            marks_V = self.marks_KV[0].clone()
+            marks_V[[i for i in stop_ids if i < len(marks_V)]] |= STOP
+            if stop_strings:
+                marks_V[self.strings.may_complete(stop_strings).to(marks_V.device)] |= LOOK
+            self.rows[stops] = len(self.marks_KV)
+            self.marks_KV = torch.cat((self.marks_KV, marks_V[None]))
+        return self.rows[stops]

@@ -34,7 +34,7 @@ def row(
     ratio = None if peer is None else round(ours / peer, 2)
     numbers = [None if x is None else float(f"{x:.4g}") for x in (ours, peer)]
     return {"name": name, "ours": numbers[0], "peer": numbers[1], "peer_name": peer_name, "unit": unit,
-            "ratio": ratio, "target": target, "pairs": PAIRS, **more}  # fmt: skip
+            "ratio": ratio, "target": target, "pairs": PAIRS, "threads": torch.get_num_threads(), **more}  # fmt: skip
 
 
 def rollout_model(hidden_size: int = 128, num_layers: int = 4):

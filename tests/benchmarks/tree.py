@@ -29,16 +29,16 @@ def tree_clock() -> dict:
     def engine(ledger: Ledger | None = None) -> LocalEngine:
         return LocalEngine(model, [], LEAVES, PROMPT + DEPTH * SEGMENT, ledger=ledger)
 
-    def grow_tree() -> None:
+    def grow_tree() -> float:
         ledger, seed = Ledger(), next(rounds)
         sampler = engine(ledger)
+        prefix_of = {(): prompt}
 
         def children(path: tuple[int, ...], prefix: list[int]) -> list[Request]:
             paths = [(*path, i) for i in range(ARITY)]
             return [Request(p, prefix, SEGMENT, place_key(seed, 0, "", [(0, i) for i in p])) for p in paths]
 
-        with ledger.stage("tree"):
-            prefix_of = {(): prompt}
+        def work() -> None:
             sampler.submit(children((), prompt))
             while finished := sampler.poll():
                 for c in finished:
@@ -46,29 +46,40 @@ def tree_clock() -> dict:
                     prefix_of[path] = [*prefix_of[path[:-1]], *c.token_ids]
                     if len(path) < DEPTH:
                         sampler.submit(children(path, prefix_of[path]))
+
+        with ledger.stage("tree"):
+            taken = seconds(work)
         counts.update(ledger.counts["tree"]["policy"])
         assert len(prefix_of) == 1 + sum(ARITY**d for d in range(1, DEPTH + 1))
         # each token passes through the model once: the prompt by prefilling, what is drawn by decoding
         assert counts["prefilled"] == PROMPT - 1 and counts["decoded"] == SEGMENT * (len(prefix_of) - 1), (
             counts
         )
+        return LEAVES / taken
 
-    def chains() -> None:
-        seed = next(rounds)
+    def chains() -> float:
+        sampler, seed = engine(), next(rounds)
         requests = [
             Request(i, prompt, DEPTH * SEGMENT, place_key(seed, 0, str(i), [])) for i in range(LEAVES)
         ]
-        engine().sample(requests)
+        return LEAVES / seconds(lambda: sampler.sample(requests))
 
     config = GenerationConfig(do_sample=True, top_k=0, max_new_tokens=DEPTH * SEGMENT, pad_token_id=0)
     model.generation_config.eos_token_id = None
     ids = torch.tensor([prompt] * LEAVES, device=model.device)
 
-    def generate() -> None:
-        model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    def generate() -> float:
+        return LEAVES / seconds(
+            lambda: model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        )
 
-    found = medians(*(lambda work=work: LEAVES / seconds(work) for work in (grow_tree, chains, generate)))
-    more = {"third": float(f"{found[2]:.4g}"), "third_name": "generate in one batch", "counts": counts}
+    found = medians(grow_tree, chains, generate, pairs=9)
+    more = {
+        "third": float(f"{found[2]:.4g}"),
+        "third_name": "generate in one batch",
+        "counts": counts,
+        "pairs": 9,
+    }
     return row("tree_clock", found[0], found[1], "the engine, separate chains", "leaves/s", 2.5, **more)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reasoner.policy.engine import place_key
-from reasoner.policy.sampling import draw, uniform_at
+from reasoner.policy.sampling import CACHED, draw, uniform_at
 
 # probabilities 1/2, 1/4, 1/8, 1/8
 LOGITS = [math.log(0.5), math.log(0.25), math.log(0.125), math.log(0.125)]
@@ -221,3 +221,22 @@ def test_truncation_of_a_large_vocabulary_is_that_of_a_whole_sort():
         assert drawn.logprob_B[i].item() == pytest.approx(math.log(p[at] / p[keep].sum()), abs=1e-4)
     alone = draw(logits[5:6], noise[5:6], torch.ones(1), top_k[5:6], top_p[5:6])
     assert alone.token_B == drawn.token_B[5]
+
+
+def test_rows_of_a_large_vocabulary_are_drawn_as_if_alone():
+    torch.manual_seed(0)
+    num_rows, vocab_size = 30, 20_000
+    assert CACHED // vocab_size < num_rows  # more than one turn
+    logits_BV, noise_B = torch.randn(num_rows, vocab_size) * 3, torch.rand(num_rows, dtype=torch.float64)
+    rules = (
+        torch.rand(num_rows).round() * 0.8,
+        torch.arange(num_rows) % 3 * 40,
+        1 - torch.rand(num_rows) / 2,
+    )
+    for used in ((), rules[:1], rules):
+        together = draw(logits_BV, noise_B, *used)
+        for i in range(num_rows):
+            alone = draw(logits_BV[i : i + 1], noise_B[i : i + 1], *(r[i : i + 1] for r in used))
+            assert together.token_B[i] == alone.token_B[0]
+            for a, b in zip(together[1:], alone[1:], strict=True):
+                assert torch.allclose(a[i], b[0], atol=1e-5)
