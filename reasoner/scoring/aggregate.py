@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from reasoner.store import read_json
 
 AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
     "last": lambda s: s[-1],
@@ -15,4 +18,15 @@ AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
 
 # Monte-Carlo labels are values, already about the whole future; labels by people or judges are about one
 # step alone (Zhang et al. 2025, "Lessons of developing PRMs", figure 9)
-BY_LABEL_KIND = {"hard": "last", "soft": "last", "human": "product", "judge": "product", "exact": "product"}
+MONTE_CARLO, ABOUT_ONE_STEP = "last", "product"
+BY_LABEL_KIND = {
+    **dict.fromkeys(("hard", "soft", "posterior", "spread"), MONTE_CARLO),
+    **dict.fromkeys(("human", "judge", "exact"), ABOUT_ONE_STEP),
+}
+LABELS_FILE = "labels.json"  # beside a PRM's weights: {"kind": of the labels that it learned}
+
+
+def default_aggregate(prm: str | Path | None) -> str:
+    """What fits the labels that a PRM's folder says it learned; Monte-Carlo's where it says nothing."""
+    file = Path(prm or "") / LABELS_FILE
+    return BY_LABEL_KIND.get(read_json(file)["kind"], MONTE_CARLO) if file.is_file() else MONTE_CARLO

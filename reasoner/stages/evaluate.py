@@ -18,7 +18,7 @@ from reasoner.evals.tools import Solver
 from reasoner.ledger import Ledger
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import UserError
-from reasoner.scoring.aggregate import AGGREGATES, BY_LABEL_KIND
+from reasoner.scoring.aggregate import AGGREGATES, default_aggregate
 from reasoner.scoring.prm import score_steps
 from reasoner.search.methods import MethodConfig
 from reasoner.stages.context import Context, make_engine
@@ -56,7 +56,7 @@ class Evaluate(Config):
 
 def run_evaluate(config: Evaluate, context: Context) -> None:
     seed = context.session.seed + 10**6  # far from the seeds of training
-    aggregate = config.aggregate or BY_LABEL_KIND["soft"]
+    aggregate = config.aggregate or default_aggregate(context.model(config.prm) if config.prm else None)
     if aggregate not in AGGREGATES:
         raise UserError(f"aggregate is {aggregate!r}; expected one of {', '.join(AGGREGATES)}")
     if any(k < 1 for k in config.budgets):

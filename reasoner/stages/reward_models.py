@@ -8,10 +8,11 @@ from typing import Literal
 from pydantic import Field
 
 from reasoner.records import OutcomeLabel, PreferencePair, StepLabels
+from reasoner.scoring.aggregate import LABELS_FILE
 from reasoner.signals.labelled import Labelled, all_tokens, from_outcomes, from_steps
 from reasoner.signals.step_labels import with_neutral
 from reasoner.stages.context import Context
-from reasoner.store import read_records
+from reasoner.store import read_records, write_json
 from reasoner.trainers.pairwise import PairwiseStage, train_pairwise
 from reasoner.trainers.reward_model import RewardModelStage, train_reward_model
 
@@ -33,9 +34,10 @@ class PRM(RewardModelStage):
 
 
 def run_prm(config: PRM, context: Context) -> None:
-    records = read_records(context.out / "records" / config.labels / config.label_kind, StepLabels)
+    records = list(read_records(context.out / "records" / config.labels / config.label_kind, StepLabels))
     data = from_steps(with_neutral(records, config.neutral), config.tokens_per_batch)
     train_reward_model(context.model(config.model), data, config, context.session, "prm")
+    write_json(context.session.out / "model" / LABELS_FILE, {"kind": records[0].kind})
 
 
 EXPANSIONS: dict[str, Callable[[Labelled], Labelled]] = {"last": lambda labelled: labelled, "all": all_tokens}

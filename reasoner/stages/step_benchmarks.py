@@ -28,7 +28,7 @@ from reasoner.evals.step_benchmarks import (
 )
 from reasoner.policy.heads import HEAD_FILE, ScoreNet
 from reasoner.registry import UserError, lookup
-from reasoner.scoring.aggregate import AGGREGATES, BY_LABEL_KIND
+from reasoner.scoring.aggregate import AGGREGATES, default_aggregate
 from reasoner.scoring.prm import score_steps
 from reasoner.scoring.published import PublishedPRM, layout_of, load_published, score_solutions, tokens_of
 from reasoner.stages.context import Context
@@ -67,7 +67,7 @@ class StepBenchmarks(Config):
         None, description="other labelled solutions that set the threshold instead"
     )
     aggregate: str | None = Field(
-        None, description="from step scores to one score; by default fits Monte-Carlo labels"
+        None, description="from step scores to one score; by default what fits the labels that the PRM learned"
     )
     trained_on: list[str] = Field(
         [],
@@ -76,7 +76,7 @@ class StepBenchmarks(Config):
 
 
 def run_step_benchmarks(config: StepBenchmarks, context: Context) -> None:
-    aggregate = config.aggregate or BY_LABEL_KIND["soft"]
+    aggregate = config.aggregate or default_aggregate(context.model(config.prm) if config.prm else None)
     lookup(AGGREGATES, aggregate, "aggregate")
     reader = _Reader(config.prm, config.layout, context)
     threshold = config.threshold
