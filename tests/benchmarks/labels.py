@@ -52,7 +52,7 @@ STEPS, N = 16, 8
 LETTERS = "abcdefghijklmnopqrstuvwxyz"[:STEPS]
 TEMPLATE = "{prompt}=\n"
 MAX_TOKENS = 12 * STEPS
-TEMPERATURES, WANTED = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0), 0.75
+TEMPERATURES, WANTED = tuple(1 + 0.1 * i for i in range(11)), 0.75
 
 
 def success_drawn(drawn: Counts, ends_right: bool, config: ProbeConfig) -> bool:
@@ -267,7 +267,7 @@ def main(given: argparse.Namespace) -> None:
     )
     wrong_steps = sum(world.first_error(t) != NO_ERROR for t in test)
     print(json.dumps({"policy_accuracy": round(accuracy(many), 3),
-                "temperature": world.temperature, "solutions": len(solutions), "test": len(test),
+                "temperature": round(world.temperature, 1), "solutions": len(solutions), "test": len(test),
                       "test_with_error": wrong_steps}), flush=True)  # fmt: skip
 
     def finish(name: str, records: list[StepLabels], tokens: int, epochs: float, of: int) -> None:

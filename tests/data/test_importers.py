@@ -375,6 +375,16 @@ def test_step_rows_of_prm800k(shared_data):
     assert report.labels["none"] == 822 and report.licences.keys() == {"MIT"}
 
 
+@pytest.mark.parametrize("file", ["dyck_languages", "multistep_arithmetic", "tracking_shuffled_objects"])
+def test_mistakes_and_answers_of_big_bench(shared_data, file):
+    expected = json.loads((shared_data / "expected_values.json").read_text())[f"bigbench_mistake_{file}"]
+    (path,) = (shared_data / "bigbench_mistake").glob(f"{file}.*")
+    trees, (report,) = read(path)
+    assert report.num_rows == expected["records"] and report.num_rows - report.num_taken == (file == "dyck_languages")
+    assert sum(all(label == 1 for label in t.labels) for t in trees) == expected["no_mistake"]
+    assert sum(t.outcomes[t.leaves()[0]] == 1 for t in trees) == expected["answer_equals_target"]
+
+
 def test_openai_rule_on_the_scored_samples(shared_data):
     """The product of 1 - p(negative) is the recorded score (Lightman et al. 2023, appendix F)."""
     expected = json.loads((shared_data / "expected_values.json").read_text())["openai_prm_score_rule"]

@@ -22,7 +22,9 @@ def big_bench_mistake(row: dict[str, Any]) -> list[StepTree]:
     tree = new_tree(
         row["input"], "human", answer=row.get("target"), extra=rest(row, "input", "steps", "target")
     )
-    outcome = float(row["answer"] == row["target"]) if "answer" in row and "target" in row else NONE
+    known = "answer" in row and "target" in row
+    # some of the set's answers begin with a space, which its authors don't count as wrong
+    outcome = float(str(row["answer"]).strip() == str(row["target"]).strip()) if known else NONE
     return [chain(tree, row["steps"], labels, outcome=outcome)]
 
 
