@@ -149,7 +149,7 @@ def packed_hidden(lm, ids_BT, positions_BT, mask_B1TT) -> torch.Tensor:
     inputs = {
         "input_ids": ids_BT, "position_ids": positions_BT, "attention_mask": mask, "use_cache": False,
     }  # fmt: skip
-    blocks = blocks_of(mask, lm.dtype) if suits(lm, mask) else None
+    blocks = blocks_of(mask, lm.dtype) if isinstance(mask, torch.Tensor) and suits(lm, mask) else None
     if blocks is None:
         return lm.base_model(**inputs).last_hidden_state
     with tree_attention(lm):

@@ -113,13 +113,12 @@ def _tree_attention(
 AttentionInterface.register(NAME, _tree_attention)
 
 
-def suits(lm, mask) -> bool:
+def suits(lm, mask: torch.Tensor) -> bool:
     """Whether a model's attention is plain softmax over one mask, on a CPU, with nothing dropped out."""
     config = lm.config.get_text_config()
     drops = max(getattr(config, "attention_dropout", None) or 0.0, getattr(config, "attn_pdrop", None) or 0.0)
     return (
-        isinstance(mask, torch.Tensor)
-        and mask.dtype == torch.bool
+        mask.dtype == torch.bool
         and mask.device.type == "cpu"
         and config._attn_implementation == "sdpa"
         and not (lm.training and drops)
