@@ -344,7 +344,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="where the model, the PRMs and the rows are kept")
     parser.add_argument("--steps", type=int, default=800, help="updates of the fine-tuning")
-    parser.add_argument("--solutions", type=int, default=600, help="solutions that every source labels")
+    parser.add_argument("--solutions", type=int, default=300, help="solutions that every source labels")
     parser.add_argument(
         "--many", type=int, default=3000, help="solutions with exact labels, which cost nothing"
     )
