@@ -37,10 +37,13 @@ class EarlyStop(Sampled):
 
     name: Literal["early_stop"]
     num_samples: int = Field(16, ge=1, description="most answers per problem")
-    first: int = Field(4, ge=1, description="answers before the first decision")
-    wave: int = Field(2, ge=1, description="answers drawn between decisions")
+    first: int = Field(3, ge=1, description="answers before the first decision")
+    wave: int = Field(1, ge=1, description="answers drawn between decisions; more are fewer, fuller batches")
     stop_at: float = Field(
-        0.95, gt=0.5, le=1, description="probability that the leader beats the runner-up at which to stop"
+        0.93,
+        gt=0.5,
+        le=1,
+        description="probability that the leader beats the runner-up at which to stop; three equal answers have 15/16",
     )
 
 
