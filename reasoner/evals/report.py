@@ -219,11 +219,15 @@ def _greedy(made: Sequence[Grid]) -> str:
     for grid in made:
         if grid.title != "Greedy decoding":
             continue
-        columns = [c for c in grid.columns if all(map(is_percent, _column(grid, c)))]
+        columns = [c for c in grid.columns if _is_drawn(_column(grid, c))]
         for start in range(0, len(columns), MAX_PANELS):
             panels = [_panel(grid, column) for column in columns[start : start + MAX_PANELS]]
             charts.append(f'<figure class="scroll">{interval_chart(panels)}</figure>')
     return "".join(charts) + _tables(made, "Greedy", by_stage=True)
+
+
+def _is_drawn(rows: Sequence[MetricRow]) -> bool:
+    return all(map(is_percent, rows)) and any(math.isfinite(row.value) for row in rows)
 
 
 def _column(grid: Grid, column: Column) -> list[MetricRow]:

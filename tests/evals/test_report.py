@@ -157,4 +157,6 @@ def test_same_input_same_bytes(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, 37.5])
 def test_numbers_that_are_no_shares_are_not_drawn(tmp_path, value):
     rows = [MetricRow("e", "num_steps", "greedy", "base", "all", value, math.nan, math.nan, 9)]
-    Page(report(tmp_path, rows=rows))
+    page = Page(report(tmp_path, rows=rows))
+    assert "figure" not in page.tags and "table" in page.tags
+    assert "figure" in Page(report(tmp_path, rows=[proportion_row("e", "pass@1", "greedy", "base", "all", 3, 9)])).tags
