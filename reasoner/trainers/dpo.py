@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from datasets import Dataset
 from pydantic import Field
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback
 from trl import DPOConfig, DPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from reasoner.config import Config
@@ -16,6 +15,9 @@ from reasoner.policy.models import load_tokenizer
 from reasoner.records import PreferencePair
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
+from reasoner.trainers.trl_settings import Report, trl_arguments
+
+REPORTED = ("loss", "grad_norm", "rewards/accuracies", "rewards/margins")
 
 
 class DPOStage(Config):
@@ -54,36 +56,17 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
         {name: [getattr(p, name) for p in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     )
     steps = max(1, round(config.epochs * max(1, len(pairs) // config.batch_size)))
-    on_gpu = torch.cuda.is_available()
-    machine = {
-        "use_cpu": not on_gpu,
-        "bf16": on_gpu,
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": on_gpu,
-    }
-    chosen = {
-        "output_dir": str(session.out),
-        "loss_type": [config.loss],
-        "beta": config.beta,
-        "per_device_train_batch_size": config.batch_size,
-        "max_steps": steps,
-        "max_grad_norm": config.optimizer.max_grad_norm,
-        "max_length": None,
-        "save_strategy": "no",
-        "report_to": "none",
-        "logging_steps": 5,
-        "disable_tqdm": True,
-        "seed": session.seed,
-    }
+    machine, chosen = trl_arguments(session, config.batch_size, steps, config.optimizer)
+    ours: dict[str, Any] = {"loss_type": [config.loss], "beta": config.beta}
     optimizer = make_optimizer(whole, config.optimizer)
     trainer = _AsSampled(
         model=whole,
         ref_model=reference,
-        args=DPOConfig(**machine, **(chosen | config.trl)),
+        args=DPOConfig(**machine, **(chosen | ours | config.trl)),
         train_dataset=dataset,
         processing_class=tokenizer,
         optimizers=(optimizer, by_steps(optimizer, config.optimizer, steps)),
-        callbacks=[_Report(session)],
+        callbacks=[Report(session, "dpo", REPORTED)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -93,17 +76,3 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
     if trainer.is_world_process_zero():
         save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
 
-
-class _Report(TrainerCallback):
-    def __init__(self, session: Session):
-        self.session = session
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.session.progress(state.global_step, state.max_steps, "")
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs and state.is_world_process_zero:
-            keep = ("loss", "grad_norm", "rewards/accuracies", "rewards/margins")
-            self.session.log(
-                {f"dpo/{k.split('/')[-1]}": float(logs[k]) for k in keep if k in logs}, state.global_step
-            )

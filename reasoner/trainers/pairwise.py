@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from pydantic import Field
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardConfig, RewardTrainer  # pyright: ignore[reportPrivateImportUsage]
 
@@ -25,6 +25,9 @@ from reasoner.records import PreferencePair
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
 from reasoner.trainers.reward_model import train_what_is_read
+from reasoner.trainers.trl_settings import Report, trl_arguments
+
+REPORTED = ("loss", "grad_norm", "accuracy", "margin")
 
 
 class PairwiseStage(Config):
@@ -85,34 +88,16 @@ def train_pairwise(
     net = ScoreNet(load_for_head(model_path, config.lora))
     train_what_is_read(net)
     steps = max(1, round(config.epochs * len(learned) / config.batch_size))
-    on_gpu = torch.cuda.is_available()
-    machine = {
-        "use_cpu": not on_gpu,
-        "bf16": on_gpu,
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": on_gpu,
-    }
-    chosen = {
-        "output_dir": str(session.out),
-        "per_device_train_batch_size": config.batch_size,
-        "per_device_eval_batch_size": config.batch_size,
-        "max_steps": steps,
-        "max_grad_norm": config.optimizer.max_grad_norm,
-        "max_length": None,
-        "save_strategy": "no",
-        "report_to": "none",
-        "logging_steps": 5,
-        "disable_tqdm": True,
-        "seed": session.seed,
-    }
+    machine, chosen = trl_arguments(session, config.batch_size, steps, config.optimizer)
+    ours: dict[str, Any] = {"per_device_eval_batch_size": config.batch_size}
     optimizer = make_optimizer(net, config.optimizer)
     trainer = RewardTrainer(
         model=Classifier(net),  # pyright: ignore[reportArgumentType]
-        args=RewardConfig(**machine, **(chosen | config.trl)),
+        args=RewardConfig(**machine, **(chosen | ours | config.trl)),
         train_dataset=whole(learned),
         processing_class=tokenizer,
         optimizers=(optimizer, by_steps(optimizer, config.optimizer, steps)),
-        callbacks=[_Report(session, name)],
+        callbacks=[Report(session, name, REPORTED)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -135,15 +120,3 @@ def whole(pairs: Sequence[PreferencePair]) -> Dataset:
         }
     )
 
-
-class _Report(TrainerCallback):
-    def __init__(self, session: Session, name: str):
-        self.session, self.name = session, name
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.session.progress(state.global_step, state.max_steps, "")
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs and state.is_world_process_zero:
-            kept = {k: float(logs[k]) for k in ("loss", "grad_norm", "accuracy", "margin") if k in logs}
-            self.session.log({f"{self.name}/{k}": v for k, v in kept.items()}, state.global_step)

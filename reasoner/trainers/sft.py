@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
 from datasets import Dataset
 from pydantic import Field
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -17,6 +16,7 @@ from reasoner.policy.models import load_tokenizer
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_seconds, by_steps, make_optimizer
+from reasoner.trainers.trl_settings import trl_arguments
 
 
 class SFTStage(Config):
@@ -49,26 +49,12 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
     )
     per_epoch = max(1, len(examples) // config.batch_size)
     steps = config.max_steps or max(1, round(config.epochs * per_epoch))
-    on_gpu = torch.cuda.is_available()
-    machine: dict[str, Any] = {  # TRL's defaults are for a GPU and fail on a CPU
-        "use_cpu": not on_gpu,
-        "bf16": on_gpu,
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": on_gpu,
-    }
-    chosen: dict[str, Any] = {
-        "output_dir": str(session.out),
-        "per_device_train_batch_size": config.batch_size,
-        "max_steps": steps if config.max_seconds is None else 10**9,
-        "max_grad_norm": config.optimizer.max_grad_norm,
+    limit = steps if config.max_seconds is None else 10**9
+    machine, chosen = trl_arguments(session, config.batch_size, limit, config.optimizer)
+    ours: dict[str, Any] = {
         "train_sampling_strategy": "group_by_length",
-        "max_length": None,
         "completion_only_loss": True,  # else the mask is ignored and prompts are learned too
-        "save_strategy": "no",
-        "report_to": "none",
         "logging_steps": 10,
-        "disable_tqdm": True,
-        "seed": session.seed,
     }
     optimizer = make_optimizer(whole, config.optimizer)
     if config.max_seconds is not None:
@@ -77,7 +63,7 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
         schedule = by_steps(optimizer, config.optimizer, steps)
     trainer = SFTTrainer(
         model=whole,
-        args=SFTConfig(**machine, **(chosen | config.trl)),
+        args=SFTConfig(**machine, **(chosen | ours | config.trl)),
         train_dataset=dataset,
         processing_class=tokenizer,
         optimizers=(optimizer, schedule),
