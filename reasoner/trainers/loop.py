@@ -123,9 +123,14 @@ def by_steps(optimizer, config: OptimizerConfig, total: int) -> torch.optim.lr_s
     )
 
 
+def by_share(
+    optimizer, config: OptimizerConfig, share: Callable[[], float]
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """A schedule over the share of a budget that is spent, as `share` says at each step."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: rate(config, min(1.0, share())))
+
+
 def by_seconds(optimizer, config: OptimizerConfig, seconds: float) -> torch.optim.lr_scheduler.LambdaLR:
     """A schedule over wall time, for runs that are given seconds instead of steps."""
     start = time.monotonic()
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda _: rate(config, min(1.0, (time.monotonic() - start) / seconds))
-    )
+    return by_share(optimizer, config, lambda: (time.monotonic() - start) / seconds)

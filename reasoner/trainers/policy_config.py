@@ -23,7 +23,12 @@ class PRMRefresh(Config):
 class PolicyGradientStage(Config):
     """PPO on trees of rollouts; the defaults are step-level PPO with a critic."""
 
-    rounds: int = Field(20, ge=1, description="rollouts followed by updates")
+    rounds: int = Field(20, ge=1, description="rollouts followed by updates, at most")
+    generated_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="stop after the round in which so many tokens are generated; the schedule follows them",
+    )
     problems_per_round: int = Field(
         64, ge=1, description="problems rolled out in a round, over all processes"
     )

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from reasoner.signals.advantages import ADVANTAGES, CRITIC
 from reasoner.trainers.alarms import alarms
 from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
 from reasoner.trainers.gates import check_liveness, check_room, check_same_tokens, sampler_gap
-from reasoner.trainers.loop import Session, by_steps, make_optimizer
+from reasoner.trainers.loop import OptimizerConfig, Session, by_share, by_steps, make_optimizer
 from reasoner.trainers.policy_batch import (
     Models,
     grouped,
@@ -62,6 +62,7 @@ class Position:
     cursor: int = 0  # problems drawn so far, over all processes
     own_chains: list[SFTExample] = field(default_factory=list)
     watched: list[dict[str, float]] = field(default_factory=list)  # what the alarms look at
+    generated: int = 0  # tokens sampled so far, over all processes
     barren: int = 0  # rounds in a row without a usable update
     rollbacks: int = 0
 
@@ -101,7 +102,8 @@ def train_policy(
     check_supported(accelerator)
     torch.manual_seed(session.seed)
     models, sampler = load_models(model_path, critic_path, prm_path, config, orm_path)
-    trained = _prepare_training(models, config, accelerator)
+    at = Position()
+    trained = _prepare_training(models, config, accelerator, lambda: spent_share(at, config))
     for frozen in (models.ref, models.prm, models.orm):
         if frozen is not None and not any(p.requires_grad for p in frozen.parameters()):
             frozen.to(accelerator.device)
@@ -119,7 +121,7 @@ def train_policy(
     round, at, spent = _resume(session, trained, fingerprint, accelerator)
     begun -= spent
 
-    while round < config.rounds:
+    while round < config.rounds and spent_share(at, config) < 1:
         engine.load_weights(round)
         drawn = draw(problems, at, round, engine, prompting, config, session.seed, accelerator)
         usable_trees = [t for _, t in drawn.usable]
@@ -179,7 +181,10 @@ def train_policy(
         metrics |= {f"alarm_{name}": 1.0 for name in rung}
         round += 1
         session.log({f"ppo/{k}": v for k, v in metrics.items()}, round)
-        session.progress(round, config.rounds, "")
+        if config.generated_tokens is None:
+            session.progress(round, config.rounds, "rounds")
+        else:
+            session.progress(at.generated, config.generated_tokens, "tokens")
         at.barren = 0 if seen["stepped"] else at.barren + 1
         if at.barren >= config.patience:
             raise UserError(_why_barren(at.barren, seen, drawn))
@@ -191,14 +196,29 @@ def train_policy(
     _save(models, prompting, session.out, config, accelerator)
 
 
-def _prepare_training(models: Models, config: PolicyGradientStage, accelerator: Accelerator) -> Trained:
-    """Optimizers and schedules of the policy, of the critic and of a PRM that is refreshed, in this order."""
-    total = config.rounds * config.epochs * config.minibatches
+def spent_share(at: Position, config: PolicyGradientStage) -> float:
+    """Which part of `generated_tokens` is generated; 0 where there is no such limit."""
+    return at.generated / config.generated_tokens if config.generated_tokens else 0.0
+
+
+def _prepare_training(
+    models: Models, config: PolicyGradientStage, accelerator: Accelerator, share: Callable[[], float]
+) -> Trained:
+    """Optimizers and schedules of the policy, of the critic and of a PRM that is refreshed, in this order.
+
+    The schedules follow the rounds, or `share` where the run is given tokens instead.
+    """
+
+    def schedule(optimizer, options: OptimizerConfig) -> torch.optim.lr_scheduler.LambdaLR:
+        if config.generated_tokens is not None:
+            return by_share(optimizer, options, share)
+        return by_steps(optimizer, options, config.rounds * config.epochs * config.minibatches)
+
     optimizers = [make_optimizer(models.policy, config.optimizer)]
-    schedules = [by_steps(optimizers[0], config.optimizer, total)]
+    schedules = [schedule(optimizers[0], config.optimizer)]
     if models.critic is not None:
         optimizers.append(make_optimizer(models.critic, config.critic_optimizer))
-        schedules.append(by_steps(optimizers[1], config.critic_optimizer, total))
+        schedules.append(schedule(optimizers[1], config.critic_optimizer))
         models.critic, optimizers[1] = accelerator.prepare(models.critic, optimizers[1])
     models.policy, optimizers[0] = accelerator.prepare(models.policy, optimizers[0])
     if config.prm_refresh is not None and models.prm is not None:
@@ -231,7 +251,9 @@ def _resume(
 
 def _position(loop: dict[str, Any]) -> Position:
     own_chains = [SFTExample(**e) for e in loop["own_chains"]]
-    return Position(loop["cursor"], own_chains, loop["watched"], loop["barren"], loop["rollbacks"])
+    return Position(
+        loop["cursor"], own_chains, loop["watched"], loop["generated"], loop["barren"], loop["rollbacks"]
+    )
 
 
 def draw(
@@ -266,6 +288,8 @@ def draw(
         found.problems += chosen
         found.trees += trees
         found.usable += [(i, t) for i, t in zip(numbers, trees, strict=True) if is_usable(t, config)]
+        (generated,) = summed([sum(t.num_sampled for t in trees)], accelerator)
+        at.generated += int(generated)
         at.cursor += missing
         number += missing
     return found
@@ -322,7 +346,7 @@ def _answer(
         raise UserError(f"alarm before the first checkpoint: {why}; lower save_every, or change the reward")
     logger.warning("alarm: %s; back to the weights of round %d", why, found.step)
     old = _position(found.loop)
-    return Position(at.cursor, old.own_chains, old.watched, 0, at.rollbacks + 1)
+    return Position(at.cursor, old.own_chains, old.watched, at.generated, 0, at.rollbacks + 1)
 
 
 def _save(

@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from reasoner.config import validate
 from reasoner.evals.charts import Estimate, Panel, interval_chart
 from reasoner.pipeline import RunConfig
@@ -36,41 +38,32 @@ from tests.benchmarks import trl_grpo
 LIMIT_S, START_LIMIT_S = 180, 900
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of each method's own middle rate
 PEER = "grpo_trl"
-ROUND = 32  # problems
+MEASURE = "sampled_all"  # accuracy at temperature 1, four draws a problem: what on-policy training raises
+COLUMNS = (MEASURE, "sampled_short", "sampled_longer", "greedy_all")
+ROUND_TOKENS = 4000  # of a round at the start; chains grow as the policy learns to work problems out
 LONGEST = 80
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided, by number of seeds
 
-
-def sums(terms: int) -> dict:
-    return {"chain_sum": {"min_terms": terms, "max_terms": terms, "min_digits": 1, "max_digits": 1}}
-
-
-UP_TO_FOUR = {"chain_sum": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1}}
-# few sums are shown, many more are only posed
-PROBLEMS = {
-    "demonstrations": [{"name": "arithmetic", "size": 1000, "families": UP_TO_FOUR}],
-    "train": [
-        {"name": "arithmetic", "start": 1000000, "size": 2000, "domain": "short", "families": sums(3)},
-        {"name": "arithmetic", "start": 3000000, "size": 2000, "domain": "longer", "families": sums(4)},
-    ],
-    "test": [
-        {"name": "arithmetic", "start": 30000000, "size": 300, "domain": "short", "families": sums(3)},
-        {"name": "arithmetic", "start": 40000000, "size": 300, "domain": "longer", "families": sums(4)},
-    ],
-}  # fmt: skip
+# the demo's problems, fewer of them to test on, and its imitated start
+DEMO = yaml.safe_load((Path(__file__).parents[2] / "configs" / "demo.yaml").read_text(encoding="utf-8"))
+PROBLEMS = DEMO["problems"]
+for held_out in PROBLEMS["test"]:
+    held_out["size"] = 500
+IMITATE = next(s for s in DEMO["stages"] if s["kind"] == "sft")
 FAN = {"num_roots": 8, "num_points": 0}
+PAIR = {"num_roots": 2, "num_points": 0}
 TREE = {"num_roots": 4, "where": "every_step", "num_points": 2, "num_children": 1}
 VINES = {"num_roots": 2, "where": "every_step", "num_points": 3, "num_children": 2}
-LABELS = {"num_roots": 2, "where": "every_step", "num_points": 3, "num_children": 4}
-TREES = [FAN, TREE, VINES, LABELS]
-MEASURED = 60  # problems on which a tree's tokens are counted
-PRM_SHARE = 0.25  # of the budget, where a PRM is trained
+LABELS = {"num_roots": 3, "where": "every_step", "num_points": 2, "num_children": 2}
+TREES = [FAN, PAIR, TREE, VINES, LABELS]
+MEASURED = 100  # problems on which a tree's tokens are counted
+PRM_SHARE = 0.2  # of the budget, where reward models are trained
 
 
 def on_policy(tree: dict, **options: Any) -> dict:
     return {
-        "kind": "ppo", "name": "trained", "model": "START", "problems_per_round": ROUND, "max_tokens": LONGEST,
-        "tree": tree, "num_slots": 256, "minibatches": 2, **options,
+        "kind": "ppo", "name": "trained", "model": "START", "rounds": 10**6, "max_tokens": LONGEST, "tree": tree,
+        "num_slots": 256, "minibatches": 2, **options,
     }  # fmt: skip
 
 
@@ -88,28 +81,36 @@ def offline(last: dict) -> list[dict]:
     ]
 
 
-PRM_STAGES = [*offline({"kind": "sft"})[:3], {"kind": "prm", "model": "START", "optimizer": {"lr": 0.001}}]
+REWARD_MODELS = [
+    *offline({"kind": "sft"})[:3],
+    {"kind": "prm", "model": "START", "reads": "likelihood", "batch_size": 64, "optimizer": {"lr": 3e-4}},
+    {"kind": "orm", "model": "START", "positions": "all", "batch_size": 64, "optimizer": {"lr": 1e-3}},
+]
+CRITIC = {"critic_optimizer": {"lr": 5e-4}}
+STEP_PPO = {
+    **CRITIC,
+    "critic": "orm",
+    "prm": "prm",
+    "advantage": {"method": "step_ppo", "reward": {"prm_weight": 0.1}},
+}
 
-# the stages after the common start, and the middle of the five learning rates (of the stage called trained)
+# the stages after the common start, and the middle of the five learning rates (of the stage called trained);
+# with a critic two chains of a problem do, and there are more problems in a round of as many tokens
 METHODS: dict[str, tuple[list[dict], float]] = {
     "sft": ([{"kind": "sft", "name": "trained", "model": "START", "batch_size": 64}], 1e-3),
     "rft": (offline({"kind": "sft", "problems": [], "batch_size": 64}), 1e-3),
     "dpo": (offline({"kind": "dpo"}), 1e-4),
     "step_dpo": (offline({"kind": "dpo", "pairs": "step_pairs"}), 1e-4),
-    "grpo": ([on_policy(FAN, advantage={"method": "grpo", "normalise": "sequences"}, whiten=False)], 2e-4),
-    "grpo_trl": ([], 2e-4),
-    "ppo_outcome": ([on_policy(FAN, advantage={"method": "ppo"}, critic_optimizer={"lr": 5e-4})], 2e-4),
-    "step_ppo_prm": (
-        [*PRM_STAGES, on_policy(TREE, critic="prm", prm="prm", critic_optimizer={"lr": 5e-4},
-                                advantage={"method": "step_ppo", "reward": {"prm_weight": 0.1}})],
-        2e-4,
-    ),
-    "spo_tree": ([on_policy(TREE, advantage={"method": "spo_tree"})], 2e-4),
-    "vineppo": ([on_policy(VINES, advantage={"method": "vineppo"})], 2e-4),
-    "sibling_loo": ([on_policy(TREE, advantage={"method": "sibling_loo"})], 2e-4),
+    "grpo_trl": ([], 4e-4),
+    "grpo": ([on_policy(FAN, advantage={"method": "grpo", "normalise": "sequences"}, whiten=False)], 4e-4),
+    "ppo_outcome": ([on_policy(PAIR, advantage={"method": "ppo"}, drop_uniform=False, **CRITIC)], 4e-4),
+    "step_ppo_prm": ([*REWARD_MODELS, on_policy(PAIR, drop_uniform=False, **STEP_PPO)], 4e-4),
+    "step_ppo_tree": ([*REWARD_MODELS, on_policy(TREE, **STEP_PPO)], 4e-4),
+    "spo_tree": ([on_policy(TREE, advantage={"method": "spo_tree"})], 4e-4),
+    "vineppo": ([on_policy(VINES, advantage={"method": "vineppo"})], 4e-4),
 }  # fmt: skip
 HALVED = "_half"  # these with half of the tokens
-METHODS |= {m + HALVED: METHODS[m] for m in ("step_ppo_prm", "spo_tree", "sibling_loo")}
+METHODS |= {m + HALVED: METHODS[m] for m in ("ppo_outcome", "step_ppo_prm", "spo_tree")}
 
 
 def apart(work: Callable[[], dict], log: Path, limit: int = LIMIT_S) -> dict:
@@ -141,16 +142,26 @@ def _child(work: Callable[[], dict], log: Path, limit: int, send: Any) -> None:
         send.send(row | {"cpu_seconds": round(resource.getrusage(resource.RUSAGE_SELF).ru_utime, 1)})
 
 
+def evaluated(policy: str) -> dict:
+    return {
+        "kind": "evaluate",
+        "policies": [policy],
+        "sampled": [policy],
+        "num_samples": 4,
+        "max_tokens": LONGEST,
+    }
+
+
 def start(out: Path) -> tuple[Path, list[float]]:
     """The supervised model, made once, and the tokens that each of TREES takes with it per problem."""
     folder = out / "start"
     if not (folder / "metrics.json").is_file():
         stages = [
             {"kind": "init"},
-            {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 300, "optimizer": {"name": "muon", "lr": 0.005}},
+            IMITATE,
             *({"kind": "rollout", "name": f"tree_{i}", "model": "sft", "num_problems": MEASURED, "max_tokens": LONGEST,
                "tree": tree} for i, tree in enumerate(TREES)),
-            {"kind": "evaluate", "policies": ["sft"], "max_tokens": LONGEST},
+            evaluated("sft"),
         ]  # fmt: skip
         made = apart(lambda: _run(_config(folder, 0, stages)), out / "start.log", START_LIMIT_S)
         if "failed" in made:
@@ -182,28 +193,38 @@ def stages_of(method: str, rate: float, model: Path, tokens: list[float], budget
             share = PRM_SHARE if has_prm else 1.0
             stage["num_problems"] = max(8, int(share * budget / tokens[TREES.index(stage["tree"])]))
         if stage["kind"] == "ppo":
-            per_round = ROUND * tokens[TREES.index(stage["tree"])]
-            stage["rounds"] = max(1, round((1 - has_prm * PRM_SHARE) * budget / per_round))
+            stage["problems_per_round"] = problems_a_round(stage["tree"], tokens)
+            stage["generated_tokens"] = int((1 - has_prm * PRM_SHARE) * budget)
         if stage.get("name") == "trained":
             stage["optimizer"] = {"lr": rate}
-    return [*stages, {"kind": "evaluate", "policies": ["trained"], "max_tokens": LONGEST}]
+    return [*stages, evaluated("trained")]
+
+
+def problems_a_round(tree: dict, tokens: list[float]) -> int:
+    return 2 * round(ROUND_TOKENS / tokens[TREES.index(tree)] / 2)
 
 
 def run(method: str, rate: float, seed: int, budget: int, out: Path) -> dict:
     """One cell: accuracy, and the tokens that were generated and trained on."""
     model, tokens = start(out)
-    stages = stages_of(method, rate, model, tokens, budget)
     folder = out / "runs" / f"{method}-{rate:g}-{seed}-{budget}"
     folder.mkdir(parents=True, exist_ok=True)
 
     def cell() -> dict:
         generated = trained = 0
+        stages = stages_of(method, rate, model, tokens, budget)
         if method == PEER:
-            rounds = max(1, round(budget / (ROUND * tokens[TREES.index(FAN)])))
             generated = trained = trl_grpo.train(
-                model, folder / "peer", PROBLEMS["train"], rate, seed, rounds, ROUND, LONGEST
+                model,
+                folder / "peer",
+                PROBLEMS["train"],
+                rate,
+                seed,
+                budget,
+                problems_a_round(FAN, tokens),
+                LONGEST,
             )
-            stages[-1]["policies"] = [str(folder / "peer")]
+            stages = [evaluated(str(folder / "peer"))]
         run_stages(validate(RunConfig, _config(folder, seed, stages), "learning"))
         for stage, models in json.loads((folder / "ledger.json").read_text())["counts"].items():
             if stage != "evaluate":
@@ -217,15 +238,14 @@ def run(method: str, rate: float, seed: int, budget: int, out: Path) -> dict:
 
 def accuracies(folder: Path) -> dict[str, float]:
     rows = json.loads((folder / "metrics.json").read_text())
-    greedy = [r for r in rows if (r["metric"], r["method"]) == ("pass@1", "greedy")]
-    return {f"accuracy_{r['subset']}": r["value"] for r in greedy}
+    return {f"{r['method']}_{r['subset']}": r["value"] for r in rows if r["metric"] == "pass@1"}
 
 
 def best_rates(rows: list[dict]) -> dict[str, float]:
     """Per method the rate with the best accuracy on seed 0."""
     swept = [r for r in rows if r["seed"] == 0 and "failed" not in r]
     found = {m: [r for r in swept if r["method"] == m] for m in METHODS}
-    return {m: max(of, key=lambda r: r["accuracy_all"])["rate"] for m, of in found.items() if of}
+    return {m: max(of, key=lambda r: r[MEASURE])["rate"] for m, of in found.items() if of}
 
 
 def missing(rows: list[dict], methods: list[str], num_seeds: int) -> Iterator[tuple[str, float, int]]:
@@ -247,7 +267,7 @@ def summary(rows: list[dict]) -> dict[str, tuple[float, Estimate, list[dict]]]:
     found = {}
     for method, rate in best_rates(rows).items():
         runs = [r for r in rows if (r["method"], r["rate"]) == (method, rate) and "failed" not in r]
-        values = [100 * r["accuracy_all"] for r in runs]
+        values = [100 * r[MEASURE] for r in runs]
         mean, half = statistics.mean(values), math.nan
         if len(values) > 1:
             half = T_95.get(len(values), 1.96) * statistics.stdev(values) / math.sqrt(len(values))
@@ -257,21 +277,21 @@ def summary(rows: list[dict]) -> dict[str, tuple[float, Estimate, list[dict]]]:
 
 def table(rows: list[dict], out: Path) -> str:
     lines = [
-        "| method | rates tried (failed runs) | best rate | seeds | accuracy % | short | longer | generated tokens |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | rates tried (failed runs) | best rate | seeds | accuracy % | short | longer | greedy | generated tokens |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     if (out / "start" / "metrics.json").is_file():
         at_first = accuracies(out / "start")
-        of_all, short, longer = (100 * at_first[f"accuracy_{s}"] for s in ("all", "short", "longer"))
-        lines.append(f"| the start | | | | {of_all:.1f} | {short:.1f} | {longer:.1f} | 0 |")
+        shown = " | ".join(f"{100 * at_first[c]:.1f}" for c in COLUMNS)
+        lines.append(f"| the start | | | | {shown} | 0 |")
     for method, (rate, estimate, best) in summary(rows).items():
         of = [r for r in rows if r["method"] == method]
         failed = sum("failed" in r for r in of)
-        short, longer = (100 * statistics.mean(r[f"accuracy_{s}"] for r in best) for s in ("short", "longer"))
+        others = " | ".join(f"{100 * statistics.mean(r[c] for r in best):.1f}" for c in COLUMNS[1:])
         interval = f" ({estimate.low:.1f} to {estimate.high:.1f})" if len(best) > 1 else ""
         lines.append(
             f"| {method} | {len({r['rate'] for r in of})} of {len(FACTORS)} ({failed}) | {rate:g} | {len(best)} "
-            f"| {estimate.value:.1f}{interval} | {short:.1f} | {longer:.1f} "
+            f"| {estimate.value:.1f}{interval} | {others} "
             f"| {statistics.mean(r['generated'] for r in best):,.0f} |"
         )
     return "\n".join(lines)
@@ -282,7 +302,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--only", nargs="*", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=300_000, help="generated tokens of one run")
+    parser.add_argument("--budget", type=int, default=150_000, help="generated tokens of one run")
     parser.add_argument("--runs", type=int, default=10**9, help="most runs to make now")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -3,23 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from reasoner.data.sources import SourceConfig, load_items
 from reasoner.policy.models import load_model, load_tokenizer
+from reasoner.trainers.loop import OptimizerConfig, by_share
 from verifiers import verify
 
 GENERATIONS = 8
 
 
 def train(
-    model: Path, out: Path, sources: list[dict], rate: float, seed: int, rounds: int, num_problems: int,
+    model: Path, out: Path, sources: list[dict], rate: float, seed: int, budget: int, num_problems: int,
     max_tokens: int,
 ) -> int:  # fmt: skip
-    """Train, save to `out`, and return the generated tokens."""
+    """Train until `budget` tokens are generated, save to `out`, and return how many were.
+
+    The learning rate follows the tokens, by the same schedule as ours; a round is two updates, as ours.
+    """
     problems = [i.problem for s in sources for i in load_items(SourceConfig(**s))]
     tokenizer = load_tokenizer(str(model))
     rows = [{"prompt": f"{p.prompt}=\n", "verifier": p.verifier, "answer": p.reference} for p in problems]
@@ -34,18 +39,27 @@ def train(
         checked = zip(verifier, completions, given, strict=True)
         return [float(verify(name, text, reference).status == "correct") for name, text, reference in checked]
 
+    class Spent(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            # a round's second update is still to come after its first
+            control.should_training_stop = generated >= budget and state.global_step % 2 == 0
+
+    net = load_model(str(model))
+    options = OptimizerConfig(lr=rate)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, betas=options.betas, weight_decay=0.0)
     trainer = GRPOTrainer(
-        model=load_model(str(model)),
+        model=net,
         reward_funcs=reward,
         args=GRPOConfig(
             output_dir=str(out), use_cpu=True, bf16=False, gradient_checkpointing=False, learning_rate=rate,
             per_device_train_batch_size=num_problems * GENERATIONS // 2, steps_per_generation=2,
-            num_generations=GENERATIONS, max_completion_length=max_tokens, max_steps=2 * rounds, beta=0.0,
+            num_generations=GENERATIONS, max_completion_length=max_tokens, max_steps=10**6, beta=0.0,
             temperature=1.0, seed=seed, save_strategy="no", report_to="none", disable_tqdm=True,
-            adam_beta2=0.98, warmup_steps=max(1, rounds // 16), lr_scheduler_type="cosine",
         ),
         train_dataset=Dataset.from_list(rows).shuffle(seed=seed),
         processing_class=tokenizer,
+        callbacks=[Spent()],
+        optimizers=(optimizer, by_share(optimizer, options, lambda: generated / budget)),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

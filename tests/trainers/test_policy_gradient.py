@@ -53,12 +53,12 @@ def problems(verifier: str = "small_verifiers:has", reference: dict | None = Non
     return [Problem(f"p{i}", f"number {i}", verifier, reference) for i in range(6)]
 
 
-def train(folder, out, options=None, of=None, log=None, checkpoints=None, **paths):
+def train(folder, out, options=None, of=None, log=None, checkpoints=None, ledger=None, **paths):
     """Final weights and the metrics of every round."""
     rows: list[dict] = []
     session = Session(
         out,
-        Ledger(),
+        ledger or Ledger(),
         lambda metrics, step: (rows.append(dict(metrics)), log and log(step)),
         checkpoints=checkpoints,
     )
@@ -97,10 +97,19 @@ def test_eight_small_batches_are_one_large_one(folder, tmp_path):
     assert moved(one, many) < 1e-5
 
 
-def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path):
-    """Critic, refreshed PRM, self-imitation, dynamic sampling: all of it is in the checkpoint."""
-    options = {
-        "rounds": 4, "save_every": 2, "imitate_self": True, "ptx_weight": 0.1, "ptx_batch": 2, "max_resamples": 1,
+def test_a_run_stops_after_the_round_that_spends_its_tokens(folder, tmp_path):
+    spent: list[float] = []
+    ledger = Ledger()
+    train(folder, tmp_path, {"rounds": 50, "generated_tokens": 400},
+          log=lambda step: spent.append(ledger.total("decoded")), ledger=ledger)  # fmt: skip
+    assert spent[-2] < 400 <= spent[-1] and len(spent) > 2
+
+
+@pytest.mark.parametrize("length", [{"rounds": 4}, {"rounds": 50, "generated_tokens": 500}], ids=lambda length: "-".join(length))
+def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path, length):
+    """Critic, refreshed PRM, self-imitation, dynamic sampling, the rate's place: all of it is in the checkpoint."""
+    options = length | {
+        "save_every": 2, "imitate_self": True, "ptx_weight": 0.1, "ptx_batch": 2, "max_resamples": 1,
         "prm_refresh": {"every": 1}, "advantage": {"reward": {"prm_weight": 0.1}},
     }  # fmt: skip
     paths = {"prm_path": str(prm), "critic_path": str(prm)}
@@ -115,7 +124,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path
     again, late = train(folder, tmp_path / "cut", options, checkpoints=tmp_path / "kept", **paths)
     for row in (*rows, *late):
         del row["ppo/verdict_wait"]  # wall time
-    assert len(late) == 2 and late == rows[2:]
+    assert late and late == rows[2:]
     assert moved(whole, again) == 0
     for net in ("critic", "prm"):
         a, b = (load_model(str(tmp_path / run / net)).state_dict() for run in ("whole", "cut"))
