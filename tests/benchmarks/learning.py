@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--only", nargs="*", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=150_000, help="generated tokens of one run")
+    parser.add_argument("--budget", type=int, default=120_000, help="generated tokens of one run")
     parser.add_argument("--runs", type=int, default=10**9, help="most runs to make now")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
