@@ -107,7 +107,7 @@ def stages(rounds: int, labels: Path) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, help="where the run is kept, and goes on")
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--size", type=int, default=1000, help="demonstrations")
     given = parser.parse_args()
     out = given.out or Path(tempfile.mkdtemp())
