@@ -193,6 +193,11 @@ def train_policy(
         if session.checkpoints is not None and (round % config.save_every == 0 or (rung and at.rollbacks)):
             loop = {**asdict(at), "ledger": session.ledger.to_dict(), "seconds": time.monotonic() - begun}
             save_checkpoint(session.checkpoints, round, trained, loop, fingerprint, accelerator)
+    if config.generated_tokens is not None and at.generated < config.generated_tokens:
+        logger.warning(
+            "all %d rounds are done with %d of generated_tokens=%d generated; expected these to end the run and its "
+            "schedule: raise rounds", config.rounds, at.generated, config.generated_tokens,
+        )  # fmt: skip
     _save(models, prompting, session.out, config, accelerator)
 
 
@@ -266,7 +271,7 @@ def draw(
     seed: int,
     accelerator: Accelerator,
 ) -> Round:
-    """Judged trees of the next problems, this process's share; moves the cursor.
+    """Judged trees of the next problems, this process's share; moves the cursor and counts the tokens.
 
     With `max_resamples`, further problems replace those whose trees are of no use.
     """

@@ -27,6 +27,7 @@ from reasoner.evals.charts import bar_chart
 from reasoner.signals.advantages import ADVANTAGES
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.tree import ROOT, Tree
+from tests.benchmarks.measure import save_chart
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tabular import Choose, Tabular, cosine, even, fan, sampler, vines
@@ -148,7 +149,7 @@ def main() -> None:
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         bars = [(name, m.cosine, f"{m.cosine:.3f}") for name, m in found.items()]
-        (arguments.out / "advantages.svg").write_text(bar_chart(bars), encoding="utf-8")
+        save_chart(arguments.out / "advantages.svg", bar_chart(bars))
 
 
 if __name__ == "__main__":

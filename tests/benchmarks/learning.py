@@ -34,6 +34,7 @@ from reasoner.evals.charts import Estimate, Panel, interval_chart
 from reasoner.pipeline import RunConfig
 from reasoner.pipeline import run as run_stages
 from tests.benchmarks import trl_grpo
+from tests.benchmarks.measure import save_chart
 
 LIMIT_S, START_LIMIT_S = 180, 900
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of each method's own middle rate
@@ -97,10 +98,10 @@ STEP_PPO = {
 # the stages after the common start, and the middle of the five learning rates (of the stage called trained);
 # with a critic two chains of a problem do, and there are more problems in a round of as many tokens
 METHODS: dict[str, tuple[list[dict], float]] = {
-    "sft": ([{"kind": "sft", "name": "trained", "model": "START", "batch_size": 64}], 1e-3),
+    "sft": ([{"kind": "sft", "name": "trained", "model": "START", "batch_size": 64}], 2.5e-4),
     "rft": (offline({"kind": "sft", "problems": [], "batch_size": 64}), 1e-3),
-    "dpo": (offline({"kind": "dpo"}), 1e-4),
-    "step_dpo": (offline({"kind": "dpo", "pairs": "step_pairs"}), 1e-4),
+    "dpo": (offline({"kind": "dpo"}), 4e-4),
+    "step_dpo": (offline({"kind": "dpo", "pairs": "step_pairs"}), 4e-4),
     "grpo_trl": ([], 4e-4),
     "grpo": ([on_policy(FAN, advantage={"method": "grpo", "normalise": "sequences"}, whiten=False)], 4e-4),
     "ppo_outcome": ([on_policy(PAIR, advantage={"method": "ppo"}, drop_uniform=False, **CRITIC)], 4e-4),
@@ -320,7 +321,7 @@ def main() -> None:
         chart = interval_chart(
             [Panel("accuracy at equal generated tokens", [e for _, e, _ in best.values()])]
         )
-        (arguments.out / "learning.svg").write_text(chart, encoding="utf-8")
+        save_chart(arguments.out / "learning.svg", chart)
     if PEER in best:
         for method, (_, estimate, runs) in best.items():
             line = {

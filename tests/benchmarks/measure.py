@@ -7,9 +7,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from reasoner.evals.report_style import CSS
 
 PAIRS = 5
 NUM_EOS, VOCAB = 2, 128  # uniform logits over these end a text with probability 1/64 at each token
@@ -35,6 +38,14 @@ def row(
     numbers = [None if x is None else float(f"{x:.4g}") for x in (ours, peer)]
     return {"name": name, "ours": numbers[0], "peer": numbers[1], "peer_name": peer_name, "unit": unit,
             "ratio": ratio, "target": target, "pairs": PAIRS, "threads": torch.get_num_threads(), **more}  # fmt: skip
+
+
+def save_chart(path: Path, chart: str) -> None:
+    """Write a chart of the report as a picture of its own, which needs the namespace and the style in itself."""
+    style = f"{CSS} svg {{ background: var(--page); font-family: system-ui, Arial, sans-serif; }}"
+    opening, body = chart.split(">", 1)
+    opening = opening.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    path.write_text(f"{opening}><style>{style}</style>{body}", encoding="utf-8")
 
 
 def rollout_model(hidden_size: int = 128, num_layers: int = 4):

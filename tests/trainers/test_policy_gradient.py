@@ -105,7 +105,14 @@ def test_a_run_stops_after_the_round_that_spends_its_tokens(folder, tmp_path):
     assert spent[-2] < 400 <= spent[-1] and len(spent) > 2
 
 
-@pytest.mark.parametrize("length", [{"rounds": 4}, {"rounds": 50, "generated_tokens": 500}], ids=lambda length: "-".join(length))
+def test_rounds_that_end_before_the_tokens_are_told(folder, tmp_path, caplog):
+    train(folder, tmp_path, {"rounds": 1, "generated_tokens": 10**6})
+    assert "all 1 rounds are done" in caplog.text and "raise rounds" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "length", [{"rounds": 4}, {"rounds": 50, "generated_tokens": 500}], ids=lambda length: "-".join(length)
+)
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path, length):
     """Critic, refreshed PRM, self-imitation, dynamic sampling, the rate's place: all of it is in the checkpoint."""
     options = length | {
