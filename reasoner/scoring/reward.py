@@ -12,6 +12,8 @@ from reasoner.registry import UserError, lookup
 from reasoner.scoring.outcome import outcome_reward
 from reasoner.tree import ROOT, Tree
 
+CUT = ("length", "context")  # stop reasons of a completion that was not at its end
+
 
 class RewardConfig(Config):
     """What a trajectory earns, step by step."""
@@ -102,23 +104,35 @@ def length_cost(num_tokens: int, config: RewardConfig) -> float:
     return min(1.0, max(0.0, (num_tokens - config.length_free) / config.length_span))
 
 
-def trajectory_rewards(tree: Tree, leaf: int, config: RewardConfig) -> np.ndarray | None:
+def is_judged(tree: Tree, leaf: int) -> bool:
+    """Whether somebody was asked about the trajectory's outcome, even if our side then failed."""
+    return leaf in tree.verdicts
+
+
+def trajectory_rewards(
+    tree: Tree, leaf: int, config: RewardConfig, bootstraps: bool = False
+) -> np.ndarray | None:
     """The fused reward at each step of the trajectory; None where our side failed to judge it, or it is empty.
+
+    With `bootstraps` a trajectory that the token limit cut and nobody judged counts too: it has what its steps earn,
+    and no outcome; the caller sets a value for what would have followed.
 
     Reads `tree.scores["prm"]` (with the score at the prompt's end under the root, for the forms that need it)
     and `tree.scores["orm"]` (at the last step end) where their weights are not 0.
     """
     verdict = tree.verdicts.get(leaf)
     outcome = outcome_reward(verdict)
-    if verdict is None or outcome is None or not tree.nodes[leaf].token_ids:
+    if bootstraps and verdict is None and tree.nodes[leaf].stop_reason in CUT:
+        outcome = 0.0
+    if outcome is None or not tree.nodes[leaf].token_ids:
         return None
     prm = tree.scores.get("prm") if config.prm_weight else None
     scores = tree.path_scores("prm", leaf) if prm is not None else None
     start = prm[ROOT][0] if prm is not None and ROOT in prm else 0.0
     rewards = step_rewards(outcome, scores, len(tree.step_ends(leaf)), config, start)
-    if config.orm_weight and "orm" in tree.scores:
+    if config.orm_weight and "orm" in tree.scores and verdict is not None:
         rewards[-1] += config.orm_weight * (tree.scores["orm"][leaf][-1] - 0.5)
-    if config.format_weight and verdict.status == "no_answer":
+    if config.format_weight and verdict is not None and verdict.status == "no_answer":
         rewards[-1] -= config.format_weight
     if config.length_weight:
         rewards[-1] -= config.length_weight * length_cost(len(tree.completion_ids(leaf)), config)

@@ -121,11 +121,16 @@ OfLeaf = Callable[[int, np.ndarray], tuple[list[Step], np.ndarray, np.ndarray]]
 
 
 def over_leaves(
-    tree: Tree, config: AdvantageConfig, of_leaf: OfLeaf, weights: Mapping[int, float] | None = None
+    tree: Tree,
+    config: AdvantageConfig,
+    of_leaf: OfLeaf,
+    weights: Mapping[int, float] | None = None,
+    bootstraps: bool = False,
 ) -> PolicySample:
     """Average the leaves' advantages and returns over shared tokens and states, by path weight unless told otherwise.
 
-    `of_leaf(leaf, rewards per step)` is asked for the leaves that are judged, not empty, and weigh something.
+    `of_leaf(leaf, rewards per step)` is asked for the leaves that are judged, not empty, and weigh something; with
+    `bootstraps`, for those too that the token limit cut and nobody judged.
     """
     sampled = range(1, len(tree.nodes))
     advantage = {i: np.zeros(len(tree.nodes[i].token_ids)) for i in sampled}
@@ -134,7 +139,7 @@ def over_leaves(
     weights = leaf_weights(tree) if weights is None else weights
     trained = trained_leaves(tree, config)
     for leaf in tree.leaves():
-        rewards = trajectory_rewards(tree, leaf, config.reward)
+        rewards = trajectory_rewards(tree, leaf, config.reward, bootstraps)
         weight = weights.get(leaf, 0.0) if leaf in trained else 0.0
         if rewards is None or weight == 0:
             continue

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from reasoner.records import PolicySample
+from reasoner.scoring.reward import is_judged
 from reasoner.signals.credit import AdvantageConfig, Step, by_piece, over_leaves, steps_of, tokens_of
 from reasoner.tree import ROOT, Tree
 
@@ -26,8 +27,8 @@ def step_ppo(tree: Tree, config: AdvantageConfig) -> PolicySample:
     """Generalised advantages with steps for time.
 
     V, from `tree.scores["value"]`, is read at the last token before each step and at the prompt's end; a
-    step's advantage goes to each of its tokens. A trajectory that ended by itself has value 0 after its last
-    step; one cut by the token limit bootstraps.
+    step's advantage goes to each of its tokens. A judged outcome is terminal, however the trajectory ended: V is 0
+    after its last step. Only a trajectory that the token limit cut and that nobody judged bootstraps.
     """
     return _with_critic(tree, config, steps_of, lambda leaf: tree.path_scores("value", leaf), "value")
 
@@ -55,11 +56,11 @@ def _with_critic(
         steps = cut(tree, leaf)
         after = np.array(values_after(leaf))
         before = np.concatenate(([start_value], after[:-1]))
-        if tree.nodes[leaf].stop_reason != "length":
+        if is_judged(tree, leaf):  # its outcome is paid: V there would pay a second time
             after[-1] = 0.0
         if len(rewards) != len(steps):
             rewards = by_piece(steps, steps_of(tree, leaf), rewards)
         advantages = gae(rewards, before, after, config.gamma, config.lam)
         return steps, advantages, advantages + before
 
-    return over_leaves(tree, config, of_leaf)
+    return over_leaves(tree, config, of_leaf, bootstraps=True)

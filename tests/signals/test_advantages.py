@@ -1,11 +1,14 @@
 """Advantages of hand-typed trees: step-level GAE, leave-one-out, and the averages over shared tokens."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from small_models import CORRECT, ERROR, WRONG, branching_tree, make_tree
 
 from reasoner.scoring.backup import leaf_weights
 from reasoner.scoring.reward import RewardConfig
+from reasoner.signals.advantages import ADVANTAGES, CRITIC
 from reasoner.signals.credit import AdvantageConfig, Step, steps_of
 from reasoner.signals.gae import step_ppo
 from reasoner.signals.group import rloo
@@ -55,12 +58,46 @@ def test_gae_over_three_steps():
     assert [t.value for t in sample.targets] == pytest.approx([a1 + 0.5, a2 + 0.6, a3 + 0.8])
 
 
-def test_only_a_truncated_trajectory_bootstraps():
-    # the last delta is 0.9 · 0.9 - 0.8 = 0.01 where the token limit cut it, -0.8 where it ended by itself
-    cut = step_ppo(chain(WRONG, "length"), AdvantageConfig(gamma=0.9, lam=0.5)).advantages[1]
-    assert cut[[0, 2, 5]].tolist() == pytest.approx([0.096025, 0.1245, 0.01])
-    ended = step_ppo(chain(WRONG, "eos"), AdvantageConfig(gamma=0.9, lam=0.5)).advantages[1]
-    assert ended[[0, 2, 5]].tolist() == pytest.approx([-0.068, -0.24, -0.8])
+@pytest.mark.parametrize("stop_reason", ["eos", "length", "context"])
+@pytest.mark.parametrize(("verdict", "last"), [(CORRECT, 1 - 0.8), (WRONG, 0 - 0.8)])
+def test_a_judged_outcome_is_terminal_however_the_trajectory_ended(verdict, last, stop_reason):
+    # deltas 0.04 and 0.12 as above; at the end the outcome less V, and nothing for what would have followed
+    found = step_ppo(chain(verdict, stop_reason), AdvantageConfig(gamma=0.9, lam=0.5))
+    a2 = 0.12 + 0.45 * last
+    assert found.advantages[1][[0, 2, 5]].tolist() == pytest.approx([0.04 + 0.45 * a2, a2, last])
+    assert found.targets[-1].value == pytest.approx(last + 0.8)
+
+
+def test_only_a_cut_that_nobody_judged_bootstraps():
+    tree = chain(CORRECT, "length")
+    tree.verdicts.clear()
+    config = AdvantageConfig(gamma=0.9, lam=0.5)
+    # the last delta is 0.9 · 0.9 - 0.8 = 0.01: V stands for the outcome that nobody has seen
+    assert step_ppo(tree, config).advantages[1][[0, 2, 5]].tolist() == pytest.approx([0.096025, 0.1245, 0.01])
+    for verdict, stop_reason in ((ERROR, "length"), (None, "eos")):  # our failure, and an end that is no cut
+        tree = chain(verdict, stop_reason)
+        if verdict is None:
+            tree.verdicts.clear()
+        assert step_ppo(tree, config).weights[1].tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("method", sorted(ADVANTAGES))
+def test_no_method_pays_for_the_token_limit(method):
+    """A cut changes nothing where the outcome was judged, and without a critic nothing where it was not."""
+    samples = []
+    for stop_reason, verdict in product(("eos", "length"), (CORRECT, None)):
+        tree = make_tree([1], *[(0, 1, [5, 6], [0, 1])] * 3, verdicts={1: CORRECT, 2: WRONG, 3: WRONG})
+        tree.scores["value"] = tree.scores["token_value"] = {ROOT: [0.5]} | {i: [0.6, 0.7] for i in (1, 2, 3)}
+        object.__setattr__(tree.nodes[3], "stop_reason", stop_reason)
+        if verdict is None:
+            del tree.verdicts[3]
+        samples.append(ADVANTAGES[method](tree, AdvantageConfig(method=method)))
+    judged, unjudged, judged_cut, unjudged_cut = samples
+    for a, b in ((judged, judged_cut), *([(unjudged, unjudged_cut)] if method not in CRITIC else [])):
+        for i in (1, 2, 3):
+            assert a.advantages[i].tolist() == b.advantages[i].tolist()
+            assert a.weights[i].tolist() == b.weights[i].tolist()
+    assert (unjudged_cut.weights[3].sum() > 0) == (method in CRITIC)
 
 
 def test_process_rewards_enter_in_min_form():
