@@ -39,7 +39,8 @@ class LoRA(Config):
     )
     target_modules: str | list[str] = Field(default="all-linear", description="layers that get an adapter")
     four_bit: bool = Field(
-        default=False, description="hold the base in 4 bits (NF4, QLoRA, Dettmers et al. 2023); needs bitsandbytes"
+        default=False,
+        description="hold the base in 4 bits (NF4, QLoRA, Dettmers et al. 2023); needs bitsandbytes",
     )
 
 
@@ -89,11 +90,17 @@ def load_trainable(path: str, lora: LoRA | None, dtype: str = "auto") -> Any:
     return load_model(path, dtype).requires_grad_(True)
 
 
-def load_for_head(path: str, lora: LoRA | None) -> Any:
-    """A causal LM to train under a head of one's own: as an Adapter with `lora`, else with all weights."""
-    return (
-        SharedBase(path, lora).view("policy") if lora is not None else load_merged(path).requires_grad_(True)
-    )
+def load_for_head(path: str, lora: LoRA | None, checkpointing: bool = False) -> Any:
+    """A causal LM to train under a head of one's own: as an Adapter with `lora`, else with all weights.
+
+    `checkpointing` recomputes its layers in the backward pass.
+    """
+    if lora is not None:
+        return SharedBase(path, lora, checkpointing=checkpointing).view("policy")
+    lm = load_merged(path).requires_grad_(True)
+    if checkpointing:
+        recompute_layers(lm)
+    return lm
 
 
 def load_merged(path: str, dtype: str = "auto") -> Any:

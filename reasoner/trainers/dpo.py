@@ -15,7 +15,7 @@ from reasoner.policy.models import load_tokenizer
 from reasoner.records import PreferencePair
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
-from reasoner.trainers.trl_settings import Report, trl_arguments
+from reasoner.trainers.trl_settings import Report, trl_arguments, trl_config
 
 REPORTED = ("loss", "grad_norm", "rewards/accuracies", "rewards/margins")
 
@@ -62,7 +62,7 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
     trainer = _AsSampled(
         model=whole,
         ref_model=reference,
-        args=DPOConfig(**machine, **(chosen | ours | config.trl)),
+        args=trl_config(DPOConfig, machine | chosen | ours, config.trl),
         train_dataset=dataset,
         processing_class=tokenizer,
         optimizers=(optimizer, by_steps(optimizer, config.optimizer, steps)),
@@ -75,4 +75,3 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
     session.ledger.add("policy", trained=int(tokens * config.epochs))
     if trainer.is_world_process_zero():
         save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
-

@@ -25,7 +25,7 @@ from reasoner.records import PreferencePair
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
 from reasoner.trainers.reward_model import train_what_is_read
-from reasoner.trainers.trl_settings import Report, trl_arguments
+from reasoner.trainers.trl_settings import Report, trl_arguments, trl_config
 
 REPORTED = ("loss", "grad_norm", "accuracy", "margin")
 
@@ -85,7 +85,9 @@ def train_pairwise(
         )
     tokenizer = load_tokenizer(model_path)
     torch.manual_seed(session.seed)
-    net = ScoreNet(load_for_head(model_path, config.lora))
+    given = dict(config.trl)
+    # a Classifier is no model of transformers, which TRL would ask to recompute its layers
+    net = ScoreNet(load_for_head(model_path, config.lora, bool(given.pop("gradient_checkpointing", False))))
     train_what_is_read(net)
     steps = max(1, round(config.epochs * len(learned) / config.batch_size))
     machine, chosen = trl_arguments(session, config.batch_size, steps, config.optimizer)
@@ -93,7 +95,7 @@ def train_pairwise(
     optimizer = make_optimizer(net, config.optimizer)
     trainer = RewardTrainer(
         model=Classifier(net),  # pyright: ignore[reportArgumentType]
-        args=RewardConfig(**machine, **(chosen | ours | config.trl)),
+        args=trl_config(RewardConfig, machine | chosen | ours, given),
         train_dataset=whole(learned),
         processing_class=tokenizer,
         optimizers=(optimizer, by_steps(optimizer, config.optimizer, steps)),
@@ -119,4 +121,3 @@ def whole(pairs: Sequence[PreferencePair]) -> Dataset:
             "rejected_ids": [p.prompt_ids + p.rejected_ids for p in pairs],
         }
     )
-

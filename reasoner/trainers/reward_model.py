@@ -69,6 +69,10 @@ class RewardModelStage(Config):
     lora: LoRA | None = Field(
         default=None, description="train a LoRA adapter and the head instead of all weights"
     )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="compute each layer again in the backward pass: less memory, about a third more time",
+    )
 
 
 def train_reward_model(
@@ -101,7 +105,7 @@ def train_reward_model(
             "alternatives (or PRM800K's), or another loss than ranking"
         )
     tokenizer = load_tokenizer(model_path)
-    lm = load_for_head(model_path, config.lora)
+    lm = load_for_head(model_path, config.lora, config.gradient_checkpointing)
     good_bad = label_ids(config.label_tokens, tokenizer)
     net = ScoreNet(lm, LabelTokens(lm, good_bad) if good_bad else lookup(HEADS, config.reads, "reading")(lm))
     train_what_is_read(net)

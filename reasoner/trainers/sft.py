@@ -16,7 +16,7 @@ from reasoner.policy.models import load_tokenizer
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_seconds, by_steps, make_optimizer
-from reasoner.trainers.trl_settings import trl_arguments
+from reasoner.trainers.trl_settings import trl_arguments, trl_config
 
 
 class SFTStage(Config):
@@ -63,7 +63,7 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
         schedule = by_steps(optimizer, config.optimizer, steps)
     trainer = SFTTrainer(
         model=whole,
-        args=SFTConfig(**machine, **(chosen | ours | config.trl)),
+        args=trl_config(SFTConfig, machine | chosen | ours, config.trl),
         train_dataset=dataset,
         processing_class=tokenizer,
         optimizers=(optimizer, schedule),

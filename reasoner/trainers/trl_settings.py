@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from transformers import TrainerCallback
 
+from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session
+
+T = TypeVar("T")
 
 
 def trl_arguments(
@@ -35,6 +40,23 @@ def trl_arguments(
         "seed": session.seed,
     }
     return machine, chosen
+
+
+def trl_config(kind: Callable[..., T], options: Mapping[str, Any], given: Mapping[str, Any]) -> T:
+    """TRL's config of our options with a YAML's `trl` over them; what TRL does not take is a UserError."""
+    known = inspect.signature(kind).parameters
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f", e.g. {near[0]}" if near else ""
+            raise UserError(f"trl: {name} is no option of {kind.__name__}; expected one of its options{hint}")
+    try:
+        return kind(**{**options, **given})
+    except (TypeError, ValueError, ImportError) as problem:
+        told = " ".join(str(problem).split())
+        raise UserError(
+            f"trl: {dict(given)} was refused by {kind.__name__}: {told}; expected options that fit"
+        ) from problem
 
 
 class Report(TrainerCallback):

@@ -4,14 +4,18 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_models import save_small_qwen
 from trl import DPOTrainer, SFTTrainer
 
 from reasoner.ledger import Ledger
 from reasoner.policy.adapters import LoRA
+from reasoner.policy.models import load_model
 from reasoner.records import PreferencePair, SFTExample
+from reasoner.registry import UserError
 from reasoner.trainers.dpo import DPOStage, train_dpo
 from reasoner.trainers.loop import Session
+from reasoner.trainers.pairwise import PairwiseStage, train_pairwise
 from reasoner.trainers.sft import SFTStage, train_sft
 
 PAIRS = [
@@ -88,3 +92,58 @@ def test_dpo_goes_on_from_an_adapter_and_saves_that_alone(folder, tmp_path):
     assert lines[0]["dpo/loss"] == pytest.approx(math.log(2), rel=1e-4)
     assert not (tmp_path / "b/model/ref").exists()
     assert (tmp_path / "b/model/adapter_model.safetensors").is_file()
+
+
+EXAMPLES = [SFTExample(str(i), "", "", [5, 6], [7, 8 + i, 0]) for i in range(4)]
+TRAINERS = {
+    "sft": (train_sft, SFTStage, EXAMPLES),
+    "dpo": (train_dpo, DPOStage, PAIRS),
+    "pairwise": (lambda *given: train_pairwise(*given, "x"), PairwiseStage, PAIRS * 2),
+}
+
+
+def weights_of(model_folder) -> dict[str, torch.Tensor]:
+    return {f"{p.name} {k}": v for p in model_folder.glob("*.safetensors") for k, v in load_file(p).items()}
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=2, alpha=4)], ids=["whole", "lora"])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_recomputed_layers_are_honoured_and_change_nothing(folder, tmp_path, name, lora):
+    train, stage, data = TRAINERS[name]
+    found = []
+    for recomputes in (False, True):
+        trl = {"gradient_checkpointing": recomputes}
+        config = stage(batch_size=2, epochs=2, lora=lora, optimizer={"lr": 0.01}, trl=trl)
+        run(train, folder, data, config, tmp_path / str(recomputes))
+        found.append(weights_of(tmp_path / str(recomputes) / "model"))
+    start = load_model(folder).state_dict()
+    assert found[0] and all((found[0][k] - found[1][k]).abs().max() < 1e-5 for k in found[0])
+    if lora is None:
+        assert any(
+            (v - start[k.split()[1]]).abs().max() > 1e-3 for k, v in found[0].items() if k.split()[1] in start
+        )
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_options_of_the_machine_may_be_set(folder, tmp_path, name):
+    train, stage, data = TRAINERS[name]
+    config = stage(batch_size=2, trl={"bf16": True, "use_cpu": True, "dataloader_pin_memory": False})
+    run(train, folder, data, config, tmp_path)
+    assert all(v.isfinite().all() for v in weights_of(tmp_path / "model").values())
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize(
+    ("trl", "part"),
+    [
+        ({"gradient_chekpointing": True}, "gradient_checkpointing"),
+        ({"bf16": True, "fp16": True, "use_cpu": True}, "At most one of fp16 and bf16"),
+        ({"save_strategy": "often"}, "refused"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else None,
+)
+def test_options_that_do_not_fit_are_one_line(folder, tmp_path, name, trl, part):
+    train, stage, data = TRAINERS[name]
+    with pytest.raises(UserError, match=part) as caught:
+        run(train, folder, data, stage(batch_size=2, trl=trl), tmp_path)
+    assert "\n" not in str(caught.value) and "trl" in str(caught.value)

@@ -25,6 +25,7 @@ from reasoner.records import StepLabels
 from reasoner.registry import UserError
 from reasoner.signals.labelled import Labelled, from_steps
 from reasoner.store import is_done
+from reasoner.trainers import reward_model
 from reasoner.trainers.checkpoint import latest_step
 from reasoner.trainers.loop import OptimizerConfig, Session
 from reasoner.trainers.reward_loss import LOSSES, Term, mass, sibling_pairs, weighted_sum
@@ -232,7 +233,9 @@ def test_training_learns_what_tells_good_steps_from_bad(tmp_path, loss):
     base = save_small_qwen(tmp_path / "base", ["+-"], 300)
     ledger, logged = Ledger(), {}
     session = Session(tmp_path / "out", ledger, lambda metrics, step: logged.update(metrics))
-    config = RewardModelStage(loss=loss, epochs=6, batch_size=16, holdout=0.2, optimizer=OptimizerConfig(lr=0.01))
+    config = RewardModelStage(
+        loss=loss, epochs=6, batch_size=16, holdout=0.2, optimizer=OptimizerConfig(lr=0.01)
+    )
     with ledger.stage("prm"):
         train_reward_model(str(base), from_steps(told_by_a_token(30), 500), config, session, "prm")
     assert logged["prm/heldout_auroc"] > 0.95
@@ -301,7 +304,11 @@ def test_killed_and_started_again_by_the_same_command_it_ends_with_the_same_weig
              "save_every": 1, "optimizer": {"lr": 0.01}},
         ],
     }))  # fmt: skip
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": Path(__file__).parent.parent.parent}
+    quiet = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "cwd": Path(__file__).parent.parent.parent,
+    }
 
     def command(out: Path) -> list[str]:
         return [sys.executable, "-m", "reasoner", "train", str(config), f"out={out}"]
@@ -326,6 +333,37 @@ def test_killed_and_started_again_by_the_same_command_it_ends_with_the_same_weig
     assert steps == sorted(set(steps)) and steps[:3] == [10, 20, 30]
 
 
+@pytest.mark.parametrize("lora", [None, LoRA(r=2)])
+def test_recomputed_layers_keep_less_and_learn_the_same(tmp_path, lora, monkeypatch):
+    """The tensors kept for the backward pass are fewer, and the weights that come out are the same."""
+    base = save_small_qwen(tmp_path / "base", ["+-"], 300)
+    data = from_steps(records(), 100)
+    found, kept = [], []
+
+    def count(x: torch.Tensor) -> torch.Tensor:
+        kept[-1] += x.numel()
+        return x
+
+    def counting(*given):
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
+            return plain(*given)
+
+    plain = reward_model.read
+    monkeypatch.setattr(reward_model, "read", counting)
+    for recomputes in (False, True):
+        kept.append(0)
+        config = RewardModelStage(
+            lora=lora, gradient_checkpointing=recomputes, holdout=0, batch_size=8, epochs=2,
+            optimizer=OptimizerConfig(lr=0.01),
+        )  # fmt: skip
+        session = Session(tmp_path / str(recomputes))
+        with session.ledger.stage("prm"):
+            train_reward_model(str(base), data, config, session, "prm")
+        found.append(load_file(next((tmp_path / str(recomputes) / "model").glob("*model.safetensors"))))
+    assert kept[1] < 0.7 * kept[0]
+    assert all((found[0][k] - found[1][k]).abs().max() < 1e-5 for k in found[0])
+
+
 def test_data_that_cannot_be_learned_is_refused(tmp_path):
     session = Session(tmp_path)
     ones = from_steps([StepLabels("p", "", [""], [1.0], [1], [2], [0])], 100)
@@ -333,4 +371,6 @@ def test_data_that_cannot_be_learned_is_refused(tmp_path):
         train_reward_model("no/model", ones, RewardModelStage(), session, "prm")
     apart = [StepLabels(str(i), "", [""], [float(i)], [i + 1], [2], [0]) for i in range(2)]
     with pytest.raises(UserError, match="no two steps"):
-        train_reward_model("no/model", from_steps(apart, 100), RewardModelStage(loss="ranking"), session, "prm")
+        train_reward_model(
+            "no/model", from_steps(apart, 100), RewardModelStage(loss="ranking"), session, "prm"
+        )
