@@ -13,7 +13,7 @@ from typing import Any
 
 from reasoner.config import read_yaml, validate
 from reasoner.data.annotate import RATINGS, Candidate, key_of, printable, queue, record
-from reasoner.data.importers.rows import LeftOut, read_rows
+from reasoner.data.files import LeftOut, read_rows
 from reasoner.data.prompting import Prompting
 from reasoner.pipeline import RunConfig
 from reasoner.policy.heads import ScoreNet

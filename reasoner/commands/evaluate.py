@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from reasoner.data.sources import load_items
-from reasoner.evals.replay import read_groups, replay_rows, verify_groups
+from reasoner.evals.recorded import read_groups
+from reasoner.evals.replay import replay_rows, verify_groups
 from reasoner.evals.rows import MetricRow
 from reasoner.registry import UserError
 

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from reasoner.data.files import ACCOUNT, LeftOut, data_files, read_rows
 from reasoner.data.importers import FORMATS, FileReport, Import
-from reasoner.data.importers.rows import ACCOUNT, LeftOut, data_files, read_rows
 from reasoner.registry import UserError
 from reasoner.store import RecordWriter, write_json
 

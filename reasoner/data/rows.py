@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from reasoner.config import Config
+from reasoner.data import files
+from reasoner.data.files import SUFFIXES, LeftOut, data_files
 from reasoner.registry import UserError
 from reasoner.tree import Problem
 
@@ -50,86 +51,100 @@ class Item(NamedTuple):
     solution: str | None
 
 
+class SourceRow(dict):
+    """A row of a source, which knows its place for messages."""
+
+    where: str = ""
+
+
+def where_of(row: dict, config: SourceConfig, i: int) -> str:
+    """The place of a row as a user finds it: its line and file, else its number in the source."""
+    return getattr(row, "where", "") or f"row {i} of {config.path or config.name}"
+
+
 def need(row: dict, keys: tuple[str, ...], config: SourceConfig, i: int) -> None:
     """A UserError where a row lacks text under one of the keys."""
     missing = [k for k in keys if not isinstance(row.get(k), str) or not row[k].strip()]
     if missing:
         raise UserError(
-            f"row {i} of {config.path or config.name} has no text under {', '.join(missing)}; it has the keys {sorted(row)}"
+            f"{where_of(row, config, i)} has no text under {', '.join(missing)}; expected text there, "
+            f"and it has the keys {sorted(map(str, row))}"
         )
 
 
 def first_of(row: dict, keys: tuple[str, ...]) -> Any:
-    """The value under the first of the keys that is there and not empty."""
-    return next((row[k] for k in keys if row.get(k) not in (None, "", [])), None)
+    """The value under the first of the keys that is there and not empty: null, NaN and blank text are no values."""
+    return next((row[k] for k in keys if not is_empty(row.get(k))), None)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing: null, NaN (as pandas writes null), blank text or an empty list."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
 
 
 def text_of(row: dict, keys: tuple[str, ...], config: SourceConfig, i: int, what: str) -> str:
     """The text under the first of the keys; a UserError where a row has none."""
     found = first_of(row, keys)
-    if found is None:
+    if not isinstance(found, str):
+        got = "no" if found is None else f"a {type(found).__name__} as"
         raise UserError(
-            f"row {i} of {config.path or config.name} has no {what}; expected one under {' or '.join(keys)}, "
-            f"and it has the keys {sorted(row)}"
+            f"{where_of(row, config, i)} has {got} {what}; expected text under {' or '.join(keys)}, "
+            f"and it has the keys {sorted(map(str, row))}"
         )
-    return str(found).strip()
+    return found.strip()
 
 
-def read_rows(config: SourceConfig, hub_name: str, subset: str | None = None) -> Iterator[dict]:
+def gold_of(value: Any, where: str) -> str:
+    """A gold answer as text: text or a finite number, 27.0 as 27; a UserError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or is_empty(value):
+        raise UserError(f"{where} has {value!r} as its answer; expected text or a number")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise UserError(f"{where} has {value!r} as its answer; expected text or a finite number")
+        return str(int(value)) if value.is_integer() else repr(value)
+    return str(value).strip()
+
+
+def read_rows(config: SourceConfig, hub_name: str, subset: str | None = None) -> Iterator[SourceRow]:
     """`size` rows from `start` on, of a local file or folder, else of the hub."""
-    if not config.path:
-        import datasets  # slow to import
+    if config.path:
+        rows = (row for file in data_files(config.path) for row in file_rows(file))
+        yield from islice(rows, config.start, config.start + config.size)
+        return
+    import datasets  # slow to import
 
-        try:
-            rows = datasets.load_dataset(hub_name, subset, split=config.split)
-        except (OSError, ValueError) as problem:
-            reason = str(problem).strip().splitlines()[0][:160]
+    try:
+        rows = datasets.load_dataset(hub_name, subset, split=config.split)
+    except (OSError, ValueError) as problem:
+        reason = str(problem).strip().splitlines()[0][:160]
+        raise UserError(
+            f"cannot get {hub_name} from the hub ({reason}); expected a network, or path: a local file ({', '.join(SUFFIXES)})"
+        ) from problem
+    for i, row in enumerate(rows.skip(config.start).take(config.size), start=config.start):
+        yield _placed(dict(row), f"row {i} of {hub_name}, {config.split}")
+
+
+def file_rows(path: Path) -> Iterator[SourceRow]:
+    """The rows of one data file; what can't be read, and a file without rows, is a UserError."""
+    is_some = False
+    for row in files.read_rows(path):
+        is_some = True
+        if isinstance(row, LeftOut):
             raise UserError(
-                f"cannot get {hub_name} from the hub ({reason}); expected a network, or path: a local JSON-lines or Parquet file"
-            ) from problem
-        yield from map(dict, rows.skip(config.start).take(config.size))
-        return
-    path = Path(config.path).expanduser()
-    files = (
-        sorted(p for p in path.rglob("*") if p.suffix in (".jsonl", ".json", ".gz", ".parquet", ".csv"))
-        if path.is_dir()
-        else [path]
-    )
-    if not files or not files[0].exists():
-        raise UserError(f"no data at {path}; expected a JSON-lines or Parquet file, or a folder of them")
-    rows = (row for file in files for row in file_rows(file))
-    yield from islice(rows, config.start, config.start + config.size)
+                f"line {row.line} of {path}: {row.reason}; expected UTF-8 text with one JSON object a line, a JSON "
+                "array of objects, or CSV or Parquet by the file's name"
+            )
+        yield _placed(row.value, f"line {row.line} of {path}")
+    if not is_some:
+        raise UserError(f"{path} is empty; expected rows in it, so write it again or take it away")
 
 
-def file_rows(path: Path) -> Iterator[dict]:
-    """The rows of one JSON-lines (also gzipped), CSV or Parquet file."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        yield from pq.read_table(path).to_pylist()
-        return
-    with (
-        gzip.open(path, "rt", encoding="utf-8")
-        if path.suffix == ".gz"
-        else path.open(encoding="utf-8") as lines
-    ):
-        if path.suffix == ".csv":
-            import csv
-
-            yield from csv.DictReader(lines)
-            return
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as problem:
-                raise UserError(
-                    f"line {number} of {path} is not JSON ({problem.msg}); expected one object a line"
-                ) from problem
-            if not isinstance(row, dict):
-                raise UserError(f"line {number} of {path} is a JSON {type(row).__name__}; expected an object")
-            yield row
+def _placed(row: dict, where: str) -> SourceRow:
+    placed = SourceRow(row)
+    placed.where = where
+    return placed
 
 
 def gym_rows(config: SourceConfig) -> Iterator[tuple[str, int, dict[str, Any]]]:

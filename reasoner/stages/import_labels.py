@@ -10,9 +10,9 @@ from pydantic import Field
 from transformers import AutoConfig
 
 from reasoner.config import Config
+from reasoner.data.files import LeftOut
 from reasoner.data.importers import Import
 from reasoner.data.importers.preferences import KIND as PREFERENCE
-from reasoner.data.importers.rows import LeftOut
 from reasoner.data.importers.step_tree import StepTree
 from reasoner.data.importers.tokens import Encoded, encode, outcome_labels, preference_pairs, step_labels
 from reasoner.records import OutcomeLabel, PreferencePair, StepLabels

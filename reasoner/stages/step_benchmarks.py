@@ -11,9 +11,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from reasoner.config import Config
+from reasoner.data.files import LeftOut, data_files, read_rows
 from reasoner.data.importers import Import
-from reasoner.data.importers.rows import LeftOut, data_files, read_rows
-from reasoner.data.importers.step_tree import StepTree, Unusable, probability
+from reasoner.data.importers.step_tree import StepTree, Unusable, probability, whole
 from reasoner.data.importers.tokens import Encoded, encode
 from reasoner.data.prompting import Prompting
 from reasoner.data.splits import HeldOut
@@ -142,14 +142,14 @@ class _Reader:
             raise UserError("a benchmark has no scores; expected prm: STAGE OR FOLDER, or scores: FILE")
         if self.scorer is None:
             self.scorer = _scorer(self.prm, self.layout, self.context)
-        whole = [(t, path, labels) for t in trees for path, labels in solutions(t)]
+        solved = [(t, path, labels) for t in trees for path, labels in solutions(t)]
         found = self.scorer(trees)
         # a solution that does not fit the model has no scores, and counts as not found
         scored = [
             Scored(
                 t.problem_id, labels, None if isinstance(scores, LeftOut) else scores, t.outcomes[path[-1]]
             )
-            for (t, path, labels), scores in zip(whole, found, strict=True)
+            for (t, path, labels), scores in zip(solved, found, strict=True)
         ]
         return scored, [scores for scores in found if isinstance(scores, LeftOut)]
 
@@ -213,13 +213,17 @@ def given_scores(file: Path, trees: list[StepTree]) -> list[Scored]:
         )
     values = [row.value for row in rows if not isinstance(row, LeftOut)]
     by_id = {str(v["id"]): v for v in values if "id" in v}
-    whole = [(t, path, labels) for t in trees for path, labels in solutions(t)]
-    if not by_id and len(values) != len(whole):
+    if by_id and len(by_id) != len(values):
         raise UserError(
-            f"{file} has {len(values)} rows for {len(whole)} solutions; expected one each, or ids"
+            f"{file} has {len(by_id)} ids for {len(values)} rows; expected an id of its own in every row, or none at all"
+        )
+    solved = [(t, path, labels) for t in trees for path, labels in solutions(t)]
+    if not by_id and len(values) != len(solved):
+        raise UserError(
+            f"{file} has {len(values)} rows for {len(solved)} solutions; expected one each, or ids"
         )
     scored = []
-    for number, (tree, path, labels) in enumerate(whole):
+    for number, (tree, path, labels) in enumerate(solved):
         own_id = str(json.loads(tree.extra).get("id", ""))
         value = by_id.get(own_id) if by_id else values[number]
         if value is None:
@@ -231,9 +235,13 @@ def given_scores(file: Path, trees: list[StepTree]) -> list[Scored]:
 def _given(value: dict[str, Any], tree: StepTree, path: list[int], labels: list[float], where: str) -> Scored:
     outcome = tree.outcomes[path[-1]]
     if "scores" not in value:
-        if not isinstance(value.get("prediction"), int):
-            raise UserError(f"{where} has neither scores nor an integer prediction; expected one of them")
-        return Scored(tree.problem_id, labels, None, outcome, value["prediction"])
+        try:
+            prediction = whole(value.get("prediction"), "prediction")
+        except Unusable as problem:
+            raise UserError(
+                f"{where} has neither scores nor an integer prediction ({problem}); expected one of them"
+            ) from problem
+        return Scored(tree.problem_id, labels, None, outcome, prediction)
     try:
         scores = [probability(s, "score") for s in value["scores"]]
     except (Unusable, TypeError) as problem:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from reasoner.data.importers.rows import LeftOut
+from reasoner.data.files import LeftOut
 from reasoner.data.importers.step_tree import chain, new_tree
 from reasoner.data.importers.tokens import encode, outcome_labels, preference_pairs, step_ends, step_labels
 from reasoner.data.prompting import PromptConfig, Prompting

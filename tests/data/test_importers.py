@@ -142,7 +142,7 @@ def test_math_shepherd_is_aligned_by_character(tmp_path):
         ("q ки Step 1: a ки", "q + Step 1: a +", "a tag stands inside the prompt"),
         ("q a ки", "q a +", "no 'Step 1:' begins the solution"),
         ("q Step 1: a", "q Step 1: a", "there is no 'ки' tag"),
-        ("q Step 1: a ки", "q Step 1: a ?", "label '?' is neither + nor -"),
+        ("q Step 1: a ки", "q Step 1: a ?", "label '?' is neither + nor -, nor a number"),
         ("q Step 1: a ки ки", "q Step 1: a + +", "step 2 is empty"),
     ],
 )
@@ -275,7 +275,7 @@ def test_bad_rows_are_named_and_the_rest_is_taken(tmp_path):
         "[1]",
         {**good, "completions": 3, "labels": []},
         {**good, "completions": [{"a": 1}, "b"]},
-        {**good, "labels": ["yes", "no"]},
+        {**good, "labels": ["perhaps", "no"]},
         "[" * 100_000,
         good,
     ]
@@ -288,11 +288,11 @@ def test_bad_rows_are_named_and_the_rest_is_taken(tmp_path):
     assert reasons[4] == "label 1.5 is out of range, expected 0 to 1"
     assert reasons[5] == "a row of RLHFlow conversations in a file of TRL stepwise"
     assert reasons[6] == "step 2 is empty"
-    assert reasons[7] == "label is NaN"
+    assert reasons[7] == "label is NaN, expected 0 to 1"
     assert reasons[8] == "the problem is empty"
     assert reasons[9] == "keys of no known format: x"
     assert reasons[10] == "a JSON list, expected an object"
-    assert reasons[13] == "label 'yes' is no number"
+    assert reasons[13] == "label: 'perhaps' is no finite number; expected one"
 
 
 def test_files_that_break_off_or_hold_nothing(tmp_path):
@@ -380,7 +380,9 @@ def test_mistakes_and_answers_of_big_bench(shared_data, file):
     expected = json.loads((shared_data / "expected_values.json").read_text())[f"bigbench_mistake_{file}"]
     (path,) = (shared_data / "bigbench_mistake").glob(f"{file}.*")
     trees, (report,) = read(path)
-    assert report.num_rows == expected["records"] and report.num_rows - report.num_taken == (file == "dyck_languages")
+    assert report.num_rows == expected["records"] and report.num_rows - report.num_taken == (
+        file == "dyck_languages"
+    )
     assert sum(all(label == 1 for label in t.labels) for t in trees) == expected["no_mistake"]
     assert sum(t.outcomes[t.leaves()[0]] == 1 for t in trees) == expected["answer_equals_target"]
 
@@ -392,3 +394,49 @@ def test_openai_rule_on_the_scored_samples(shared_data):
     for tree, values in zip(trees, expected, strict=True):
         assert AGGREGATES["product"](tree.labels) == pytest.approx(values["recorded"], rel=1e-9)
         assert json.loads(tree.extra)["prm_score"] == pytest.approx(values["recorded"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("row", "labels", "outcome"),
+    [
+        ({"prompt": "q", "completions": ["a", "b"], "labels": ["True", "false"]}, [1.0, 0.0], NAN),
+        ({"prompt": "q", "completions": ["a", "b"], "label": ["0.25", 1]}, [0.25, 1.0], NAN),
+        (
+            {"problem": "q", "steps": ["a", "b"], "label": "1", "final_answer_correct": "False"},
+            [1.0, 0.0],
+            0.0,
+        ),
+        ({"problem": "q", "steps": ["a", "b"], "label": -1.0, "final_answer_correct": "1"}, [1.0, 1.0], 1.0),
+        ({"input": "q", "steps": ["a", "b"], "mistake_index": 1.0}, [1.0, 0.0], NAN),
+        ({"input": "q", "steps": ["a", "b"], "mistake_index": NAN}, [1.0, 1.0], NAN),
+        ({"modified_question": "q", "modified_process": ["a", "b"], "error_steps": ["2"]}, [1.0, 0.0], NAN),
+        ({"question": "q", "process": "aки bки", "label": ["1", "no"]}, [1.0, 0.0], NAN),
+        (
+            {"question": "q", "sft_full": ["a", "b"], "q_values": ["1", "-1.0"], "final_Q": "0.5"},
+            [1.0, 0.0],
+            1.0,
+        ),
+        ({"prompt": "q", "answers": ["a"], "label": ["correct"]}, [NAN], 1.0),
+        ({"question": "q", "samples": ["a"], "is_corrects": ["False"]}, [NAN], 0.0),
+        ({"instruction": "q", "responses": ["a"], "next_response": "b", "rating": "-1"}, [NAN, 0.0], NAN),
+    ],
+)
+def test_labels_and_verdicts_as_text_or_numbers(tmp_path, row, labels, outcome):
+    tree = one(tmp_path, row)
+    assert same(tree.labels, labels)
+    assert same([tree.outcomes[tree.leaves()[0]]], [outcome])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"problem": "q", "steps": ["a", "b"], "label": True, "final_answer_correct": True},
+        {"problem": "q", "steps": ["a", "b"], "label": 0, "final_answer_correct": "unsure"},
+        {"problem": "q", "steps": ["a", "b"], "label": 0.5, "final_answer_correct": True},
+        {"instruction": "q", "responses": [], "next_response": "b", "rating": False},
+        {"question": "q", "samples": ["a"], "is_corrects": [2]},
+    ],
+)
+def test_what_could_be_read_either_way_is_left_out(tmp_path, row):
+    with pytest.raises(UserError, match=r"no usable row among its 1 \(line 1: .*expected"):
+        read(write(tmp_path / "data.jsonl", [row]))

@@ -107,6 +107,8 @@ def test_given_scores_and_predictions(tmp_path):
         ('{"scores": [1, 2]}\n{"scores": [1]}', "score 2 is out of range"),
         ('{"scores": [NaN, 1]}\n{"scores": [1]}', "score is NaN"),
         ("{}\n{}", "neither scores nor an integer prediction"),
+        ('{"prediction": true}\n{"prediction": "1"}', "neither scores nor an integer prediction"),
+        ('{"id": "x", "scores": [1, 1]}\n{"id": "x", "scores": [0, 0]}', "has 1 ids for 2 rows"),
         ("{", "line 1: broken JSON"),
     ],
 )

@@ -10,9 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reasoner.data.files import LeftOut, Row, data_files, read_rows
 from reasoner.data.importers import first_error, math_aps, preferences, prm800k, stepwise, tagged
 from reasoner.data.importers.gather import gathered
-from reasoner.data.importers.rows import LeftOut, Row, data_files, read_rows
 from reasoner.data.importers.step_tree import StepTree, Unusable, again
 from reasoner.registry import UserError
 
@@ -55,7 +55,7 @@ FORMATS: dict[str, Format] = {
                               preferences.rstar_solution),
     "step_dpo": Format("Step-DPO", ("prompt", "initial_reason_steps|prefix", "chosen", "rejected"), preferences.step_dpo),
     "search_and_learn": Format("search-and-learn", ("problem", "completions", "scores"), stepwise.search_and_learn),
-    "trl": Format("TRL stepwise", ("prompt", "completions", "labels"), stepwise.trl),
+    "trl": Format("TRL stepwise", ("prompt", "completions", "labels|label"), stepwise.trl),
     "rlhflow": Format("RLHFlow conversations", ("conversations",), stepwise.conversation),
     "rlhflow_test": Format("RLHFlow best-of-n test", ("prompt", "answers", "label|labels"), stepwise.judged_answers),
     "monkeys": Format("Large Language Monkeys", ("question|prompt", "samples", "is_corrects|is_correct"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from reasoner.data.importers.step_tree import NONE, StepTree, Unusable, chain, new_tree, rest, truth
+from reasoner.data.importers.step_tree import NONE, StepTree, Unusable, chain, new_tree, rest, truth, whole
+from reasoner.data.rows import is_empty
 
 
 def process_bench(row: dict[str, Any]) -> list[StepTree]:
@@ -17,7 +18,7 @@ def process_bench(row: dict[str, Any]) -> list[StepTree]:
 
 def big_bench_mistake(row: dict[str, Any]) -> list[StepTree]:
     """`mistake_index` is the index of the earliest wrong step, null for none."""
-    index = -1 if row["mistake_index"] is None else row["mistake_index"]
+    index = -1 if is_empty(row["mistake_index"]) else row["mistake_index"]  # pandas writes null as NaN
     labels = until_first_error(index, row["steps"])
     tree = new_tree(
         row["input"], "human", answer=row.get("target"), extra=rest(row, "input", "steps", "target")
@@ -32,8 +33,9 @@ def until_first_error(index: Any, steps: Any) -> list[float]:
     """1 before the first wrong step, 0 there, NaN after it; Unusable for an index that is no step."""
     if not isinstance(steps, list) or not steps:
         raise Unusable("there are no steps")
-    if not isinstance(index, int) or isinstance(index, bool) or not -1 <= index < len(steps):
-        raise Unusable(f"the first wrong step is {index!r}, expected -1 to {len(steps) - 1}")
+    index = whole(index, "the first wrong step")
+    if not -1 <= index < len(steps):
+        raise Unusable(f"the first wrong step is {index}, expected -1 to {len(steps) - 1}")
     if index < 0:
         return [1.0] * len(steps)
     return [1.0] * index + [0.0] + [NONE] * (len(steps) - index - 1)
@@ -47,7 +49,8 @@ def prm_bench(row: dict[str, Any]) -> list[StepTree]:
     steps, wrong = row["modified_process"], row["error_steps"]
     if not isinstance(steps, list) or not isinstance(wrong, list):
         raise Unusable("modified_process or error_steps is no list")
-    if not all(isinstance(e, int) and 1 <= e <= len(steps) for e in wrong):
+    wrong = [whole(e, "one of error_steps") for e in wrong]
+    if not all(1 <= e <= len(steps) for e in wrong):
         raise Unusable(f"error_steps are {wrong}, expected 1 to {len(steps)}")
     taken = ("original_question", "modified_question", "original_process", "modified_process", "error_steps")
     extra = rest(row, *taken)

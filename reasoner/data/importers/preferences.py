@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from reasoner.data.importers.step_tree import PROMPT, StepTree, Unusable, chain, new_tree, probability, rest
+from reasoner.data.importers.step_tree import (
+    PROMPT,
+    StepTree,
+    Unusable,
+    chain,
+    finite,
+    new_tree,
+    probability,
+    rest,
+)
 
 KIND = "preference"  # 1 is better than 0 among siblings; neither is a probability
 
@@ -43,11 +52,9 @@ def rstar_solution(row: dict[str, Any]) -> list[StepTree]:
     steps, values = row["sft_full"], row["q_values"]
     if not isinstance(steps, list) or not isinstance(values, list):
         raise Unusable("sft_full or q_values is no list")
-    if not all(isinstance(q, int | float) for q in [*values, row["final_Q"]]):
-        raise Unusable("a Q value is no number")
-    labels = [probability((q + 1) / 2, "(Q + 1) / 2") for q in values]
+    labels = [probability((finite(q, "a Q value") + 1) / 2, "(Q + 1) / 2") for q in values]
     tree = new_tree(row["question"], "soft", extra=rest(row, "question", "sft_full", "q_values"))
-    return [chain(tree, steps, labels, outcome=float(row["final_Q"] > 0))]
+    return [chain(tree, steps, labels, outcome=float(finite(row["final_Q"], "final_Q") > 0))]
 
 
 def _pair(

@@ -16,6 +16,7 @@ from reasoner.data.importers.step_tree import (
     probability,
     rest,
     truth,
+    whole,
 )
 
 RATINGS = {1: 1.0, 0: NEUTRAL, -1: 0.0}
@@ -27,9 +28,10 @@ def rating(value: Any) -> float:
     """The label of a person's rating: -1 bad, 0 neutral, 1 good; NaN for null, else Unusable."""
     if value is None:
         return NONE
-    if not isinstance(value, int | float) or value not in RATINGS:
+    found = whole(value, "rating")
+    if found not in RATINGS:
         raise Unusable(f"rating {value!r} is out of range, expected -1, 0 or 1")
-    return RATINGS[int(value)]
+    return RATINGS[found]
 
 
 def labeler_record(row: dict[str, Any]) -> list[StepTree]:

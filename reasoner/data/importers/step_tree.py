@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from reasoner.data.truth import SPELLINGS, number, whole_number
+from reasoner.data.truth import truth as read_truth
 
 PROMPT = -1  # parent of a first step
 NONE = math.nan  # no label, no known outcome
@@ -138,36 +141,53 @@ def problem_id(prompt: str) -> str:
 
 
 def probability(value: Any, what: str = "label") -> float:
-    """A label in [0, 1]: a number or a truth value, NaN for null; else Unusable."""
+    """A label in [0, 1]: a number or a truth value, also as text, NaN for null; else Unusable."""
     if value is None:
         return NONE
-    if not isinstance(value, int | float):
-        raise Unusable(f"{what} {value!r} is no number")
-    if math.isnan(value):
-        raise Unusable(f"{what} is NaN")
-    if not 0 <= value <= 1:
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip().casefold() in SPELLINGS):
+        return truth(value, what)
+    if value != value:
+        raise Unusable(f"{what} is NaN, expected 0 to 1")
+    found = finite(value, what)
+    if not 0 <= found <= 1:
         raise Unusable(f"{what} {value!r} is out of range, expected 0 to 1")
-    return float(value)
+    return found
 
 
 def sign(value: Any) -> float:
-    """1 for + and 0 for -, as text or as a number; else Unusable."""
-    known = {"+": 1.0, "-": 0.0, "1": 1.0, "0": 0.0}
+    """1 for + and 0 for -, else as `probability` reads it; Unusable for other text."""
+    known = {"+": 1.0, "-": 0.0}
     text = value.strip() if isinstance(value, str) else None
     if text in known:
         return known[text]
-    if isinstance(value, str):
-        raise Unusable(f"label {value[:20]!r} is neither + nor -")
-    return probability(value)
+    try:
+        return probability(value)
+    except Unusable as problem:
+        if text is None:
+            raise
+        raise Unusable(f"label {text[:20]!r} is neither + nor -, nor a number") from problem
 
 
 def truth(value: Any, what: str) -> float:
     """1, 0, or NaN for null; Unusable for anything but a truth value."""
-    if value is None:
-        return NONE
-    if value in (0, 1):
-        return float(value)
-    raise Unusable(f"{what} is {value!r}, expected true or false")
+    return NONE if value is None else float(_read(read_truth, value, what))
+
+
+def finite(value: Any, what: str) -> float:
+    """A finite number, also as text; else Unusable."""
+    return _read(number, value, what)
+
+
+def whole(value: Any, what: str) -> int:
+    """A whole number, also as 3.0 or as text; else Unusable."""
+    return _read(whole_number, value, what)
+
+
+def _read(read: Callable[[Any], Any], value: Any, what: str) -> Any:
+    try:
+        return read(value)
+    except ValueError as problem:
+        raise Unusable(f"{what}: {problem}") from problem
 
 
 def rest(row: dict[str, Any], *taken: str) -> dict[str, Any]:

@@ -23,15 +23,17 @@ PARAGRAPH = "\n\n"
 
 
 def trl(row: dict[str, Any]) -> list[StepTree]:
-    """`completions` and `labels` of equal length; truth values are hard labels, other numbers soft ones."""
-    labels = row["labels"]
+    """`completions` and `labels` (or `label`) of equal length; truth values are hard labels, other numbers soft ones."""
+    labels = row.get("labels", row.get("label"))
     if not isinstance(labels, list):
         raise Unusable("labels is no list")
-    is_hard = all(isinstance(label, int | None) for label in labels)
-    tree = new_tree(
-        row["prompt"], "hard" if is_hard else "soft", extra=rest(row, "prompt", "completions", "labels")
-    )
-    return [chain(tree, row["completions"], [probability(label) for label in labels])]
+    values = [probability(label) for label in labels]
+    # 1 and 0 are truth values, 1.0 and 0.0 are Monte-Carlo values that happen to be at an end
+    is_hard = all(isinstance(label, int | str) and value in (0, 1) for label, value in zip(labels, values, strict=True)
+                  if label is not None)  # fmt: skip
+    extra = rest(row, "prompt", "completions", "labels", "label")
+    tree = new_tree(row["prompt"], "hard" if is_hard else "soft", extra=extra)
+    return [chain(tree, row["completions"], values)]
 
 
 def search_and_learn(row: dict[str, Any]) -> list[StepTree]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from reasoner.data.importers.rows import LeftOut
+from reasoner.data.files import LeftOut
 from reasoner.data.importers.step_tree import StepTree
 from reasoner.data.prompting import Prompting
 from reasoner.records import OutcomeLabel, PreferencePair, StepLabels

@@ -1,21 +1,25 @@
-"""The rows of data files, one after another, with their line numbers; what can't be read is a row left out, not a crash.
+"""The rows of data files, one after another, with their places; what can't be read is a row left out, not a crash.
 
-JSON lines (also gzipped), Parquet, JSON arrays and YAML documents. Of the last two a whole file is in memory.
+JSON lines, JSON arrays and CSV (each also gzipped), Parquet and YAML documents. A byte-order mark is no data. Of
+arrays and YAML a whole file is in memory.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from reasoner.registry import UserError
 
-SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".yaml", ".yml")
+SUFFIXES = (".jsonl", ".json", ".gz", ".csv", ".parquet", ".yaml", ".yml")
 ACCOUNT = "import.json"  # what `reasoner import` says of a folder that it wrote, and no data
+LONGEST_CELL = 1 << 30  # characters; the csv module's own limit of 131,072 is less than a program's tests
 
 
 class Row(NamedTuple):
@@ -49,18 +53,18 @@ def data_files(path: str | Path) -> list[Path]:
 
 def read_rows(file: Path) -> Iterator[Row | LeftOut]:
     """The rows of one file in order."""
-    if file.suffix == ".parquet":
-        yield from _parquet(file)
-    elif file.suffix in (".yaml", ".yml"):
-        yield from _yaml(file)
-    else:
-        yield from _json(file)
+    kind = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
+    yield from READERS.get(kind, _json)(file)
+
+
+def _opened(file: Path) -> IO[bytes]:
+    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
 
 
 def _json(file: Path) -> Iterator[Row | LeftOut]:
     line = 0
     try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
+        with _opened(file) as lines:
             for line, raw in enumerate(lines, start=1):
                 if line == 1 and raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
                     yield from _array(file, raw + lines.read())
@@ -90,11 +94,36 @@ def _row(file: Path, line: int, value: Any) -> Row | LeftOut:
 def _array(file: Path, raw: bytes) -> Iterator[Row | LeftOut]:
     try:
         values = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as problem:
+        yield LeftOut(file.name, 1, f"no UTF-8 text ({problem.reason} at byte {problem.start})")
+        return
     except (ValueError, RecursionError) as problem:
         yield LeftOut(file.name, 1, f"broken JSON ({problem})")
         return
     for place, value in enumerate(values, start=1):
         yield _row(file, place, value)
+
+
+def _csv(file: Path) -> Iterator[Row | LeftOut]:
+    """Rows with the header's names; all values are text. A row of another length than the header is left out."""
+    line = 0
+    longest = csv.field_size_limit(LONGEST_CELL)
+    try:
+        with io.TextIOWrapper(_opened(file), encoding="utf-8-sig", newline="") as text:
+            rows = csv.reader(text, strict=True)
+            header = next(rows, [])
+            for cells in rows:
+                line = rows.line_num
+                if len(cells) == len(header):
+                    yield Row(line, dict(zip(header, cells, strict=True)))
+                elif cells:
+                    yield LeftOut(file.name, line, f"{len(cells)} cells under a header of {len(header)}")
+    except UnicodeDecodeError as problem:
+        yield LeftOut(file.name, line + 1, f"no UTF-8 text ({problem.reason})")
+    except (EOFError, OSError, zlib.error, csv.Error) as problem:
+        yield LeftOut(file.name, line + 1, f"the file can't be read from here on ({problem})")
+    finally:
+        csv.field_size_limit(longest)
 
 
 def _parquet(file: Path) -> Iterator[Row | LeftOut]:
@@ -115,10 +144,19 @@ def _yaml(file: Path) -> Iterator[Row | LeftOut]:
     import yaml
 
     try:
-        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        with _opened(file) as raw:
+            documents = list(yaml.safe_load_all(raw.read().decode("utf-8-sig")))
+    except (yaml.YAMLError, UnicodeDecodeError, EOFError, OSError, zlib.error) as problem:
         yield LeftOut(file.name, 1, f"broken YAML ({' '.join(str(problem).split())[:200]})")
         return
     values = [v for document in documents for v in (document if isinstance(document, list) else [document])]
     for place, value in enumerate(values, start=1):
         yield _row(file, place, value)
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row | LeftOut]]] = {
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".yaml": _yaml,
+    ".yml": _yaml,
+}
