@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from reasoner.config import apply_overrides, read_yaml, validate
 from reasoner.registry import UserError
@@ -25,7 +26,6 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="changes to the YAML: key.sub=value, list items by number")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the metric rows as JSON instead of tables")]
-CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 @app.command()
@@ -62,6 +62,8 @@ def run(config: Annotated[Path, typer.Argument(help="YAML with problems and stag
 @app.command()
 def demo(overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Train a model from nothing by the whole method, in minutes on a CPU, and show what each part gave."""
+    from reasoner.commands.shipped import CONFIGS
+
     _run(CONFIGS / "demo.yaml", overrides or [], as_json)
 
 
@@ -83,10 +85,8 @@ def evaluate(
             raise UserError("evaluate got neither CONFIG nor --replay; expected one of them")
         return _run(config, overrides or [], as_json)
     from reasoner.commands.evaluate import run_replay
-    from reasoner.evals.rows import rich_table, to_json
 
-    rows = run_replay(replay, k, _read(config, overrides or []) if config else None)
-    print(to_json(rows)) if as_json else Console().print(rich_table(rows))
+    _show_rows(run_replay(replay, k, _read(config, overrides or []) if config else None), as_json)
 
 
 @app.command()
@@ -203,7 +203,7 @@ def replay(
 
     _quiet()
     rows = compare_variants(run_folder, variants or [], stage, trees)
-    print(comparison_json(rows)) if as_json else Console().print(comparison_table(rows))
+    print(comparison_json(rows)) if as_json else Console(width=_width()).print(comparison_table(rows))
 
 
 @app.command()
@@ -260,6 +260,21 @@ def annotate(
     rate(run, stage, prm, to, labeler, click.getchar, print)
 
 
+@config_app.command("list")
+def list_() -> None:
+    """Name the configurations that come with reasoner, and what each does; commands take them in any folder.
+
+    Example: reasoner run configs/smoke/run.yaml
+    """
+    from reasoner.commands.shipped import CONFIGS, about, names
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name in names():
+        table.add_row(Text(name, no_wrap=True), Text(about(name)))
+    Console(width=_width()).print(table)
+    print(f"the files are in {CONFIGS}")
+
+
 @config_app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of a run's YAML: every key with its type, default and meaning."""
@@ -273,47 +288,42 @@ def _run(config: Path, overrides: list[str], as_json: bool) -> None:
 
 
 def _read(path: Path, overrides: list[str]):
+    from reasoner.commands.shipped import found
     from reasoner.pipeline import RunConfig
 
-    raw = apply_overrides(read_yaml(path), overrides)
+    raw = apply_overrides(read_yaml(found(path)), overrides)
     if not raw.get("out"):
         raw["out"] = f"runs/{path.stem}"
     return validate(RunConfig, raw, str(path))
 
 
 def _execute(resolved, as_json: bool) -> None:
-    from reasoner.evals.rows import rich_table, to_json
+    from reasoner.commands.progress import telling
     from reasoner.pipeline import run as run_stages
 
     _quiet()
     console = Console(stderr=True)
     is_first = os.environ.get("RANK", "0") == "0"
-    columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, disable=not is_first) as bars:
-        tasks = {s.name: bars.add_task(s.name, total=None, start=False, note="") for s in resolved.stages}
-
-        def progress(stage: str, done: int, total: int, note: str) -> None:
-            if not bars.tasks[tasks[stage]].started:
-                bars.start_task(tasks[stage])
-            bars.update(tasks[stage], completed=done, total=total, note=note)
-            if note and done == total == 1:
-                bars.stop_task(tasks[stage])
-
-        rows = run_stages(resolved, progress)
+    with telling([s.name for s in resolved.stages], console, is_first) as tell:
+        rows = run_stages(resolved, tell)
     if not is_first:
         return
-    if as_json:
-        print(to_json(rows))
-    elif rows:
-        shown = Console()
-        Console(width=shown.width if shown.is_terminal else 120).print(rich_table(rows))
+    if rows or as_json:
+        _show_rows(rows, as_json)
     console.print(f"report: {resolved.out}/report.html   metrics: {resolved.out}/metrics.json")
+
+
+def _show_rows(rows, as_json: bool) -> None:
+    from reasoner.evals.rows import rich_table, to_json
+
+    width = _width()
+    print(to_json(rows)) if as_json else Console(width=width).print(rich_table(rows, width))
+
+
+def _width() -> int:
+    """The terminal's columns; into a file or a pipe 120, whatever the terminal."""
+    shown = Console()
+    return shown.width if shown.is_terminal else 120
 
 
 def _quiet() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,10 +55,12 @@ class RunConfig(Config):
     )
 
 
-Progress = Callable[[str, int, int, str], None]
+# (stage, done, total, note, numbers): the numbers are the stage's latest metrics, its tokens by counter, and, when it has
+# ended, its seconds.
+Progress = Callable[[str, int, int, str, Mapping[str, Any]], None]
 
 
-def run(config: RunConfig, progress: Progress = lambda stage, done, total, note: None) -> list[MetricRow]:
+def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricRow]:
     """Run what is not done yet; returns the metric rows. Another config in the same folder is a UserError."""
     names = [s.name for s in config.stages]
     if len(set(names)) != len(names):
@@ -75,7 +78,7 @@ def run(config: RunConfig, progress: Progress = lambda stage, done, total, note:
     for stage in config.stages:
         folder = out / "stages" / stage.name
         if is_done(folder):
-            progress(stage.name, 1, 1, "done before")
+            progress(stage.name, 1, 1, "done before", {"seconds": ledger.seconds.get(stage.name, 0.0)})
             continue
         if state.is_main_process:
             clear(stage.name, out)
@@ -105,6 +108,17 @@ def _run_stage(
     folder = out / "stages" / stage.name
     models = out / "models" / stage.name if stage.kind in (*TRAINERS, "init") else folder
     checkpoints = folder / CHECKPOINTS
+    latest: dict[str, Any] = {}
+
+    def log(metrics: Mapping[str, Any], step: int) -> None:
+        tracker.log({"stage": stage.name, **metrics}, step)
+        latest.update(metrics)
+
+    def tell(done: int, total: int, note: str, **more: float) -> None:
+        counted = sum(map(Counter, ledger.counts.get(stage.name, {}).values()), Counter())
+        progress(stage.name, done, total, note, {**latest, **counted, **more})
+
+    tell(0, 0, "")
     with (
         Tracker(folder, config.wandb, latest_step(checkpoints), is_main) as tracker,
         ledger.stage(stage.name),
@@ -112,13 +126,13 @@ def _run_stage(
         session = Session(
             out=models,
             ledger=ledger,
-            log=lambda metrics, step: tracker.log({"stage": stage.name, **metrics}, step),
-            progress=lambda done, total, note: progress(stage.name, done, total, note),
+            log=log,
+            progress=tell,
             seed=config.seed,
             checkpoints=checkpoints,
         )
         STAGES[stage.kind](stage, Context(out, config.problems, config.prompt, session, config.contamination))
-    progress(stage.name, 1, 1, f"{ledger.seconds[stage.name]:.0f} s")
+    tell(1, 1, "", seconds=ledger.seconds[stage.name])
 
 
 def _check_names(config: RunConfig) -> None:

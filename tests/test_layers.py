@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,14 @@ def test_repository_keeps_the_layers():
         is_package = path.name == "__init__.py"
         found += faults(path.read_text("utf-8"), module.removesuffix(".__init__"), is_package)
     assert found == []
+
+
+def test_the_wheel_holds_every_package_and_every_config():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    there = {module.removesuffix(".__init__") for module, path in all_modules() if path.name == "__init__.py"}
+    assert set(setuptools["packages"]) == there | {"reasoner.configs"}, "name the package in pyproject.toml"
+    folder, (pattern,) = setuptools["package-dir"]["reasoner.configs"], setuptools["package-data"]["reasoner.configs"]
+    assert set((ROOT / folder).glob(pattern)) == {p for p in (ROOT / "configs").rglob("*") if p.is_file()}
 
 
 def test_ray_in_one_file():

@@ -3,12 +3,13 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from small_models import branching_tree, make_tree
 
-from reasoner.commands.show import describe, drawing, show, summary
+from reasoner.commands.show import _table, describe, drawing, show, summary
 from reasoner.registry import UserError
 from reasoner.store import write_trees
 from reasoner.tree import Node
@@ -69,3 +70,14 @@ def test_folders_ids_and_stages(tmp_path, capsys):
         show(tmp_path, None, "verify", 50, False)
     with pytest.raises(UserError, match="expected a run's folder"):
         show(tmp_path / "none", None, None, 50, False)
+
+
+def test_the_list_names_whole_ids_in_80_columns():
+    id = "a_family_with_a_long_name/1000007-and-more-of-it"
+    tree = replace(branching_tree(), problem=replace(branching_tree().problem, id=id))
+    console = Console(file=io.StringIO(), width=80)
+    console.print(_table([summary(tree)], Path("trees"), 50))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in console.file.getvalue()
+    assert id in "".join(line[:18].strip() for line in lines)
+    assert {"nodes", "leaves", "correct", "judged", "value", "tokens", "pruned"} <= set(" ".join(lines).split())

@@ -8,12 +8,12 @@ A leaf: knows no model, no tree, no torch. Importing it loads nothing heavy and 
 
 import difflib
 import importlib
-import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
+from verifiers.cores import num_cores
 from verifiers.verdict import Verdict, failure
 
 __all__ = ["VERIFIERS", "UnknownVerifier", "Verdict", "lookup", "verify", "verify_many"]
@@ -79,7 +79,7 @@ def verify_many(
     import queue
     from concurrent.futures import ThreadPoolExecutor
 
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or num_cores()
     finished: queue.SimpleQueue = queue.SimpleQueue()
     waiting = 0
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -142,9 +143,12 @@ def _line(row: dict[str, Any], node: int) -> Text:
 
 
 def _table(rows: list[dict[str, Any]], folder: Path, limit: int) -> Table:
-    table = Table(title=f"{folder}" + (f" (the first {limit})" if len(rows) == limit else ""))
+    table = Table(title=f"{folder}" + (f" (the first {limit})" if len(rows) == limit else ""), box=SIMPLE_HEAD)
     for name in rows[0] if rows else ():
-        table.add_column(name, justify="left" if name == "id" else "right")
+        if name == "id":  # whole, since the next command wants it
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column("leaves" if name == "trajectories" else name, justify="right", no_wrap=True)
     for row in rows:
         cells = ("–" if v is None else f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values())
         table.add_row(*(Text(_printable(c)) for c in cells))

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from reasoner.config import apply_overrides, validate
 from reasoner.policy.adapters import load_merged
@@ -115,13 +117,15 @@ def surrogate_gradients(
 
 
 def comparison_table(rows: Sequence[Comparison]) -> Table:
-    table = Table(
-        "variant", "A mean", "A deviation", "correlation", "same sign", "return gap", "|gradient|", "cosine"
-    )
+    """One line a variant, whose name folds where a terminal of 80 columns has no room for it; numbers never do."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("variant", overflow="fold")
+    for head in ("mean A", "std A", "corr.", "same\nsign", "return\ngap", "|grad|", "cosine"):
+        table.add_column(head, justify="right", no_wrap=True)
     for r in rows:
         gap = "–" if r.return_gap is None else f"{r.return_gap:.3f}"
         table.add_row(
-            r.variant, f"{r.mean:.3f}", f"{r.deviation:.3f}", f"{r.correlation:.3f}", f"{100 * r.same_sign:.0f} %", gap,
+            Text(r.variant), f"{r.mean:.3f}", f"{r.deviation:.3f}", f"{r.correlation:.3f}", f"{100 * r.same_sign:.0f} %", gap,
             f"{r.gradient_norm:.3g}", f"{r.gradient_cosine:.3f}",
         )  # fmt: skip
     return table

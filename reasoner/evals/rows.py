@@ -254,7 +254,10 @@ def _grid(
 
 def rich_table(rows: Sequence[MetricRow], width: int = 120) -> Group:
     """The grids as rich tables, printable as one; a grid wider than `width` continues in further tables."""
-    return Group(*(_table(grid, part) for grid in grids(rows) for part in _column_parts(grid, width)))
+    parts = [(grid, part) for grid in grids(rows) for part in _column_parts(grid, width)]
+    return Group(
+        *(x for grid, part in parts for x in (Text(heading(grid), style="bold"), _table(grid, part, width)))
+    )
 
 
 def unit(grid: Grid) -> str:
@@ -288,7 +291,7 @@ def _cell_width(grid: Grid, column: Column) -> int:
 
 def _column_parts(grid: Grid, width: int) -> list[list[Column]]:
     """Splits the columns so that each part fits, with 3 characters of padding and border per column."""
-    room = width - max(map(len, grid.lines)) - 5
+    room = width - _label_width(grid, width) - 5
     parts: list[list[Column]] = [[]]
     used = 0
     for column in grid.columns:
@@ -301,9 +304,14 @@ def _column_parts(grid: Grid, width: int) -> list[list[Column]]:
     return parts
 
 
-def _table(grid: Grid, columns: Sequence[Column]) -> Table:
-    table = Table(title=Text(heading(grid), style="bold"), title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("")
+def _label_width(grid: Grid, width: int) -> int:
+    """Room for the lines' names: all of it, up to a third of the table, where longer ones go on in further lines."""
+    return min(max(map(len, grid.lines)), width // 3)
+
+
+def _table(grid: Grid, columns: Sequence[Column], width: int) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("", min_width=_label_width(grid, width), max_width=_label_width(grid, width), overflow="fold")
     for column in columns:
         # Text, not markup: a subset named "[all]" must not be read as a style.
         table.add_column(Text("\n".join(filter(None, header(grid, column)))), justify="right", no_wrap=True)

@@ -1,10 +1,13 @@
 """Stored trees under other options: identities that hold whatever the policy, on trees typed by hand."""
 
+import io
+
 import pytest
 import yaml
+from rich.console import Console
 from small_models import CORRECT, WRONG, branching_tree, make_tree, save_small_qwen
 
-from reasoner.evals.advantage_replay import compare_variants
+from reasoner.evals.advantage_replay import Comparison, compare_variants, comparison_table
 from reasoner.registry import UserError
 from reasoner.store import write_trees
 
@@ -59,3 +62,14 @@ def test_bad_input_is_named(run, tmp_path):
         compare_variants(run, ["reward.orm_weight=0.1"])
     with pytest.raises(UserError, match="no tree in verify"):
         compare_variants(run, [], num_trees=0)
+
+
+def test_the_comparison_keeps_names_and_numbers_in_80_columns():
+    name = "method=vineppo,reward.prm_weight=0,gamma=0.9"
+    row = Comparison(name, -0.123, 0.456, 0.789, 0.5, 0.321, 12.3, 0.654)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(comparison_table([row]))
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown
+    assert name in "".join(line[:20].strip() for line in shown.splitlines())
+    assert {"-0.123", "0.456", "0.789", "0.321", "12.3", "0.654", "50"} <= set(shown.split())

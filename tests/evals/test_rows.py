@@ -28,9 +28,9 @@ from reasoner.evals.rows import (
 PLACE = ("evaluate", "pass@1", "greedy", "sft", "short")
 
 
-def printed(rows):
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(rich_table(rows))
+def printed(rows, width=120):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(rich_table(rows, width))
     return console.export_text()
 
 
@@ -109,7 +109,8 @@ def test_grids_by_kind_and_the_last_measurement_wins():
     assert grids([]) == []
 
 
-def test_rich_table_shows_every_number_within_120_columns():
+@pytest.mark.parametrize("width", [80, 120])
+def test_rich_table_shows_every_name_and_number_within_its_width(width):
     rows = [
         MetricRow("e", f"pass@{k}", method, when, subset, k / 100 + i / 1000, 0.0, 1.0, 9)
         for k in (1, 8, 64)
@@ -117,10 +118,19 @@ def test_rich_table_shows_every_number_within_120_columns():
         for when in ("base", "sft_continued", "ppo")
         for subset in ("short", "longer")
     ]
-    text = printed(rows)
-    assert max(map(len, text.splitlines())) <= 120
+    text = printed(rows, width)
+    assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     assert all(value_text(row) in text for row in rows)
+    tables = text.split("interval)\n")[1:]  # behind each heading one
+    assert len(tables) > 2 and all("  sft_continued  " in table for table in tables)
+
+
+def test_a_long_name_of_a_line_is_folded_and_whole():
+    name = "runs/some-long-folder/models/ppo-with-many-rounds/model-of-the-second-seed"
+    text = printed([MetricRow("e", "pass@1", "greedy", name, "all", 0.1, 0.0, 0.2, 9)], 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert name in "".join(line[:29].strip() for line in text.splitlines())
 
 
 def test_rich_table_reads_no_markup_from_names():

@@ -14,6 +14,7 @@ import time
 import warnings
 from concurrent.futures import Future
 
+from verifiers.cores import num_cores
 from verifiers.sandbox import cgroups, frames
 from verifiers.sandbox.limits import Limits, Outcome
 from verifiers.sandbox.probe import Isolation, at_least, probe
@@ -89,6 +90,11 @@ class Slot:
     """One warm interpreter of a kind ("bare", "science", "math"). Raises SlotFailed."""
 
     def __init__(self, warm: str = "bare", without: tuple[str, ...] = ()):
+        if sys.platform != "linux":
+            raise TooLittleIsolation(
+                f"the sandbox needs Linux, got {sys.platform}: programs and answers that take computer algebra are judged "
+                "there only; use a Linux machine or container"
+            )
         try:
             ours, theirs = socket.socketpair()
         except OSError as problem:
@@ -200,7 +206,7 @@ class Pool:
 
     def __init__(self, warm: str = "bare", size: int | None = None, without: tuple[str, ...] = ()):
         self.warm, self.without = warm, without
-        self.size = size or len(os.sched_getaffinity(0))
+        self.size = size or num_cores()
         self._idle: list[Slot] = []
         self._count = 0
         self._changed = threading.Condition()
