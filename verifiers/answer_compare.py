@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from verifiers import fields
-from verifiers.answer_text import Quantity, same_quantity
+from verifiers.answer_text import Quantity, same_quantity, same_units
 from verifiers.fields import NoImage, TooLarge, Undefined
 
 Leaf = Callable[[tuple, tuple], bool]
@@ -325,7 +325,7 @@ def _same_units(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
         return same_quantity(Quantity(values[0], gold_unit), Quantity(values[1], answer_unit))
     except NoImage:
         pass
-    if gold_unit != answer_unit and ((gold_unit and answer_unit) or "%" in (gold_unit, answer_unit)):
+    if not same_units(gold_unit, answer_unit):
         return False
     return same(gold, answer, leaf)
 

@@ -10,7 +10,7 @@ MAX_SCANNED_CHARS = 1_000_000
 MAX_BARE_CHARS = 200
 _MAX_FORMULA_CHARS = 20_000
 
-_BRACE_OR_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[ \d$-]))|\\[\\{}]|[{}]")
+_BRACE_OR_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(\{|(?=[ \d$-]))|\\[\\{}]|[{}]")
 _UNBRACED = re.compile(r"\s*([^\s{}$\\]{1,60})")
 _HASHES = re.compile(r"^[ \t>*]*####[ \t]*(\S[^\n]*)", re.MULTILINE)
 _ANSWER_IS = re.compile(r"\banswer\b(?:[ \t]{0,3}(?:is|are|equals|:|=|\*\*)){1,4}[ \t]{0,3}", re.IGNORECASE)

@@ -12,6 +12,7 @@ from verifiers.answer_compare import Malformed, Undecided
 from verifiers.fields import TooLarge, Undefined
 
 _DIGITS = 60
+_BEYOND_US = (r"\sum", r"\prod", r"\int", r"\lim", r"\iint", r"\frac{d", r"\frac{\partial", "sum_", "int_")
 _FUNCTIONS = {
     "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "arcsin": "asin",
     "arccos": "acos", "arctan": "atan", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "ln": "log",
@@ -38,7 +39,7 @@ def _decide(gold_text: str, answer_text: str) -> str:
     except tex.Unreadable:
         answer = None
     if gold is None or answer is None:
-        return _by_latex2sympy(gold_text, answer_text, gold)
+        return _by_latex2sympy(gold_text, answer_text, gold, answer)
     try:
         return "equal" if answer_compare.same(gold, answer, leaf) else "different"
     except TooLarge:
@@ -164,7 +165,7 @@ def _numerically_zero(difference, gold) -> bool:
     """False where some point shows a difference, relative to the size of the gold there."""
     import sympy
 
-    names = sorted(difference.free_symbols, key=str)
+    names = sorted(difference.free_symbols | gold.free_symbols, key=str)
     refuted_nowhere = 0
     for attempt in range(4):
         point = {
@@ -201,14 +202,18 @@ def _algebraic_zero(difference) -> bool:
         return False
 
 
-def _by_latex2sympy(gold_text: str, answer_text: str, gold) -> str:
-    """What our grammar lacks (sums, integrals, limits) is parsed by latex2sympy2, then compared."""
+def _by_latex2sympy(gold_text: str, answer_text: str, gold, answer) -> str:
+    """What our grammar lacks (sums, integrals, limits) is parsed by latex2sympy2, then compared.
+
+    Nothing else is: that parser passes over what it does not know, a subscript or a sign.
+    """
     from latex2sympy2_extended import latex2sympy
 
     sides = []
-    for text in (gold_text, answer_text):
+    for text, tree in ((gold_text, gold), (answer_text, answer)):
         try:
-            sides.append(latex2sympy(text))
+            known = tree is not None or any(command in text for command in _BEYOND_US)
+            sides.append(latex2sympy(text) if known else None)
         except Exception:
             sides.append(None)
     if sides[0] is None and gold is None:

@@ -9,6 +9,7 @@ A tree is a tuple whose first item names it:
 
 from fractions import Fraction
 
+from verifiers.answer_text import quantity
 from verifiers.tex_tokens import (
     ACCENTS,
     CLOSERS,
@@ -23,12 +24,17 @@ from verifiers.tex_tokens import (
     Unreadable,
     tokens_of,
 )  # fmt: skip
+from verifiers.units import counted
 
 __all__ = ["OverBudget", "Unreadable", "parse"]
 
 
 def parse(text: str) -> tuple:
     """The tree of a canonical text (verifiers.answer_text). Raises Unreadable, OverBudget."""
+    number = quantity(text)
+    if number is not None and not number.unit.startswith("?"):
+        value = ("num", number.value)
+        return ("unit", value, number.unit) if number.unit else value
     return _Parser(tokens_of(text)).answer()
 
 
@@ -117,7 +123,7 @@ class _Parser(Tokens):
         if mixed and left[0] == "num" and left[1].denominator == 1 and _is_plain_fraction(right):
             return ("add", left, right)
         if right[0] == "text":
-            return ("unit", left, right[1])  # "9 (apples)"
+            return ("unit", left, counted(right[1]))  # "9 (apples)"
         if left[0] == "num" and right[0] == "num":
             raise Unreadable("two numbers side by side")
         return ("mul", left, right)

@@ -3,7 +3,7 @@
 # ruff: noqa: SIM905 - long word lists read better as words
 import re
 
-from verifiers.answer_text import _UNIT_OF, unit_name
+from verifiers.units import UNIT_OF, is_letter, unit_of
 
 MAX_TOKENS = 500
 MAX_DEPTH = 40
@@ -156,28 +156,18 @@ class Tokens:
         if token in ("$", r"\$", "€", "£"):
             self.take()
             return token.removeprefix("\\")
-        if self.kind() != "word" or token in ("and", "or") or token in FUNCTIONS:
+        if self.kind() != "word" or token in ("and", "or") or (token in FUNCTIONS and token not in UNIT_OF):
             return None
-        before = self.tokens[self.at - 1][0] if self.at else ""
-        known = token.lower() in _UNIT_OF and len(token) > 1
-        # "5 m" is metres where nothing follows; "5 m + 1" has a variable.
-        metres = token in ("m", "g", "s", "h") and self.ends_item(self.at + 1)
-        if not known and not (before == "space" and (len(token) > 2 or metres)):
-            return None
-        words = []
         start = self.at
-        while self.kind() in ("word", "space") or (
-            words and self.peek() in ("^", "/", "{", "}", "2", "3", "per")
-        ):
+        while self.kind() in ("word", "space") or self.peek() in ("^", "/", "*", "{", "}", "2", "3", "4"):
             if self.peek() in ("and", "or"):
                 break
-            if not self.peek():
-                break
-            words.append(self.take())
-        if not self.ends_item(self.at):
+            self.at += 1
+        phrase = "".join(part for _, part in self.tokens[start : self.at]).strip()
+        unit = unit_of(phrase) if self.ends_item(self.at) and not is_letter(phrase) else None
+        if unit is None:
             self.at = start
-            return None
-        return unit_name(" ".join(words).replace(" ^ ", "^").replace("{ ", "").replace(" }", ""))
+        return unit
 
     def all_words(self) -> tuple | None:
         """An item that is nothing but words, one of them longer than two letters, is text."""

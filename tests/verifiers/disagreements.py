@@ -12,7 +12,6 @@ RELATION = "an interval and the inequality that describes it are one answer; the
 ABSOLUTE = "solving 1 <= |z| <= 3/2 is beyond comparison, it is another problem"
 OTHER_VARIABLE = "f(x) and f(y) differ; theirs is the non-strict mode"
 DOUBLED = "gold with doubled backslashes and plus signs between two boxes"
-PERCENT = "10% is not 10"
 UNREDUCED = "2/4 is 1/2; the source wants the reduced form"
 QUALIFIED = "a formula with a condition in words: extraction keeps the last formula only"
 MUTATED = "no command is called beginboxed"
@@ -28,8 +27,6 @@ DISAGREEMENTS = {
     (r"$\\boxed{35 cm} ++++++ \\boxed{4}$", "${35 cm,4}$"): DOUBLED,
     (r"$1\leq|z|\leq \frac{3}{2}$", r"\frac{3}{2}\right]$"): ABSOLUTE,
     ("$f(x)$", "$f(y)$"): OTHER_VARIABLE,
-    ("10 ", r"10\%"): PERCENT,
-    ("10", r"10\%"): PERCENT,
     (r"\frac{1}{2}", r"\frac{2}{4}"): UNREDUCED,
     (r"$g(x)=\frac{1}{3} ((2x)^a +(2x)^{-a})$ for some $a>0$", "for some $a>0$"): QUALIFIED,
     (r"$\lfloor\varphi n\rfloor$, where $\varphi = \frac{\sqrt{5}+1}{2}", r"\frac{\sqrt{5}+1}{2}"): QUALIFIED,

@@ -21,7 +21,7 @@ PARTS = {
     "dollars": "$", "escaped_dollars": r"\$", "display_open": r"\[", "inline_open": r"\(", "backslashes": "\\",
     "hashes": "####", "answer_is": "the answer is ", "fences": "```", "opening_fences": "```python\n",
     "texts": r"\text{", "fractions": r"\frac", "lefts": r"\left(", "roots": r"\sqrt{", "environments": r"\begin{a}",
-    "parentheses": "(", "digits": "9", "ones": "1 ", "commas": "1,", "points": "1.", "signs": "-", "percents": "5%",
+    "parentheses": "(", "digits": "9", "ones": "1 ", "commas": "1,", "points": "1.", "signs": "-", "percents": "7%",
     "equals": "1=1=", "sums": "1+", "wrong_lines": "1+1=3\n", "thoughts": "<think>", "closed_thoughts": "</think>",
     "definitions": "def ", "words": "word ", "letters": "B ", "ands": "and ", "surrogates": "\ud800",
     "right_to_left": "\u202e6", "powers": "9^", "factorials": "9!", "columns": "1&", "rows": r"1\\",
