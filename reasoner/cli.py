@@ -101,6 +101,17 @@ def solve(
     prm: Annotated[str | None, typer.Option(help="folder of a process reward model")] = None,
     orm: Annotated[str | None, typer.Option(help="folder of an outcome reward model")] = None,
     template: Annotated[str | None, typer.Option(help="text around the question, with {prompt}")] = None,
+    system: Annotated[str | None, typer.Option(help="system message; the question is then a chat's")] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(help="ask by the chat template, or without; else as the run, or where there is one"),
+    ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="Jinja, or its file, for the tokenizer's own")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="a token that ends the answer; may be repeated")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="longest completion")] = 512,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     as_json: AsJson = False,
@@ -122,7 +133,15 @@ def solve(
         "seed": seed,
     }
     _quiet()
-    run_solve(config_of({**raw, "prompt": {"template": template} if template else None}), as_json)
+    prompt = {
+        "template": template,
+        "system": system,
+        "chat": chat,
+        "chat_template": chat_template,
+        "stop": stop,
+    }
+    given = {key: value for key, value in prompt.items() if value is not None and value != []}
+    run_solve(config_of({**raw, "prompt": given}), as_json)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Small models and trees that tests build; nothing is downloaded."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -45,6 +46,21 @@ def small_lm(kind: str, vocab_size: int = 64, seed: int = 0, **options):
         bos_token_id=None, eos_token_id=0, pad_token_id=0, **grouped, **options,
     )  # fmt: skip
     return AutoModelForCausalLM.from_config(config).eval()
+
+
+def always(lm, *tokens: int):
+    """A model that greedily writes the given tokens one after the other, over and over, whatever came before."""
+    model = copy.deepcopy(lm)
+    with torch.no_grad():
+        for p in model.base_model.layers.parameters():
+            p.zero_()
+        width = model.config.hidden_size
+        model.base_model.embed_tokens.weight = torch.nn.Parameter(torch.zeros(lm.config.vocab_size, width))
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros(lm.config.vocab_size, width))
+        for i, (token, after) in enumerate(zip(tokens, (*tokens[1:], tokens[0]), strict=True)):
+            model.base_model.embed_tokens.weight[token, i] = 1.0
+            model.lm_head.weight[after, i] = 1.0
+    return model
 
 
 def make_tree(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from reasoner.config import Config, read_yaml, validate
-from reasoner.data.prompting import PromptConfig, Prompting
+from reasoner.data.prompting import PromptConfig, load_prompting
 from reasoner.evals.solve import Solved, drawing, printable, solve
 from reasoner.evals.tools import Solver
 from reasoner.ledger import Ledger
@@ -32,9 +32,10 @@ class SolveConfig(Config):
     method: MethodConfig = Field(description="test-time method with its options")
     prm: str | None = Field(None, description="folder of a process reward model")
     orm: str | None = Field(None, description="folder of an outcome reward model")
-    prompt: PromptConfig | None = Field(
-        None,
-        description="how to prompt; empty: that of the run the model is in, else the chat template if there is one",
+    prompt: dict[str, Any] = Field(
+        default={},
+        description="keys of how to prompt that win over the run's that the model is in; without a run it is a chat "
+        "where the tokenizer has a template",
     )
     verifier: str = Field("math", description="verifier that tells which answers are the same")
     max_tokens: int = Field(512, ge=1, description="longest completion")
@@ -73,25 +74,30 @@ def run_solve(config: SolveConfig, as_json: bool) -> None:
 
 
 def _solver(config: SolveConfig) -> Solver:
-    prompt = config.prompt or _prompt_near(config.model)
-    tokenizer = load_tokenizer(config.model)
-    prompting = Prompting(tokenizer, prompt or PromptConfig(chat=bool(tokenizer.chat_template)))  # type: ignore[call-arg]
+    prompting = load_prompting(config.model, _prompt(config))
     lm = load_merged(config.model)
     lm.to("cuda" if torch.cuda.is_available() else "cpu")
     ledger = Ledger()
     longest = len(prompting.prompt_ids(config.question)) + config.max_tokens
     longest = min(longest, getattr(lm.config, "max_position_embeddings", longest))
-    engine = LocalEngine(lm, [prompting.eos_id], config.num_slots, longest, ledger=ledger)
+    engine = LocalEngine(
+        lm, prompting.eos_ids, config.num_slots, longest, ledger=ledger, tokenizer=prompting.tokenizer
+    )
     nets = [ScoreNet.load(Path(p)).eval() if p else None for p in (config.prm, config.orm)]
     return Solver(Path(config.model).name, engine, prompting, ledger, *nets)
 
 
-def _prompt_near(model: str) -> PromptConfig | None:
-    """The prompt of the run that a model folder lies in (runs/demo/models/ppo/model)."""
-    for folder in list(Path(model).resolve().parents)[:4]:
+def _prompt(config: SolveConfig) -> PromptConfig:
+    """The command line's keys over those of the run that the model lies in (runs/demo/models/ppo/model)."""
+    for folder in list(Path(config.model).resolve().parents)[:4]:
         if (folder / "config.yaml").is_file() and (folder / "models").is_dir():
-            return validate(PromptConfig, read_yaml(folder / "config.yaml").get("prompt") or {}, str(folder))
-    return None
+            near = read_yaml(folder / "config.yaml").get("prompt") or {}
+            break
+    else:
+        near = {"chat": bool(load_tokenizer(config.model).chat_template)}
+    if config.prompt.get("chat_template") or config.prompt.get("system"):
+        near = {**near, "chat": True}
+    return validate(PromptConfig, {**near, **config.prompt}, "prompt")
 
 
 def _print_answer(solved: Solved, console: Console) -> None:

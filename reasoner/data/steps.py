@@ -16,7 +16,7 @@ from reasoner.registry import UserError
 
 # A delimiter inside these ends nothing; what is never closed reaches to the end.
 _PROTECTED = re.compile(
-    r"```.*?(?:```|\Z)|\$\$.*?(?:\$\$|\Z)|\\\[.*?(?:\\\]|\Z)|\\begin\{(\w+\*?)\}.*?(?:\\end\{\1\}|\Z)",
+    rb"```.*?(?:```|\Z)|\$\$.*?(?:\$\$|\Z)|\\\[.*?(?:\\\]|\Z)|\\begin\{(\w+\*?)\}.*?(?:\\end\{\1\}|\Z)",
     re.DOTALL,
 )
 
@@ -35,11 +35,14 @@ class StepConfig(Config):
 
 @dataclass(frozen=True)
 class Marking:
-    """What the rules need beside the tokens: the config, the delimiter, and the text of every token id."""
+    """What the rules need beside the tokens: the config, the delimiter, and the UTF-8 bytes of every token id.
+
+    Bytes and not text: where a character takes several tokens, each of these has a part of it.
+    """
 
     config: StepConfig
     delimiter: str
-    pieces: Sequence[str]
+    pieces: Sequence[bytes]
 
 
 # (token ids, their log-probabilities, completion tokens before them, Marking) -> positions where steps end
@@ -49,24 +52,24 @@ Rule = Callable[[Sequence[int], Sequence[float], Sequence[int], Marking], list[i
 def by_delimiter(
     ids: Sequence[int], logprobs: Sequence[float], before: Sequence[int], marking: Marking
 ) -> list[int]:
-    """At the token that holds a delimiter's last character; several in a row end one step.
+    """At the token that holds a delimiter's last byte; several in a row end one step.
 
     Delimiters in code fences, displayed formulas and LaTeX environments end nothing.
     """
     known = len(marking.pieces)
-    texts = [marking.pieces[t] if t < known else "" for t in (*before, *ids)]
-    text = "".join(texts)
-    if marking.delimiter not in text:
+    texts = [marking.pieces[t] if t < known else b"" for t in (*before, *ids)]
+    text, delimiter = b"".join(texts), marking.delimiter.encode()
+    if delimiter not in text:
         return []
     spans = [m.span() for m in _PROTECTED.finditer(text)]
     starts = [s for s, _ in spans]
     token_ends = list(accumulate(map(len, texts)))
     found = []
-    for match in re.finditer(f"(?:{re.escape(marking.delimiter)})+", text):
+    for match in re.finditer(b"(?:" + re.escape(delimiter) + b")+", text):
         inside = bisect_right(starts, match.start()) - 1
         if inside >= 0 and match.start() < spans[inside][1]:
             continue
-        # the first token whose text reaches past the last character
+        # the first token whose bytes reach past the last one
         position = bisect_left(token_ends, match.end()) - len(before)
         if position >= 0:
             found.append(position)

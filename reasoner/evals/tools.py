@@ -14,7 +14,7 @@ from reasoner.scoring.aggregate import AGGREGATES
 from reasoner.scoring.outcome import judge
 from reasoner.scoring.prm import score_leaves, score_steps
 from reasoner.scoring.token_measures import first_tokens, measure_tokens
-from reasoner.search.grow import Growth
+from reasoner.search.grow import Growth, StepStop
 from reasoner.search.method import Tools
 from reasoner.signals.packing import num_tokens
 from reasoner.tree import NO_PARENT, ROOT, Tree
@@ -71,10 +71,14 @@ def tools_of(
 
     return Tools(
         engine=solver.engine,
-        growth=Growth(prompting.mark_steps, max_tokens, seed=seed),
+        growth=Growth(
+            prompting.mark_steps,
+            max_tokens,
+            seed=seed,
+            step_stop=StepStop(prompting.step_stop_ids, prompting.step_stop_tokens, prompting.is_step_end),
+        ),
         decode=decode,
         encode=prompting.encode,
-        step_end_ids=prompting.step_end_ids,
         prm=_step_scorer(solver.prm, ledger) if solver.prm is not None else None,
         orm=_leaf_scorer(solver.orm, ledger) if solver.orm is not None else None,
         verify=verify,

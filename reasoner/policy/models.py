@@ -21,6 +21,7 @@ from transformers import (
 from transformers import set_seed as set_all_seeds
 
 from reasoner.config import Config
+from reasoner.policy.vocabulary import PROBES, reads_back
 from reasoner.registry import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -44,7 +45,9 @@ class TinyModel(Config):
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     """A Qwen2 tokenizer (byte-level BPE, digits one by one) with merges learned from `texts`."""
-    blank: Any = Qwen2Tokenizer(vocab={END_OF_TEXT: 0}, merges=[], eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
+    blank: Any = Qwen2Tokenizer(
+        vocab={END_OF_TEXT: 0}, merges=[], eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
+    )
     return blank.train_new_from_iterator(texts, vocab_size, show_progress=False)
 
 
@@ -132,6 +135,11 @@ def load_tokenizer(
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"the tokenizer of {path} has no end-of-text token; expected one, set eos_token in its config"
+        )
+    if not any(reads_back(tokenizer, text) for text in PROBES):
+        raise UserError(
+            f"the tokenizer of {path} does not give back what it is given ({len(tokenizer)} tokens); expected text to "
+            "come back from its tokens: is tokenizer.json missing from the folder?"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from reasoner.policy.vocabulary import token_bytes
 from reasoner.registry import UserError
 
 EOS, STOP, LOOK = 1, 2, 4  # what a token is to a request: its end, its stop, or a reason to look at the text
-UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # what half a character decodes to
 
 
 class StopStrings:
@@ -27,7 +27,7 @@ class StopStrings:
                 " belongs to the model, check both paths"
             )
         self.tokenizer, self.vocab_size = tokenizer, vocab_size
-        self.pieces: list[str] | None = None
+        self.pieces: list[bytes] | None = None
         self.tables: dict[tuple[str, ...], torch.Tensor] = {}
 
     def check(self, strings: tuple[str, ...]) -> None:
@@ -40,32 +40,21 @@ class StopStrings:
         """[V] True for tokens that may complete one of `strings`."""
         if strings not in self.tables:
             if self.pieces is None:
-                self.pieces = self._pieces()
-            ends = tuple({s[i:] for s in strings for i in range(len(s))})
+                assert self.tokenizer is not None
+                known = token_bytes(self.tokenizer)
+                self.pieces = known + [b""] * (self.vocab_size - len(known))
+            whole = [s.encode() for s in strings]
+            ends = tuple({s[i:] for s in whole for i in range(len(s))})
             self.tables[strings] = torch.tensor(
-                [UNKNOWN in p or p.startswith(ends) or any(s in p for s in strings) for p in self.pieces]
+                [p.startswith(ends) or any(s in p for s in whole) for p in self.pieces]
             )
         return self.tables[strings]
 
     def found(self, strings: tuple[str, ...], token_ids: Sequence[int]) -> bool:
         """True if one of `strings` stands in the text of the tokens."""
-        text = self._decode(token_ids)
-        return any(s in text for s in strings)
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        assert self.tokenizer is not None
-        return self.tokenizer.decode(  # type: ignore[return-value]
-            list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-
-    def _pieces(self) -> list[str]:
-        """Each token's text where it follows another: at the start some tokenizers strip a space."""
-        assert self.tokenizer is not None
-        anchor = next(i for i in range(self.vocab_size) if self._decode([i]).isalnum())
-        before = len(self._decode([anchor]))
-        known = len(self.tokenizer)
-        texts = [self._decode([anchor, i])[before:] if i < known else "" for i in range(self.vocab_size)]
-        return texts
+        assert self.pieces is not None
+        text = b"".join(self.pieces[i] for i in token_ids)
+        return any(s.encode() in text for s in strings)
 
 
 class StopTable:

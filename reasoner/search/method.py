@@ -16,7 +16,7 @@ from reasoner.config import Config
 from reasoner.policy.engine import Engine, Sampling
 from reasoner.registry import UserError
 from reasoner.search.answers import answer_classes, read_answer
-from reasoner.search.grow import Branch, Growth, StepStop, grow
+from reasoner.search.grow import Branch, Growth, grow
 from reasoner.tree import ROOT, Node, Tree
 
 INDEPENDENT, TREE = "independent", "tree"
@@ -53,7 +53,6 @@ class Tools:
     growth: Growth
     decode: Callable[[Sequence[int]], str]
     encode: Callable[[str], list[int]]
-    step_end_ids: frozenset[int]
     prm: Callable[[Sequence[Tree]], None] | None = None
     orm: Callable[[Sequence[Tree]], LeafScores] | None = None
     verify: Callable[[Sequence[Tree]], None] | None = None
@@ -115,7 +114,6 @@ def extend(
         tools.growth,
         sampling=sampling,
         stop_ids=stop_ids,
-        step_stop=StepStop(tools.step_end_ids),
         max_tokens=max_tokens or tools.growth.max_tokens,
     )
 

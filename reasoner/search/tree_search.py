@@ -11,7 +11,7 @@ from pydantic import Field
 from reasoner.policy.engine import Sampling
 from reasoner.registry import UserError
 from reasoner.search.choose import PLAIN, by_score, by_weighted_votes
-from reasoner.search.grow import StepStop, grow
+from reasoner.search.grow import grow
 from reasoner.search.mcts import MCTSConfig, ValueFn, mcts, most_visited, outcome_or_score, search_graph
 from reasoner.search.method import (
     TREE,
@@ -56,7 +56,7 @@ def tree_search(trees: Sequence[Tree], tools: Tools, config: TreeSearch) -> list
     simulations = max(1, config.num_samples // config.search.num_children)
     search = config.search.model_copy(update={"num_simulations": simulations})
     value = outcome_or_score("prm" if config.judge == "prm" else None)
-    growth = replace(tools.growth, sampling=config.sampling, step_stop=StepStop(tools.step_end_ids))
+    growth = replace(tools.growth, sampling=config.sampling)
     total = len(trees)
     grow(trees, tools.engine, mcts(search, value), growth, lambda n: tools.on_progress(n, total), observe)
     if config.final == "visits":

@@ -16,15 +16,15 @@ from typing import TypeVar
 
 import torch
 
-from reasoner.data.prompting import PromptConfig, Prompting
+from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
 from reasoner.data.sources import Item, SourceConfig, load_items
 from reasoner.data.splits import ContaminationConfig, HeldOut, Match
 from reasoner.policy.adapters import load_merged
 from reasoner.policy.local import LocalEngine
-from reasoner.policy.models import load_tokenizer
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
 from reasoner.store import read_trees
+from reasoner.trainers.gates import check_room
 from reasoner.trainers.loop import Session
 from reasoner.tree import Tree
 
@@ -90,7 +90,7 @@ class Context:
         return str(folder / "model") if (folder / "model").is_dir() else name
 
     def prompting(self, model: str) -> Prompting:
-        return Prompting(load_tokenizer(self.model(model)), self.prompt)
+        return load_prompting(self.model(model), self.prompt)
 
     def trees(self, stage: str) -> list[Tree]:
         return list(read_trees(self.out / "trees" / stage))
@@ -110,10 +110,11 @@ def examples(names: list[str], context: Context, prompting: Prompting) -> list[S
 def make_engine(model: str, context: Context, longest: int, num_slots: int) -> LocalEngine:
     prompting = context.prompting(model)
     lm = load_merged(context.model(model))
+    check_room(lm.config, longest)
     lm.to("cuda" if torch.cuda.is_available() else "cpu")
     return LocalEngine(
         lm,
-        [prompting.eos_id],
+        prompting.eos_ids,
         num_slots,
         longest,
         ledger=context.session.ledger,

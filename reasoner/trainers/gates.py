@@ -81,11 +81,11 @@ def check_same_tokens(path: str, what: str, tokenizer) -> None:
         )
 
 
-def check_room(model_config, longest_prompt: int, max_tokens: int) -> None:
-    """Prompt and completion must fit the model's positions; else UserError."""
-    room = getattr(model_config, "max_position_embeddings", None)
-    if room is not None and longest_prompt + max_tokens > room:
+def check_room(model_config, longest: int) -> None:
+    """A prompt and its completion, `longest` tokens together, must fit the model's positions; else UserError."""
+    room = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    if room is not None and longest > room:
         raise UserError(
-            f"the longest prompt has {longest_prompt} tokens and max_tokens is {max_tokens}, but the model has only "
-            f"{room} positions; expected a sum within them: lower max_tokens or leave long problems out"
+            f"the longest prompt and max_tokens are {longest} tokens together, but the model has only {room} positions; "
+            "expected a sum within them: lower max_tokens or leave long problems out"
         )

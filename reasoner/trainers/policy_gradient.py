@@ -108,10 +108,10 @@ def train_policy(
         if frozen is not None and not any(p.requires_grad for p in frozen.parameters()):
             frozen.to(accelerator.device)
     longest = max(len(prompting.prompt_ids(p.prompt)) for p in problems)
-    check_room(sampler.config, longest, config.max_tokens)
+    check_room(sampler.config, longest + config.max_tokens)
     engine = LocalEngine(
-        sampler.to(accelerator.device), [prompting.eos_id], config.num_slots,
-        max_context=longest + config.max_tokens, ledger=session.ledger,
+        sampler.to(accelerator.device), prompting.eos_ids, config.num_slots,
+        max_context=longest + config.max_tokens, ledger=session.ledger, tokenizer=prompting.tokenizer,
     )  # fmt: skip
     weights = [p for group in trained.optimizers[0].param_groups for p in group["params"]]
     # the engine runs the trained module itself: only old KV must go

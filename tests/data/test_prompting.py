@@ -35,7 +35,7 @@ def test_a_token_that_holds_the_delimiter_ends_a_step(tokenizer):
     dot = tokenizer(".\n\n", add_special_tokens=False).input_ids
     assert len(dot) == 1 and prompting.tokenizer.decode(dot) == ".\n\n"  # else this test shows nothing
     assert pieces(prompting, "It is right.\n\nThen 4.\n\nSo") == ["It is right.\n\n", "Then 4.\n\n", "So"]
-    assert dot[0] in prompting.step_end_ids
+    assert dot[0] in prompting.step_stop_ids
 
 
 def test_marks_by_position(tokenizer):
@@ -109,7 +109,7 @@ def test_chat(tokenizer):
 def test_where_one_step_may_stop(tokenizer):
     prompting = prompting_of(tokenizer, delimiter="\n\n")
     newline = prompting.encode("\n")[0]
-    assert newline in prompting.step_stop_ids and newline not in prompting.step_end_ids
+    assert newline in prompting.step_stop_ids
     whole, half = prompting.encode("It is right.\n\n"), prompting.encode("It is right.\n")
     assert prompting.is_step_end(whole) and not prompting.is_step_end(half)
     assert prompting.is_step_end([*half, newline])

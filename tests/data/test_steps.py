@@ -11,7 +11,7 @@ from reasoner.registry import UserError
 def marks(text: list[str], rule="delimiter", delimiter="\n", before=(), logprobs=(), **options) -> list[int]:
     """Ends among the pieces of `text`, after the pieces `before`."""
     pieces = sorted({*text, *before})
-    marking = Marking(StepConfig(rule=rule, **options), delimiter, pieces)
+    marking = Marking(StepConfig(rule=rule, **options), delimiter, [p.encode() for p in pieces])
     ids = [pieces.index(p) for p in text]
     return RULES[rule](ids, logprobs, [pieces.index(p) for p in before], marking)
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from small_models import small_lm
+from small_models import always, small_lm
 
 from reasoner.policy.engine import BASE, Request, Sampling, place_key
 from reasoner.policy.local import LocalEngine
@@ -37,21 +37,6 @@ def request(id, prefix=PROMPT, max_tokens=12, sampling=GREEDY, **options) -> Req
 
 
 # --- stop strings ---
-
-
-def always(lm, *tokens: int):
-    """A model that greedily writes the given tokens one after the other, over and over, whatever came before."""
-    model = copy.deepcopy(lm)
-    with torch.no_grad():
-        for p in model.base_model.layers.parameters():
-            p.zero_()
-        width = model.config.hidden_size
-        model.base_model.embed_tokens.weight = torch.nn.Parameter(torch.zeros(lm.config.vocab_size, width))
-        model.lm_head.weight = torch.nn.Parameter(torch.zeros(lm.config.vocab_size, width))
-        for i, (token, after) in enumerate(zip(tokens, (*tokens[1:], tokens[0]), strict=True)):
-            model.base_model.embed_tokens.weight[token, i] = 1.0
-            model.lm_head.weight[after, i] = 1.0
-    return model
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from reasoner.scoring.aggregate import AGGREGATES
 from reasoner.scoring.token_measures import first_tokens, measure_tokens
 from reasoner.search.confidence import lowest_group
 from reasoner.search.early_stop import lead, lead_probability
-from reasoner.search.grow import Growth
+from reasoner.search.grow import Growth, StepStop
 from reasoner.search.method import Tools, extend, from_end, from_root, is_finished
 from reasoner.search.methods import METHODS, MethodConfig, answer
 from reasoner.search.switch import beats
@@ -62,8 +62,8 @@ def tools_for(lm, num_slots=8, ledger=None, with_models=True) -> Tools:
         ]
 
     return Tools(
-        engine=engine, growth=Growth(mark_steps, 16, seed=3), decode=decode,
-        encode=lambda text: [30 + len(text) % 8, 40], step_end_ids=STEP_IDS,
+        engine=engine, growth=Growth(mark_steps, 16, seed=3, step_stop=StepStop(STEP_IDS)), decode=decode,
+        encode=lambda text: [30 + len(text) % 8, 40],
         prm=prm if with_models else None, orm=orm if with_models else None,
         measure=lambda trees, name: measure_tokens(lm, trees, name),
         first_tokens=lambda prompts, k: first_tokens(lm, prompts, k), aggregates=AGGREGATES,

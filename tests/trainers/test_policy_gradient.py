@@ -257,9 +257,9 @@ def test_sampler_gap():
 
 def test_room():
     config = small_lm("qwen2").config  # 256 positions
-    check_room(config, 200, 56)
+    check_room(config, 256)
     with pytest.raises(UserError, match="256 positions"):
-        check_room(config, 200, 57)
+        check_room(config, 257)
 
 
 def test_which_trees_are_used():
