@@ -30,6 +30,16 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="session")
+def real_model() -> str:
+    """The folder of a real pretrained chat model; skips the test where there is none."""
+    default = Path.home() / ".cache" / "reasoner" / "smollm2"
+    folder = Path(os.environ.get("REASONER_SMOLLM2", default))
+    if not (folder / "config.json").is_file():
+        pytest.skip(f"no real model at {folder}; bash launch/smollm2.sh fetches one")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def shared_data(pytestconfig) -> Path:
     """The folder of shared data; skips the test where there is none."""
     given = pytestconfig.getoption("--shared-data")
