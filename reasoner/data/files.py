@@ -1,7 +1,7 @@
 """The rows of data files, one after another, with their places; what can't be read is a row left out, not a crash.
 
-JSON lines, JSON arrays and CSV (each also gzipped), Parquet and YAML documents. A byte-order mark is no data. Of
-arrays and YAML a whole file is in memory.
+JSON lines, whole JSON files and CSV (each also gzipped), Parquet and YAML documents. A byte-order mark is no
+data. Of whole JSON files and YAML all is in memory.
 """
 
 from __future__ import annotations
@@ -66,8 +66,11 @@ def _json(file: Path) -> Iterator[Row | LeftOut]:
     try:
         with _opened(file) as lines:
             for line, raw in enumerate(lines, start=1):
-                if line == 1 and raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
-                    yield from _array(file, raw + lines.read())
+                begin = raw.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+                if line == 1 and (
+                    begin == b"[" or (begin == b"{" and not _is_object(raw) and _is_json(file))
+                ):
+                    yield from _document(file, raw + lines.read())
                     return
                 if raw.strip():
                     yield _parsed(file, line, raw)
@@ -91,17 +94,35 @@ def _row(file: Path, line: int, value: Any) -> Row | LeftOut:
     return Row(line, value)
 
 
-def _array(file: Path, raw: bytes) -> Iterator[Row | LeftOut]:
+def _is_json(file: Path) -> bool:
+    """Whether the name says that the file is one JSON value, and not one a line."""
+    return file.name.removesuffix(".gz").endswith(".json")
+
+
+def _is_object(raw: bytes) -> bool:
     try:
-        values = json.loads(raw.decode("utf-8-sig"))
+        return isinstance(json.loads(raw.decode("utf-8-sig")), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _document(file: Path, raw: bytes) -> Iterator[Row | LeftOut]:
+    """A file that is one JSON value: a list of rows, an object of lists of rows (by any key), or a single row."""
+    try:
+        value = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as problem:
         yield LeftOut(file.name, 1, f"no UTF-8 text ({problem.reason} at byte {problem.start})")
         return
     except (ValueError, RecursionError) as problem:
         yield LeftOut(file.name, 1, f"broken JSON ({problem})")
         return
-    for place, value in enumerate(values, start=1):
-        yield _row(file, place, value)
+    if isinstance(value, dict):
+        is_of_lists = all(
+            isinstance(v, list) and all(isinstance(row, dict) for row in v) for v in value.values()
+        )
+        value = [row for of_key in value.values() for row in of_key] if is_of_lists else [value]
+    for place, row in enumerate(value, start=1):
+        yield _row(file, place, row)
 
 
 def _csv(file: Path) -> Iterator[Row | LeftOut]:

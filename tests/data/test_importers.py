@@ -178,6 +178,34 @@ ROWS = {
          "modified_process": ["a", "x"], "error_steps": [2], "classification": "circular"},
         [(["a", "x"], [1, 0]), (["a", "b"], [1, 1])],
     ),
+    "mr_ben": (
+        {"Question": "q", "Options": "", "Ground_Truth_Answer": "D", "Sampled_Model": "M",
+         "Model_Solution_Steps": ["Step 1: a", "", "Step 2: b", "and more", "Step 3: c", "Solution: D"],
+         "Model_Solution_Correctness": "incorrect", "Model_Solution_First_Error_Step": "2"},
+        [(["Step 1: a", "Step 2: b\nand more", "Step 3: c\nSolution: D"], [1, 0, NAN])],
+    ),
+    "reason_eval": (
+        {"id": 0, "question": "q", "ground_truth_answer": "1", "model_output": "a\nb\nc",
+         "model_output_step_format": [["a"], ["b", "c"]], "model_output_answer_correctness": "correct",
+         "model_output_solution_correctness": "wrong", "model_output_solution_first_error_step": 2},
+        [(["a", "b\nc"], [1, 0])],
+    ),
+    "reason_eval_ratings": (
+        {"question": "q", "model_output_step_format": [["a"], ["b"], ["c"]], "rating": [1, 0, -1]},
+        [(["a", "b", "c"], [1, 0.5, 0])],
+    ),
+    "tree_rl": (
+        {"problem": "q", "golden_answer": "1", "paths": [
+            [{"answer": "a", "token_answer": [1], "reward": 0, "pass_ratio": 0.5, "value": 0.1, "state_value": 0.1},
+             {"answer": " b<|user|>", "pass_ratio": 1.0}],
+            [{"answer": "a", "pass_ratio": 0.5}, {"answer": " c<|user|>", "pass_ratio": 0.0}]]},
+        [(["a", " b"], [0.5, 1]), (["a", " c"], [0.5, 0])],
+    ),
+    "math_aps_states": (
+        {"q": "q", "states": [{"rollout": "x", "state": "", "mcs": 0.5}, {"rollout": "y", "state": "a", "mcs": 0.75},
+                              {"rollout": "z", "state": "a", "mcs": 0.75}, {"rollout": "", "state": "a b", "mcs": 0.25}]},
+        [(["a", " b"], [0.75, 0.25])],
+    ),
     "math_aps": (
         {"question": "q", "final_answer": "1", "reasoning_steps": [
             {"solution_prefix": "q", "mc_value": 0.5}, {"solution_prefix": "q ab c", "mc_value": 0.25},
@@ -224,8 +252,8 @@ ROWS = {
         [(["a"], [0.75])],
     ),
 }  # fmt: skip
-OUTCOMES = {"process_bench": [0], "big_bench_mistake": [1], "rlhflow": [0], "rlhflow_test": [1, 0],
-            "rstar_solutions": [0], "monkeys": [1, 0], "scored_samples": [1]}  # fmt: skip
+OUTCOMES = {"reason_eval": [1], "tree_rl": [1, 0], "process_bench": [0], "big_bench_mistake": [1], "rlhflow": [0],
+            "rlhflow_test": [1, 0], "rstar_solutions": [0], "monkeys": [1, 0], "scored_samples": [1]}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -338,6 +366,7 @@ def test_real_files(shared_data):
         "processbench/olympiadbench.jsonl.gz": (1000, 1000, 1000),
         "processbench/omnimath.jsonl.gz": (1000, 1000, 1000),
         "prmbench/prm800k_train_p1_first400_4o_circular.jsonl.gz": (398, 401, 399),
+        "replay/treerl_output_8_4_2_2.visible.jsonl.gz": (149, 149, 149),
     }
     for name, counts in expected.items():
         trees, (report,) = read(shared_data / name)
@@ -440,3 +469,53 @@ def test_labels_and_verdicts_as_text_or_numbers(tmp_path, row, labels, outcome):
 def test_what_could_be_read_either_way_is_left_out(tmp_path, row):
     with pytest.raises(UserError, match=r"no usable row among its 1 \(line 1: .*expected"):
         read(write(tmp_path / "data.jsonl", [row]))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        (
+            "mr_ben",
+            {"Model_Solution_First_Error_Step": "4"},
+            r"the first wrong step is 4, but .* numbered \[1, 2, 3\]",
+        ),
+        (
+            "mr_ben",
+            {"Model_Solution_First_Error_Step": "N/A"},
+            "the solution is 'incorrect' with a first wrong step of",
+        ),
+        ("mr_ben", {"Model_Solution_Steps": ["Step 1: a", "Step 1: b"]}, ".*expected each number once"),
+        (
+            "reason_eval",
+            {"model_output_solution_first_error_step": 3},
+            "the first wrong step is 3, expected 1 to 2",
+        ),
+        (
+            "reason_eval",
+            {"model_output_solution_first_error_step": 0},
+            "the first wrong step is 0, expected 1 to 2",
+        ),
+        (
+            "reason_eval",
+            {"model_output_solution_correctness": "correct"},
+            "the solution is 'correct' with a first wrong",
+        ),
+        ("reason_eval_ratings", {"rating": [1, 1]}, "2 labels for 3 steps"),
+        ("tree_rl", {"paths": [[{"answer": "a", "pass_ratio": 1.5}]]}, "pass_ratio 1.5 is out of range"),
+        ("math_aps_states", {"states": [{"state": "", "mcs": 1}]}, "there are no steps"),
+    ],
+)
+def test_labels_that_contradict_themselves_are_left_out(tmp_path, name, change, reason):
+    with pytest.raises(UserError, match=rf"no usable row among its 1 \(line 1: {reason}"):
+        one(tmp_path, {**ROWS[name][0], **change})
+
+
+def test_mr_ben_as_it_is_published(tmp_path, shared_data):
+    """One object of lists, by question, indented: 667 solutions, three of which number their steps anew."""
+    with gzip.open(shared_data / "mr_ben/physics.jsonl.gz", "rt", encoding="utf-8") as lines:
+        of_question = {row["_key"]: row["value"] for row in map(json.loads, lines)}
+    (tmp_path / "physics.json").write_text(json.dumps(of_question, indent=2), encoding="utf-8")
+    trees, (report,) = read(tmp_path / "physics.json")
+    assert (report.format, report.num_rows, report.num_taken) == ("mr_ben", 667, 664)
+    assert report.labels["bad"] == sum(0.0 in t.labels for t in trees) == 345
+    assert "\nA: independent of M" in trees[0].prompt and trees[0].answer == "D"

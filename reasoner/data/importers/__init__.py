@@ -18,6 +18,7 @@ from reasoner.registry import UserError
 
 UNKNOWN = "not stated"
 OWN = "imported"
+REASON_EVAL = "model_output_step_format|model_output_steps"
 
 
 class Format(NamedTuple):
@@ -46,6 +47,14 @@ FORMATS: dict[str, Format] = {
     "big_bench_mistake": Format("BIG-Bench Mistake", ("input", "steps", "mistake_index"),
                                 first_error.big_bench_mistake, "Apache-2.0"),
     "prm_bench": Format("PRMBench", ("modified_process", "error_steps"), first_error.prm_bench, "Apache-2.0"),
+    "mr_ben": Format("Mr-Ben", ("Question", "Model_Solution_Steps", "Model_Solution_First_Error_Step"), first_error.mr_ben,
+                     "MIT"),
+    "reason_eval": Format("ReasonEval", ("question", REASON_EVAL, "model_output_solution_first_error_step"),
+                          first_error.reason_eval),
+    "reason_eval_ratings": Format("ReasonEval, redundant steps", ("question", REASON_EVAL, "rating"),
+                                  first_error.reason_eval_ratings),
+    "tree_rl": Format("TreeRL", ("problem", "paths:list"), stepwise.tree_rl, "Apache-2.0"),
+    "math_aps_states": Format("MATH-APS, OpenR's states", ("q", "states:list"), math_aps.states, "MIT"),
     "math_aps": Format("MATH-APS, flat", ("question", "reasoning_steps:list"), math_aps.flat),
     "math_aps_tree": Format("MATH-APS, tree", ("reasoning_steps:dict",), math_aps.tree),
     "rest_mcts": Format("ReST-MCTS*", ("prompt_answer", "label"), stepwise.value_prefix),

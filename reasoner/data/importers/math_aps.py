@@ -21,11 +21,29 @@ def flat(row: dict[str, Any]) -> list[StepTree]:
         if not isinstance(prefix, str) or not prefix.startswith(question):
             raise Unusable("a solution_prefix does not begin with the question")
         values.append((prefix, probability(state.get("mc_value"), "mc_value")))
-    extra["question_values"] = [value for prefix, value in values if prefix == question]
-    tree = new_tree(question, "soft", answer=row.get("final_answer"), extra=extra, is_pieces=True)
-    numbers: dict[str, int] = {question: PROMPT}
+    return _of_prefixes(question, question, values, row.get("final_answer"), extra)
+
+
+def states(row: dict[str, Any]) -> list[StepTree]:
+    """OpenR's earlier form: each state of the search as often as it had rollouts, without the question, with its value."""
+    values: dict[str, float] = {}
+    for found in row["states"]:
+        if not isinstance(found, dict) or not isinstance(found.get("state"), str):
+            raise Unusable("a state has no text")
+        values[found["state"]] = probability(found.get("mcs"), "mcs")
+    extra = {**rest(row, "q", "states"), "num_rollouts": len(row["states"])}
+    return _of_prefixes(row["q"], "", list(values.items()), None, extra)
+
+
+def _of_prefixes(
+    question: str, root: str, values: list[tuple[str, float]], answer: Any, extra: dict[str, Any]
+) -> list[StepTree]:
+    """The tree of prefixes that begin with `root`, each with its value."""
+    extra["question_values"] = [value for prefix, value in values if prefix == root]
+    tree = new_tree(question, "soft", answer=answer, extra=extra, is_pieces=True)
+    numbers: dict[str, int] = {root: PROMPT}
     for prefix, value in sorted(values, key=lambda v: len(v[0])):
-        if prefix == question:
+        if prefix == root:
             continue
         parent = next(p for p in _prefixes(prefix, numbers))
         number = tree.add(numbers[parent], prefix[len(parent) :], value)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reasoner.data.importers.step_tree import (
+    PROMPT,
     StepTree,
     Unusable,
     chain,
@@ -123,6 +124,34 @@ def value_prefix(row: dict[str, Any]) -> list[StepTree]:
     steps = [s for s in steps if s]
     tree = new_tree(prompt.strip(), "soft", extra=rest(row, "prompt_answer", "label"))
     return [chain(tree, steps, [math.nan] * (len(steps) - 1) + [value], is_end=False)]
+
+
+TURN_ENDS = re.compile(r"(?:<\|[\w ]+\|>\s*)+$")  # the model's own token for the end of its turn is no text
+
+
+def tree_rl(row: dict[str, Any]) -> list[StepTree]:
+    """TreeRL (Hou et al. 2025): paths of pieces, those of equal beginnings in one tree; `pass_ratio` is a state's value,
+    and at a path's end its verdict."""
+    tree = new_tree(row["problem"], "soft", answer=row.get("golden_answer"), is_pieces=True,
+                    extra=rest(row, "problem", "golden_answer", "paths"))  # fmt: skip
+    known: dict[tuple[int, str], int] = {}
+    for path in row["paths"]:
+        at = PROMPT
+        for i, piece in enumerate(path):
+            is_end = i + 1 == len(path)
+            value = probability(piece["pass_ratio"], "pass_ratio")
+            text = TURN_ENDS.sub("", piece["answer"]) if is_end else piece["answer"]
+            found = None if is_end else known.get((at, text))
+            if found is None:
+                details = rest(piece, "answer", "token_answer", "pass_ratio")
+                outcome = value if is_end and value in (0, 1) else math.nan
+                found = known[at, text] = tree.add(
+                    at, text, value, is_end=is_end, outcome=outcome, details=details
+                )
+            at = found
+    if not tree.steps:
+        raise Unusable("there are no steps")
+    return [tree]
 
 
 def paragraphs(text: Any) -> list[str]:
