@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -24,7 +25,23 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
+class Marker:
+    """What a field declares about itself beside its type, as `key: Annotated[int, MayChange()]`."""
+
+
+class MayChange(Marker):
+    """How a stage works, or how long, and not what: the key may have another value when a half-done run goes on."""
+
+
+class DataFile(Marker):
+    """The key names a file or folder of data, which has to be there and to stay as it is; `unless` is a word that does not."""
+
+    def __init__(self, unless: str = ""):
+        self.unless = unless
+
+
 M = TypeVar("M", bound=BaseModel)
+K = TypeVar("K", bound=Marker)
 
 
 class _Loader(yaml.SafeLoader):
@@ -220,6 +237,45 @@ def save_resolved(model: BaseModel, path: str | Path) -> None:
         model.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
     )
     write_text(path, text)
+
+
+def decisive(model: BaseModel) -> dict[str, Any]:
+    """The config in plain values without the keys that may change in a half-done run."""
+
+    def kept(value: Any, dumped: Any) -> Any:
+        if isinstance(value, BaseModel):
+            fields = type(value).model_fields
+            names = [n for n in fields if not any(isinstance(m, MayChange) for m in fields[n].metadata)]
+            return {n: kept(getattr(value, n), dumped[n]) for n in names}
+        if isinstance(value, dict):
+            return {k: kept(v, d) for (k, v), d in zip(value.items(), dumped.values(), strict=True)}
+        if isinstance(value, list | tuple):
+            return [kept(v, d) for v, d in zip(value, dumped, strict=True)]
+        return dumped
+
+    return kept(model, model.model_dump(mode="json"))
+
+
+def marked(model: BaseModel, kind: type[K]) -> Iterator[tuple[str, K, Any]]:
+    """(dotted key, marker, value) of every field that declares a marker of a kind, also inside nested configs."""
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        found = [m for m in (*field.metadata, *_metadata_in(field.annotation)) if isinstance(m, kind)]
+        yield from ((name, m, value) for m in found)
+        nested = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        )
+        for part, inner in [("", value), *((f".{key}", inner) for key, inner in nested)]:
+            if isinstance(inner, BaseModel):
+                yield from ((f"{name}{part}.{key}", m, v) for key, m, v in marked(inner, kind))
+
+
+def _metadata_in(annotation: Any) -> Iterator[Any]:
+    """What Annotated carries anywhere inside a type, as in list[Annotated[...]] | None."""
+    yield from getattr(annotation, "__metadata__", ())
+    for argument in get_args(annotation):
+        if not isinstance(argument, Marker):
+            yield from _metadata_in(argument)
 
 
 def difference(a: Any, b: Any) -> list[str]:

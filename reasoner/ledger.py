@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reasoner.store import write_json
+from reasoner.registry import UserError
+from reasoner.store import read_json, write_json
 
 COUNTERS = (
     "prefilled",  # prompt or prefix tokens run through the model to fill its KV cache
@@ -118,5 +118,11 @@ class Ledger:
 
     @classmethod
     def load(cls, path: str | Path) -> Ledger:
-        """The ledger that `save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """The ledger that `save` wrote; a damaged one is a UserError."""
+        try:
+            return cls.from_dict(read_json(path))
+        except (ValueError, KeyError, TypeError) as problem:
+            raise UserError(
+                f"got {path}, which cannot be read ({type(problem).__name__}: {problem}); expected a run's costs: restore "
+                "it, or remove it to go on without the costs so far"
+            ) from problem

@@ -6,31 +6,44 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import yaml
 from accelerate import PartialState
 from pydantic import Field
 
-from reasoner.config import Config, difference, save_resolved
+from reasoner.config import Config, decisive, difference, save_resolved
 from reasoner.data.prompting import PromptConfig
 from reasoner.data.sources import SOURCES, SourceConfig
 from reasoner.data.splits import ContaminationConfig
 from reasoner.evals.report import write_report
-from reasoner.evals.rows import MetricRow, from_json, to_json
+from reasoner.evals.rows import MetricRow, from_json
+from reasoner.evals.rows import to_json as rows_to_json
+from reasoner.folder import begin, claimed, withdraw
 from reasoner.ledger import Ledger
 from reasoner.registry import UserError, lookup
+from reasoner.seal import changed, check_seal, fingerprint, seal
 from reasoner.stages import STAGES, TRAINERS, StageConfig
-from reasoner.stages.context import Context, clear
-from reasoner.store import is_done, mark_done, read_json, write_text
+from reasoner.stages.context import Context
+from reasoner.stages.references import (
+    NamesProblems,
+    check_data,
+    check_references,
+    data_in,
+    earlier_stages,
+    named,
+)
+from reasoner.store import is_done, to_json, write_json, write_text
 from reasoner.tracking import Tracker
 from reasoner.trainers.checkpoint import latest_step
 from reasoner.trainers.loop import Session
 from verifiers.sandbox import pool
 
 CHECKPOINTS = "checkpoints"  # in a stage's folder, while it trains
+BASIS = "basis.json"  # in a stage's folder: the part of the config that its result rests on
+ROWS = "rows.json"  # in a stage's folder, if it measures
 
 
 class RunConfig(Config):
@@ -43,7 +56,8 @@ class RunConfig(Config):
         None, description="options of wandb.init, e.g. {project: mine, mode: offline}"
     )
     min_isolation: Literal["A", "B", "B-landlock", "C"] = Field(
-        "B", description="verifiers run programs behind at least this tier, or not at all; see python -m verifiers probe"
+        "B",
+        description="verifiers run programs behind at least this tier, or not at all; see python -m verifiers probe",
     )
     prompt: PromptConfig = PromptConfig()
     contamination: ContaminationConfig = ContaminationConfig()
@@ -61,45 +75,60 @@ Progress = Callable[[str, int, int, str, Mapping[str, Any]], None]
 
 
 def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricRow]:
-    """Run what is not done yet; returns the metric rows. Another config in the same folder is a UserError."""
-    names = [s.name for s in config.stages]
-    if len(set(names)) != len(names):
-        raise UserError(
-            f"stage names repeat: {', '.join(names)}; expected each once, set name: in the stages"
-        )
-    _check_names(config)
+    """Run what is not done yet; returns the metric rows. A change of what finished stages rest on is a UserError."""
+    check(config)
     pool.require(config.min_isolation)
     state = PartialState(cpu=not torch.cuda.is_available())
     out = Path(config.out)
-    if state.is_main_process:
-        _claim(config, out)
-    state.wait_for_everyone()
-    ledger = Ledger.load(out / "ledger.json") if (out / "ledger.json").is_file() else Ledger()
-    for stage in config.stages:
-        folder = out / "stages" / stage.name
-        if is_done(folder):
-            progress(stage.name, 1, 1, "done before", {"seconds": ledger.seconds.get(stage.name, 0.0)})
-            continue
+    with claimed(out) if state.is_main_process else nullcontext():
         if state.is_main_process:
-            clear(stage.name, out)
-            folder.mkdir(parents=True, exist_ok=True)
-            ledger.seconds.pop(stage.name, None)
-            ledger.counts.pop(stage.name, None)
+            finished = _take_up(config, out)
+            save_resolved(config, out / "config.yaml")
         state.wait_for_everyone()
-        if stage.kind in TRAINERS or state.is_main_process:
-            try:
-                _run_stage(stage, config, out, ledger, state.is_main_process, progress)
-            except UserError:
+        ledger = Ledger.load(out / "ledger.json") if (out / "ledger.json").is_file() else Ledger()
+        for stage in config.stages:
+            folder = out / "stages" / stage.name
+            info = is_done(folder)
+            if info is not None:
                 if state.is_main_process:
-                    _withdraw(stage.name, config, out)
-                raise
-        state.wait_for_everyone()
-        if state.is_main_process:
+                    ledger.seconds.setdefault(stage.name, info.get("seconds", 0.0))
+                    # a kill just after the marker leaves them
+                    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+                progress(stage.name, 1, 1, "done before", {"seconds": ledger.seconds.get(stage.name, 0.0)})
+                continue
+            if state.is_main_process:
+                for name in earlier_stages(stage, list(finished)):
+                    check_seal(out, name, finished.pop(name))  # once is enough
+                begin(out, stage.name)
+                (folder / ROWS).unlink(missing_ok=True)
+                write_json(folder / BASIS, basis(stage, config))
+                ledger.seconds.pop(stage.name, None)
+                ledger.counts.pop(stage.name, None)
+            state.wait_for_everyone()
+            if stage.kind in TRAINERS or state.is_main_process:
+                _run_whole(stage, config, out, ledger, state.is_main_process, progress)
+            # marked before the others are waited for: they may have given up on a long stage of the first alone
+            state.wait_for_everyone()
+        return _conclude(config, out, ledger) if state.is_main_process else []
+
+
+def _run_whole(
+    stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress
+) -> None:
+    """Run a stage and mark it as done; where a fault of the user's ends it, nothing half-made stays."""
+    folder = out / "stages" / stage.name
+    try:
+        data = fingerprint(data_files(stage, config)) if is_main else {}
+        _run_stage(stage, config, out, ledger, is_main, progress)
+        if is_main:
             ledger.save(out / "ledger.json")
-            mark_done(folder, {"seconds": ledger.seconds[stage.name]})
+            facts = {"seconds": ledger.seconds[stage.name], "basis": basis(stage, config), "data": data}
+            seal(out, stage.name, facts)
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        state.wait_for_everyone()
-    return _conclude(config, out, ledger) if state.is_main_process else []
+    except UserError:
+        if is_main:
+            withdraw(out, stage.name)
+        raise
 
 
 def _run_stage(
@@ -135,59 +164,96 @@ def _run_stage(
     tell(1, 1, "", seconds=ledger.seconds[stage.name])
 
 
-def _check_names(config: RunConfig) -> None:
-    """Sources and problem sets exist; every model is an earlier stage, a folder, or may be a name on the hub."""
-    for sources in config.problems.values():
-        for source in sources:
-            lookup(SOURCES, source.name, "problem source")
-    for stage in config.stages:
-        for name in (*getattr(stage, "problems", ()), *getattr(stage, "demonstrations", ())):
-            lookup(config.problems, name, "problem set")
-    earlier: set[str] = set()
-    for stage in config.stages:
-        for key in ("model", "critic", "prm", "orm"):
-            name = getattr(stage, key, None)
-            if name and name not in earlier and "/" not in name and not Path(name).is_dir():
-                known = ", ".join(sorted(earlier)) or "none so far"
-                raise UserError(
-                    f"stages.{stage.name}.{key} is {name!r}, which is no earlier stage ({known}) and no folder; "
-                    "expected one of these, or a hub name like Qwen/Qwen2.5-0.5B"
-                )
-            if name and name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-                raise UserError(
-                    f"stages.{stage.name}.{key}: there is no folder {name}; expected a Hugging Face model folder"
-                )
-        earlier.add(stage.name)
-
-
-def _claim(config: RunConfig, out: Path) -> None:
-    """Make the folder this config's own; one in which another config has finished a stage is a UserError."""
-    saved = out / "config.yaml"
-    if saved.is_file() and any((out / "stages").glob("*/done")):
-        other = yaml.safe_load(saved.read_text(encoding="utf-8"))
-        found = [d for d in difference(other, config.model_dump(mode="json")) if not d.startswith("out:")]
-        if found:
-            raise UserError(
-                f"{out} holds a run of another config ({'; '.join(found[:3])}{' …' if len(found) > 3 else ''}); "
-                "expected the same one: set out= to another folder, or remove this one"
-            )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        save_resolved(config, saved)
-    except OSError as problem:
+def check(config: RunConfig) -> None:
+    """What can be known before the first stage: names, sources, files, and what each stage reads of earlier ones."""
+    names = [s.name for s in config.stages]
+    # on some file systems two names that differ in case are one folder
+    repeated = [n for n in names if sum(n.casefold() == other.casefold() for other in names) > 1]
+    if repeated:
         raise UserError(
-            f"cannot write to {out} ({problem.strerror}); expected a writable place with room, set out="
+            f"stage names repeat: {', '.join(repeated)}; expected each once, set name: in the stages"
+        )
+    for name, sources in config.problems.items():
+        for i, source in enumerate(sources):
+            lookup(SOURCES, source.name, "problem source")
+            for key, path in data_in(source):
+                check_data(f"problems.{name}.{i}.{key}", path)
+    check_references(config.stages, config.problems, Path(config.out))
+
+
+def basis(stage, config: RunConfig) -> dict[str, Any]:
+    """What a stage's result rests on in the config: its own keys and what it shares with other stages."""
+    sets = _problem_sets(stage, config)
+    shared = {"contamination": decisive(config.contamination)} if sets else {}
+    return {
+        "seed": config.seed,
+        "prompt": decisive(config.prompt),
+        **shared,
+        "problems": {name: [decisive(s) for s in config.problems[name]] for name in sets},
+        "stages": {stage.name: decisive(stage)},
+    }
+
+
+def data_files(stage, config: RunConfig) -> list[Path]:
+    """The files and folders of data that a stage reads."""
+    sources = [s for name in _problem_sets(stage, config) for s in config.problems[name]]
+    paths = [path for reader in (stage, *sources) for _, path in data_in(reader)]
+    return [Path(path).expanduser() for path in dict.fromkeys(paths)]
+
+
+def _problem_sets(stage, config: RunConfig) -> list[str]:
+    """The problem sets that a stage reads; whoever takes texts from outside also keeps those of `test` out."""
+    sets = [name for _, _, name in named(stage, NamesProblems)]
+    held_out = ["test"] if (sets or data_in(stage)) and "test" in config.problems else []
+    return sorted({*sets, *held_out})
+
+
+def _take_up(config: RunConfig, out: Path) -> dict[str, dict[str, Any]]:
+    """The markers of the finished stages; a config or data that they, or checkpoints, do not rest on is a UserError."""
+    finished = {}
+    for stage in config.stages:
+        folder = out / "stages" / stage.name
+        info = is_done(folder)
+        if info is not None:
+            _check_same(f"{out} holds the finished stage {stage.name}", info.get("basis"), basis(stage, config),
+                        "set out= to another folder, or take the change back")  # fmt: skip
+            other = changed(info.get("data", {}), data_files(stage, config))
+            if other is not None:
+                raise UserError(
+                    f"the data in {other} changed since the stage {stage.name} of {out} read it; expected the same: "
+                    "restore it, or set out= to another folder"
+                )
+            finished[stage.name] = info
+        elif latest_step(folder / CHECKPOINTS) and (folder / BASIS).is_file():
+            _check_same(
+                f"{out} holds the half-done stage {stage.name}", _read(folder / BASIS), basis(stage, config),
+                f"take the change back, or remove {folder / CHECKPOINTS} to begin the stage again",
+            )  # fmt: skip
+    return finished
+
+
+def _check_same(what: str, known: Any, present: dict[str, Any], remedy: str) -> None:
+    found = difference(known, json.loads(to_json(present)))  # as it looks once written
+    if found:
+        raise UserError(
+            f"{what}, made with another config ({'; '.join(found[:3])}{' …' if len(found) > 3 else ''}); expected the "
+            f"same one: {remedy}"
+        )
+
+
+def _read(path: Path, reader: Callable[[str], Any] = json.loads) -> Any:
+    """What a stage wrote to a file; a damaged one is a UserError."""
+    try:
+        return reader(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, AttributeError) as problem:
+        raise UserError(
+            f"got {path}, which cannot be read ({problem}); expected what a stage wrote: restore it, or remove "
+            f"{path.parent} to run that stage again"
         ) from problem
 
 
-def _withdraw(stage: str, config: RunConfig, out: Path) -> None:
-    """Leave nothing half-written of a stage that could not run but its checkpoints; nothing at all where no stage is done."""
-    clear(stage, out)
-    if latest_step(out / "stages" / stage / CHECKPOINTS):
-        return
-    shutil.rmtree(out / "stages" / stage, ignore_errors=True)
-    if not any((out / "stages").glob("*/done")):
-        shutil.rmtree(out, ignore_errors=True)
+def _lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def _conclude(config: RunConfig, out: Path, ledger: Ledger) -> list[MetricRow]:
@@ -197,13 +263,12 @@ def _conclude(config: RunConfig, out: Path, ledger: Ledger) -> list[MetricRow]:
     history: list[dict] = []
     for stage in config.stages:
         folder = out / "stages" / stage.name
-        if (folder / "rows.json").is_file():
-            rows += from_json((folder / "rows.json").read_text(encoding="utf-8"))
-            samples += read_json(folder / "samples.json")
+        if (folder / ROWS).is_file():
+            rows += _read(folder / ROWS, from_json)
+            samples += _read(folder / "samples.json")
         if (folder / "metrics.jsonl").is_file():
-            lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            history += [json.loads(line) for line in lines]
-    write_text(out / "metrics.json", to_json(rows))
+            history += _read(folder / "metrics.jsonl", _lines)
+    write_text(out / "metrics.json", rows_to_json(rows))
     write_text(out / "metrics.jsonl", "".join(json.dumps(h, ensure_ascii=False) + "\n" for h in history))
     costs = {**ledger.counts, "seconds": ledger.seconds}
     config_yaml = (out / "config.yaml").read_text(encoding="utf-8")

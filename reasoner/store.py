@@ -15,6 +15,7 @@ import os
 import shutil
 import typing
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,8 @@ R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 _MAX_SHARD_TOKENS = 2_000_000  # bounds the memory of a shard, whatever the size of its trees
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_WORDS = [f"os error {number})" for number in _FULL] + [os.strerror(number) for number in _FULL]
 _ROWS_AT_ONCE = 16  # rows turned into Python objects at a time when reading
 
 
@@ -78,34 +81,76 @@ def mark_done(folder: str | Path, info: dict[str, Any]) -> None:
 
 
 def is_done(folder: str | Path) -> dict[str, Any] | None:
-    """What `mark_done` wrote, or None for a folder that is not finished."""
+    """What `mark_done` wrote, or None for a folder that is not finished; a damaged marker is a UserError."""
     path = Path(folder) / "done"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        info = read_json(path)
+        if not isinstance(info, dict):
+            raise ValueError(f"a JSON {type(info).__name__}")
+    except ValueError as problem:
+        raise UserError(
+            f"got {path}, which cannot be read ({problem}); expected what a finished stage wrote: restore it, or remove "
+            "it to run the stage again"
+        ) from problem
+    return info
 
 
 def _write_bytes(path: Path, data: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with saying_what_is_full(path, len(data)), open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(path.parent).free
-        raise UserError(
-            f"got a full disk while writing {path}: {free:,} bytes are free, expected {len(data):,}; "
-            "make room and start the same command again"
-        ) from error
-    folder = os.open(path.parent, os.O_RDONLY)
+        raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def saying_what_is_full(path: Path, size: int | None = None) -> Iterator[None]:
+    """Around the writing of a file or folder: a full disk, whoever notices it and however, is a UserError."""
     try:
-        os.fsync(folder)  # else a power cut may forget the rename
+        yield
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise UserError(_full(path, size)) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an exception, or what it came of, says that a disk, a quota or a limit of size is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        # safetensors and tokenizers say it in words only
+        if any(words in str(error) for words in _FULL_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _full(path: Path, size: int | None) -> str:
+    there = next(p for p in (path, *path.parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    return (
+        f"got a full disk while writing {path}: {free:,} bytes are free, expected "
+        f"{'enough for it' if size is None else f'{size:,}'}; make room and start the same command again"
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on disk, else a power cut may forget a file's name or its renaming."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 class ShardWriter:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     "verifiers",
-    "tree records store columns config registry ledger",
+    "tree records store columns config registry ledger folder seal",
     "data losses policy tracking economics",
     "scoring search signals",
     "trainers evals",

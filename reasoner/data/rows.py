@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, DataFile
 from reasoner.data import files
 from reasoner.data.files import SUFFIXES, LeftOut, data_files
 from reasoner.registry import UserError
@@ -23,7 +23,7 @@ class SourceConfig(Config):
     name: str = Field(
         description="a name of SOURCES (arithmetic, gym, gsm8k, math, labelled, …), or module:function"
     )
-    path: str = Field(
+    path: Annotated[str, DataFile()] = Field(
         "", description="file or folder with the rows; empty: the hub, for sources that live there"
     )
     split: str = Field("train", description="split of a hub data set")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, MayChange
+from reasoner.folder import StageName
 from reasoner.policy.engine import Sampling
 from reasoner.registry import UserError
 from reasoner.scoring.outcome import judge
@@ -15,6 +16,7 @@ from reasoner.search.grow import Growth, grow
 from reasoner.search.probe import ProbeConfig, probe
 from reasoner.signals.step_labels import chains_only, is_stale
 from reasoner.stages.context import Context, make_engine
+from reasoner.stages.references import ModelName, TreesOf
 from reasoner.store import write_trees
 from reasoner.tree import ROOT, Tree
 
@@ -23,12 +25,14 @@ class Complete(Config):
     """Draw continuations inside chains by a completer, which may be another model than the one that wrote them."""
 
     kind: Literal["complete"]
-    name: str = "complete"
-    trees: str = Field(default="verify", description="stage whose judged trees are continued")
-    model: str = Field(
+    name: StageName = "complete"
+    trees: TreesOf = Field(default="verify", description="stage whose judged trees are continued")
+    model: ModelName = Field(
         description="stage, folder or hub name of the completer; its tokenizer is the policy's"
     )
-    policy: str = Field(default="", description="model that wrote the chains, where it is not the completer")
+    policy: ModelName = Field(
+        default="", description="model that wrote the chains, where it is not the completer"
+    )
     probe: ProbeConfig = Field(default=ProbeConfig(), description="which steps are continued, and how often")
     version: int = Field(
         default=0,
@@ -38,7 +42,7 @@ class Complete(Config):
     )
     max_tokens: int = Field(default=256, ge=1, description="longest completion")
     temperature: float = Field(default=1.0, gt=0, description="sampling temperature")
-    num_slots: int = Field(default=256, ge=1, description="sequences decoded at once")
+    num_slots: Annotated[int, MayChange()] = Field(default=256, ge=1, description="sequences decoded at once")
 
 
 def run_complete(config: Complete, context: Context) -> None:

@@ -6,7 +6,6 @@ A stage that needs an earlier one's output names that stage; a model may also be
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -125,9 +124,3 @@ def make_engine(model: str, context: Context, longest: int, num_slots: int) -> L
 def shuffled(items: list[Item], seed: int):
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
     return [items[i].problem for i in order]
-
-
-def clear(name: str, out: Path) -> None:
-    """Remove what an interrupted stage left behind."""
-    for kind in ("models", "trees", "records"):
-        shutil.rmtree(out / kind / name, ignore_errors=True)

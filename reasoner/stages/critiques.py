@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from reasoner.config import Config
+from reasoner.folder import StageName
 from reasoner.records import StepLabels
 from reasoner.signals.critiques import critique_examples, critique_pairs
 from reasoner.stages.context import Context
+from reasoner.stages.references import ModelName, Names
 from reasoner.store import read_records, write_records
 
 
@@ -17,10 +19,14 @@ class Critiques(Config):
     """Write what a critique model is tuned on; sft takes it as `traces`, dpo as `labels`."""
 
     kind: Literal["critiques"]
-    name: str = "critiques"
-    model: str = Field(description="model whose tokenizer writes them")
-    labels: str = Field(default="label", description="stage whose step labels are put into words")
-    label_kind: str = Field(default="spread", description="which of them, by folder; first errors have to be known")
+    name: StageName = "critiques"
+    model: ModelName = Field(description="model whose tokenizer writes them")
+    labels: Annotated[str, Names("records", kind_key="label_kind")] = Field(
+        default="label", description="stage whose step labels are put into words"
+    )
+    label_kind: str = Field(
+        default="spread", description="which of them, by folder; first errors have to be known"
+    )
 
 
 def run_critiques(config: Critiques, context: Context) -> None:
@@ -28,7 +34,9 @@ def run_critiques(config: Critiques, context: Context) -> None:
     records = list(read_records(context.out / "records" / config.labels / config.label_kind, StepLabels))
     folder = context.out / "records" / config.name
     made = {
-        "traces": write_records(folder / "traces", critique_examples(records, prompting.encode, prompting.completion_ids)),
+        "traces": write_records(
+            folder / "traces", critique_examples(records, prompting.encode, prompting.completion_ids)
+        ),
         "pairs": write_records(
             folder / "pairs",
             critique_pairs(records, prompting.encode, prompting.completion_ids, context.session.seed),

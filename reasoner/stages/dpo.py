@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from reasoner.folder import StageName
 from reasoner.records import PreferencePair
 from reasoner.stages.context import Context
+from reasoner.stages.references import ModelName, Names
 from reasoner.store import read_records
 from reasoner.trainers.dpo import DPOStage, train_dpo
 
@@ -16,9 +18,11 @@ class DPO(DPOStage):
     """DPO or IPO on pairs from the trees: whole continuations by outcome, or single steps (Step-DPO)."""
 
     kind: Literal["dpo"]
-    name: str = "dpo"
-    model: str = Field(description="stage, folder or hub name to start from")
-    labels: str = Field("label", description="stage whose preference pairs are learned")
+    name: StageName = "dpo"
+    model: ModelName = Field(description="stage, folder or hub name to start from")
+    labels: Annotated[str, Names("records", kind_key="pairs")] = Field(
+        "label", description="stage whose preference pairs are learned"
+    )
     pairs: Literal["pairs", "step_pairs"] = Field(
         "pairs",
         description="pairs: continuations by outcome; step_pairs: steps at the first wrong one (Step-DPO)",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, MayChange
 from reasoner.economics.cost import Prices
 from reasoner.evals.frontier import Bench, points_of, rows_of, to_plain
 from reasoner.evals.reward_quality import calibration_curve
 from reasoner.evals.rows import MetricRow, to_json
 from reasoner.evals.run import RewardModels, Subject, calibrated_threshold, measure
 from reasoner.evals.tools import Solver
+from reasoner.folder import StageName
 from reasoner.ledger import Ledger
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import UserError
@@ -22,6 +23,7 @@ from reasoner.scoring.aggregate import AGGREGATES, default_aggregate
 from reasoner.scoring.prm import score_steps
 from reasoner.search.methods import MethodConfig
 from reasoner.stages.context import Context, make_engine
+from reasoner.stages.references import AmongKey, ModelName, ProblemSet, RewardModelName, TreesOf
 from reasoner.store import write_json, write_text
 from reasoner.tree import Problem
 
@@ -30,10 +32,14 @@ class Evaluate(Config):
     """Measure policies on held-out problems."""
 
     kind: Literal["evaluate"]
-    name: str = "evaluate"
-    policies: list[str] = Field(description="stages to measure, in the order of training; or model folders")
-    sampled: list[str] = Field([], description="of these, the ones that are also sampled and ranked")
-    problems: list[str] = Field(["test"], description="problem sets")
+    name: StageName = "evaluate"
+    policies: list[ModelName] = Field(
+        min_length=1, description="stages to measure, in the order of training; or model folders"
+    )
+    sampled: list[Annotated[str, AmongKey("policies")]] = Field(
+        [], description="of these, the ones that are also sampled and ranked"
+    )
+    problems: list[ProblemSet] = Field(["test"], description="problem sets")
     num_samples: int = Field(8, ge=1, description="answers per problem for sampled policies")
     methods: list[MethodConfig] = Field(
         [], description="test-time methods; each policy answers each problem set by each of them"
@@ -42,15 +48,15 @@ class Evaluate(Config):
         [], description="num_samples of every method that samples; empty: each its own"
     )
     max_tokens: int = Field(256, ge=1, description="longest completion")
-    prm: str | None = Field(None, description="stage of the PRM that ranks answers")
-    orm: str | None = Field(None, description="stage of the ORM that ranks answers")
+    prm: RewardModelName | None = Field(None, description="stage of the PRM that ranks answers")
+    orm: RewardModelName | None = Field(None, description="stage of the ORM that ranks answers")
     aggregate: str | None = Field(
         None, description="from step scores to one score; by default fits Monte-Carlo labels"
     )
-    calibrate_on: str | None = Field(
+    calibrate_on: TreesOf | None = Field(
         None, description="stage whose judged trees set the PRM's error threshold"
     )
-    num_slots: int = Field(256, ge=1, description="sequences decoded at once")
+    num_slots: Annotated[int, MayChange()] = Field(256, ge=1, description="sequences decoded at once")
     prices: Prices = Field(default=Prices.model_validate({}), description="machine to price tokens on")
 
 

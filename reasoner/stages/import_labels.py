@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from transformers import AutoConfig
 
-from reasoner.config import Config
+from reasoner.config import Config, DataFile
 from reasoner.data.files import LeftOut
 from reasoner.data.importers import Import
 from reasoner.data.importers.preferences import KIND as PREFERENCE
 from reasoner.data.importers.step_tree import StepTree
 from reasoner.data.importers.tokens import Encoded, encode, outcome_labels, preference_pairs, step_labels
+from reasoner.folder import StageName
 from reasoner.records import OutcomeLabel, PreferencePair, StepLabels
 from reasoner.registry import UserError
 from reasoner.stages.context import Context
+from reasoner.stages.references import ModelName
 from reasoner.store import RecordWriter, write_json
 
 
@@ -25,9 +27,13 @@ class ImportLabels(Config):
     """Read labelled steps from files of a published format, or from a folder that `reasoner import` wrote."""
 
     kind: Literal["import"]
-    name: str = "import"
-    path: str = Field(description="file, or folder of files; the format is recognised by its keys")
-    model: str = Field(description="stage, folder or hub name of the model whose tokenizer reads the steps")
+    name: StageName = "import"
+    path: Annotated[str, DataFile()] = Field(
+        description="file, or folder of files; the format is recognised by its keys"
+    )
+    model: ModelName = Field(
+        description="stage, folder or hub name of the model whose tokenizer reads the steps"
+    )
     max_tokens: int | None = Field(
         None, ge=1, description="longest solution with its prompt; by default the model's context"
     )

@@ -6,16 +6,18 @@ from typing import Literal
 
 from pydantic import Field
 
+from reasoner.folder import StageName
 from reasoner.policy.models import TinyModel, make_tiny
 from reasoner.stages.context import Context
+from reasoner.stages.references import ProblemSet
 
 
 class InitStage(TinyModel):
     """Make a small random model and a tokenizer from the demonstrations."""
 
     kind: Literal["init"]
-    name: str = "base"
-    problems: list[str] = Field(
+    name: StageName = "base"
+    problems: list[ProblemSet] = Field(
         ["demonstrations"], description="problem sets whose text the tokenizer learns"
     )
 

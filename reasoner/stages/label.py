@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from reasoner.config import Config
+from reasoner.folder import StageName
 from reasoner.registry import lookup
 from reasoner.scoring.critique import critic, judge_with
 from reasoner.signals.consensus import JUDGES, StepJudge, agrees, with_votes
@@ -16,6 +17,7 @@ from reasoner.signals.step_labels import KINDS, StepLabelConfig, step_labels
 from reasoner.signals.step_pairs import StepPairConfig, step_pairs
 from reasoner.signals.traces import TraceConfig, traces
 from reasoner.stages.context import Context, make_engine
+from reasoner.stages.references import ModelName, TreesOf
 from reasoner.store import write_records
 
 
@@ -23,9 +25,9 @@ class Label(Config):
     """Turn trees into step labels, outcome labels, preference pairs and demonstrations, each a folder of records/<name>."""
 
     kind: Literal["label"]
-    name: str = "label"
-    trees: str = Field(default="verify", description="stage whose judged trees are labelled")
-    model: str = Field(description="model whose tokenizer reads them")
+    name: StageName = "label"
+    trees: TreesOf = Field(default="verify", description="stage whose judged trees are labelled")
+    model: ModelName = Field(description="model whose tokenizer reads them")
     kinds: list[str] = Field(
         default=["hard", "soft"], description="step labels to write: hard | soft | posterior | spread"
     )
@@ -44,7 +46,7 @@ class Label(Config):
         description="second labeller, e.g. arithmetic, or module:function: records on whose first error it agrees go to "
         "<kind>_agreed, all of them with both votes to <kind>_votes",
     )
-    critic: str = Field(
+    critic: ModelName = Field(
         default="", description="critique model that is asked as second labeller, in the place of `judge`"
     )
     pairs: PairConfig = PairConfig()
@@ -67,7 +69,9 @@ def run_label(config: Label, context: Context) -> None:
         )
         made[kind] = write_records(folder / kind, step_labels(trees, labels, decode))
         if config.judge or config.critic:
-            judge = _critic(config, context) if config.critic else lookup(JUDGES, config.judge, "judge of steps")
+            judge = (
+                _critic(config, context) if config.critic else lookup(JUDGES, config.judge, "judge of steps")
+            )
             voted = list(with_votes(step_labels(trees, labels, decode), judge))
             write_records(folder / f"{kind}_votes", voted)
             made[f"{kind}_agreed"] = write_records(folder / f"{kind}_agreed", filter(agrees, voted))

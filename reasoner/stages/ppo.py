@@ -6,8 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from reasoner.folder import StageName
 from reasoner.registry import UserError
 from reasoner.stages.context import Context, examples, shuffled
+from reasoner.stages.references import ModelName, ProblemSet, RewardModelName
 from reasoner.trainers.policy_gradient import PolicyGradientStage, train_policy
 
 
@@ -15,13 +17,15 @@ class PPO(PolicyGradientStage):
     """Step-level PPO (or another on-policy method) on fresh trees."""
 
     kind: Literal["ppo"]
-    name: str = "ppo"
-    model: str = Field(description="stage, folder or hub name to start from")
-    problems: list[str] = Field(["train"], description="problem sets")
-    critic: str | None = Field(None, description="stage whose reward model the critic starts from")
-    prm: str | None = Field(None, description="stage of the PRM that enters the reward")
-    orm: str | None = Field(None, description="stage of the ORM that enters the reward")
-    demonstrations: list[str] = Field([], description="problem sets imitated beside, with ptx_weight")
+    name: StageName = "ppo"
+    model: ModelName = Field(description="stage, folder or hub name to start from")
+    problems: list[ProblemSet] = Field(["train"], description="problem sets")
+    critic: RewardModelName | None = Field(
+        None, description="stage whose reward model the critic starts from"
+    )
+    prm: RewardModelName | None = Field(None, description="stage of the PRM that enters the reward")
+    orm: RewardModelName | None = Field(None, description="stage of the ORM that enters the reward")
+    demonstrations: list[ProblemSet] = Field([], description="problem sets imitated beside, with ptx_weight")
 
 
 def run_ppo(config: PPO, context: Context) -> None:

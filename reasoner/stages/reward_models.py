@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from reasoner.folder import StageName
 from reasoner.records import OutcomeLabel, PreferencePair, StepLabels
 from reasoner.scoring.aggregate import LABELS_FILE
 from reasoner.signals.labelled import Labelled, all_tokens, from_outcomes, from_steps
 from reasoner.signals.step_labels import with_neutral
 from reasoner.stages.context import Context
+from reasoner.stages.references import ModelName, Names
 from reasoner.store import read_records, write_json
 from reasoner.trainers.pairwise import PairwiseStage, train_pairwise
 from reasoner.trainers.reward_model import RewardModelStage, train_reward_model
@@ -21,9 +23,11 @@ class PRM(RewardModelStage):
     """Train a process reward model on step labels."""
 
     kind: Literal["prm"]
-    name: str = "prm"
-    model: str = Field(description="stage, folder or hub name to start from")
-    labels: str = Field("label", description="stage whose step labels are learned")
+    name: StageName = "prm"
+    model: ModelName = Field(description="stage, folder or hub name to start from")
+    labels: Annotated[str, Names("records", kind_key="label_kind")] = Field(
+        "label", description="stage whose step labels are learned"
+    )
     label_kind: str = Field(
         "soft",
         description="which of them, by folder: hard | soft | posterior | spread | soft_agreed | human | …",
@@ -47,9 +51,11 @@ class ORM(RewardModelStage):
     """Train an outcome reward model on verdicts."""
 
     kind: Literal["orm"]
-    name: str = "orm"
-    model: str = Field(description="stage, folder or hub name to start from")
-    labels: str = Field("label", description="stage whose outcome labels are learned")
+    name: StageName = "orm"
+    model: ModelName = Field(description="stage, folder or hub name to start from")
+    labels: Annotated[str, Names("records", kind="outcome")] = Field(
+        "label", description="stage whose outcome labels are learned"
+    )
     positions: Literal["last", "all"] = Field(
         default="last",
         description="where the verdict is learned: at the last token or at every one; it is read at the last. "
@@ -68,9 +74,11 @@ class PairwiseORM(PairwiseStage):
     """Train an outcome reward model on preference pairs (Bradley-Terry), by TRL."""
 
     kind: Literal["pairwise"]
-    name: str = "pairwise"
-    model: str = Field(description="stage, folder or hub name to start from")
-    labels: str = Field("label", description="stage whose preference pairs are learned, also of an import")
+    name: StageName = "pairwise"
+    model: ModelName = Field(description="stage, folder or hub name to start from")
+    labels: Annotated[str, Names("records", kind="pairs")] = Field(
+        "label", description="stage whose preference pairs are learned, also of an import"
+    )
 
 
 def run_pairwise(config: PairwiseORM, context: Context) -> None:

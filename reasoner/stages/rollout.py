@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, MayChange
 from reasoner.data.prompting import Prompting
+from reasoner.folder import StageName
 from reasoner.policy.engine import Sampling
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import lookup
@@ -23,6 +24,7 @@ from reasoner.search.mcts import outcome_or_score
 from reasoner.search.policies import TreeConfig, policy_of
 from reasoner.search.prune import DeadEndFn, PruneConfig, pruned
 from reasoner.stages.context import Context, make_engine, shuffled
+from reasoner.stages.references import ModelName, ProblemSet, RewardModelName
 from reasoner.store import write_trees
 from reasoner.tree import Tree
 from verifiers.arithmetic_steps import check_steps
@@ -32,9 +34,9 @@ class Rollout(Config):
     """Grow trees of chains of thought; each chain is judged as soon as it ends, while others are decoded."""
 
     kind: Literal["rollout"]
-    name: str = "rollout"
-    model: str = Field(description="stage, folder or hub name of the policy")
-    problems: list[str] = Field(["train"], description="problem sets")
+    name: StageName = "rollout"
+    model: ModelName = Field(description="stage, folder or hub name of the policy")
+    problems: list[ProblemSet] = Field(["train"], description="problem sets")
     num_problems: int = Field(1000, ge=1, description="most problems to roll out")
     tree: TreeConfig = Field(
         BranchConfig(where="every_step", num_points=3, num_children=4),
@@ -46,14 +48,18 @@ class Rollout(Config):
         False,
         description="judge trajectories as they come: needed by bisect, mcts with rollouts, the rules unlikely and solved",
     )
-    prm: str | None = Field(None, description="stage of the PRM that leads branching, search or pruning")
-    orm: str | None = Field(None, description="stage of the ORM that pruning may read, at every step end")
+    prm: RewardModelName | None = Field(
+        None, description="stage of the PRM that leads branching, search or pruning"
+    )
+    orm: RewardModelName | None = Field(
+        None, description="stage of the ORM that pruning may read, at every step end"
+    )
     dead_end: str = Field(
         "steps", description="what the rule dead_end asks: steps (a written calculation is wrong), or module:function"
     )  # fmt: skip
     max_tokens: int = Field(256, ge=1, description="longest completion")
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
-    num_slots: int = Field(256, ge=1, description="sequences decoded at once")
+    num_slots: Annotated[int, MayChange()] = Field(256, ge=1, description="sequences decoded at once")
 
 
 def run_rollout(config: Rollout, context: Context) -> None:
@@ -76,7 +82,15 @@ def run_rollout(config: Rollout, context: Context) -> None:
     observe = _observer(config, context, prompting)
 
     def growing(on_node: OnNode) -> None:
-        grow(trees, engine, policy, growth, lambda done: session.progress(done, len(trees), ""), observe, on_node)
+        grow(
+            trees,
+            engine,
+            policy,
+            growth,
+            lambda done: session.progress(done, len(trees), ""),
+            observe,
+            on_node,
+        )
 
     found: dict[str, float] = {}
     if config.verify:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from reasoner.folder import StageName
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
 from reasoner.stages.context import Context, examples
+from reasoner.stages.references import ModelName, Names, ProblemSet, StageOf
 from reasoner.store import read_records
 from reasoner.trainers.sft import SFTStage, train_sft
 
@@ -17,13 +19,15 @@ class SFT(SFTStage):
     """Supervised fine-tuning on the worked solutions of problem sets, and on verified traces from trees."""
 
     kind: Literal["sft"]
-    name: str = "sft"
-    model: str = Field(description="stage, folder or hub name to start from")
-    problems: list[str] = Field(["demonstrations"], description="problem sets with solutions")
-    traces: str | None = Field(
+    name: StageName = "sft"
+    model: ModelName = Field(description="stage, folder or hub name to start from")
+    problems: list[ProblemSet] = Field(["demonstrations"], description="problem sets with solutions")
+    traces: Annotated[str, Names("records", kind="traces")] | None = Field(
         None, description="label stage whose verified traces are imitated as well (rejection sampling)"
     )
-    seconds_of: list[str] = Field([], description="train for as many seconds as these stages took together")
+    seconds_of: list[StageOf] = Field(
+        [], description="train for as many seconds as these stages took together"
+    )
 
 
 def run_sft(config: SFT, context: Context) -> None:

@@ -6,11 +6,11 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, DataFile
 from reasoner.data.files import LeftOut, data_files, read_rows
 from reasoner.data.importers import Import
 from reasoner.data.importers.step_tree import StepTree, Unusable, probability, whole
@@ -26,12 +26,14 @@ from reasoner.evals.step_benchmarks import (
     solutions,
     threshold_of,
 )
+from reasoner.folder import StageName
 from reasoner.policy.heads import HEAD_FILE, ScoreNet
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.aggregate import AGGREGATES, default_aggregate
 from reasoner.scoring.prm import score_steps
 from reasoner.scoring.published import PublishedPRM, layout_of, load_published, score_solutions, tokens_of
 from reasoner.stages.context import Context
+from reasoner.stages.references import RewardModelName
 from reasoner.store import write_json, write_text
 from reasoner.tree import ROOT, Node, Problem, Tree
 
@@ -41,8 +43,10 @@ OWN_LABELS = "labels"
 class Benchmark(Config):
     """Labelled solutions, and where their scores come from."""
 
-    path: str = Field(description="file or folder of any format that `reasoner import` knows")
-    scores: str | None = Field(
+    path: Annotated[str, DataFile()] = Field(
+        description="file or folder of any format that `reasoner import` knows"
+    )
+    scores: Annotated[str, DataFile(unless=OWN_LABELS)] | None = Field(
         None, description="file of {scores: one per step} or {prediction: index} by `id` or in the same order, or "
         "`labels`: the file's own labels are the scores; by default the PRM scores"
     )  # fmt: skip
@@ -52,11 +56,11 @@ class StepBenchmarks(Config):
     """First-error F1 (ProcessBench), PRM score (PRMBench), AUROC and calibration of steps, exact best-of-k."""
 
     kind: Literal["step_benchmarks"]
-    name: str = "evaluate"
+    name: StageName = "evaluate"
     benchmarks: dict[str, Benchmark] = Field(
         min_length=1, description="benchmarks by the name of their subset"
     )
-    prm: str | None = Field(None, description="stage or folder of the process reward model")
+    prm: RewardModelName | None = Field(None, description="stage or folder of the process reward model")
     layout: str | None = Field(
         None,
         description="of a published PRM: math_shepherd | rlhflow | skywork | qwen_math_prm | trl; by default told from its "
@@ -67,9 +71,10 @@ class StepBenchmarks(Config):
         None, description="other labelled solutions that set the threshold instead"
     )
     aggregate: str | None = Field(
-        None, description="from step scores to one score; by default what fits the labels that the PRM learned"
+        None,
+        description="from step scores to one score; by default what fits the labels that the PRM learned",
     )
-    trained_on: list[str] = Field(
+    trained_on: list[Annotated[str, DataFile()]] = Field(
         [],
         description="files of labels that the PRM was trained on: their problems are left out of all benchmarks",
     )
@@ -191,7 +196,9 @@ def _published(prm: PublishedPRM, context: Context) -> StepScorer:
             for path, scores in zip(paths, score_solutions(prm, tree.prompt, texts), strict=True):
                 line = tree.lines[path[-1]] if tree.lines else 0
                 fits = not any(map(math.isnan, scores))
-                found.append(scores if fits else LeftOut(tree.source, line, "longer than the model's context"))
+                found.append(
+                    scores if fits else LeftOut(tree.source, line, "longer than the model's context")
+                )
         return found
 
     return scores_of

@@ -7,8 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from reasoner.config import Config
+from reasoner.folder import StageName
 from reasoner.scoring.outcome import judge
 from reasoner.stages.context import Context
+from reasoner.stages.references import ModelName, TreesOf
 from reasoner.store import write_trees
 
 
@@ -16,9 +18,9 @@ class Verify(Config):
     """Judge every trajectory that has no verdict yet by its problem's verifier."""
 
     kind: Literal["verify"]
-    name: str = "verify"
-    trees: str = Field("rollout", description="stage whose trees are judged")
-    model: str = Field(description="model whose tokenizer reads them")
+    name: StageName = "verify"
+    trees: TreesOf = Field("rollout", description="stage whose trees are judged")
+    model: ModelName = Field(description="model whose tokenizer reads them")
 
 
 def run_verify(config: Verify, context: Context) -> None:

@@ -8,7 +8,6 @@ only. Weights are those that the optimizers hold: with adapters, the adapters al
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import random
@@ -22,7 +21,8 @@ import torch
 from accelerate import Accelerator
 
 from reasoner.registry import UserError
-from reasoner.store import read_json, write_json
+from reasoner.seal import sha256
+from reasoner.store import read_json, sync_folder, write_json
 
 NUM_KEPT = 2
 MANIFEST = "manifest.json"
@@ -67,11 +67,11 @@ def save_checkpoint(
     _write(temporary / f"rank{accelerator.process_index}.pt", {"random": _random_states(), "loop": loop})
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        sums = {p.name: _digest(p) for p in sorted(temporary.glob("*.pt"))}
+        sums = {p.name: sha256(p) for p in sorted(temporary.glob("*.pt"))}
         write_json(temporary / MANIFEST, {"step": step, "fingerprint": fingerprint, "sha256": sums})
         shutil.rmtree(whole, ignore_errors=True)
         os.replace(temporary, whole)
-        _sync(folder)
+        sync_folder(folder)
         for old in _steps(folder)[:-NUM_KEPT]:
             shutil.rmtree(folder / f"{old:05d}")
     accelerator.wait_for_everyone()
@@ -94,8 +94,8 @@ def load_checkpoint(
             continue
         if manifest["fingerprint"] != fingerprint:
             raise UserError(
-                f"{path} was written with another config or number of processes; expected the same ones: "
-                "go back to them, or remove the run's folder"
+                f"{path} was written with another config, other training data or another number of processes; expected the "
+                f"same ones: go back to them, or remove {folder} to begin the stage again"
             )
         shared = torch.load(path / "shared.pt", map_location="cpu", weights_only=True)
         with torch.no_grad():
@@ -129,7 +129,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     """The manifest, if every file is there and whole."""
     try:
         manifest = read_json(path / MANIFEST)
-        is_whole = all(_digest(path / name) == digest for name, digest in manifest["sha256"].items())
+        is_whole = all(sha256(path / name) == digest for name, digest in manifest["sha256"].items())
     except (OSError, ValueError, KeyError):
         return None
     return manifest if is_whole else None
@@ -161,16 +161,3 @@ def _write(path: Path, value: dict[str, Any]) -> None:
         torch.save(value, file)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # else a power cut may forget the rename
-    finally:
-        os.close(descriptor)

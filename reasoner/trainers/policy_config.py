@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, MayChange
 from reasoner.policy.adapters import LoRA
 from reasoner.search.branch import BranchConfig
 from reasoner.signals.credit import AdvantageConfig
@@ -23,8 +25,8 @@ class PRMRefresh(Config):
 class PolicyGradientStage(Config):
     """PPO on trees of rollouts; the defaults are step-level PPO with a critic."""
 
-    rounds: int = Field(20, ge=1, description="rollouts followed by updates, at most")
-    generated_tokens: int | None = Field(
+    rounds: Annotated[int, MayChange()] = Field(20, ge=1, description="rollouts followed by updates, at most")
+    generated_tokens: Annotated[int | None, MayChange()] = Field(
         None,
         ge=1,
         description="stop after the round in which so many tokens are generated; the schedule follows them",
@@ -72,8 +74,12 @@ class PolicyGradientStage(Config):
         0, ge=0, description="times more problems are drawn in a round to replace those left out (DAPO)"
     )
     whiten: bool = Field(True, description="scale advantages to mean 0 and deviation 1 over the round")
-    tokens_per_batch: int = Field(4096, ge=1, description="packed positions in one forward pass")
-    num_slots: int = Field(128, ge=1, description="sequences that the engine decodes at once")
+    tokens_per_batch: Annotated[int, MayChange()] = Field(
+        4096, ge=1, description="packed positions in one forward pass"
+    )
+    num_slots: Annotated[int, MayChange()] = Field(
+        128, ge=1, description="sequences that the engine decodes at once"
+    )
     lora: LoRA | None = Field(
         None,
         description="train a LoRA adapter instead of all weights; reference, critic and PRM share its base",
@@ -81,17 +87,17 @@ class PolicyGradientStage(Config):
     prm_refresh: PRMRefresh | None = Field(
         None, description="train the PRM on the policy's trees as they come"
     )
-    alarms: AlarmConfig = AlarmConfig()
-    sampler_limit: float = Field(
+    alarms: Annotated[AlarmConfig, MayChange()] = AlarmConfig()
+    sampler_limit: Annotated[float, MayChange()] = Field(
         0.05, gt=0, description="mean k3 between sampler and trainer beyond which the run stops"
     )
-    patience: int = Field(
+    patience: Annotated[int, MayChange()] = Field(
         10, ge=1, description="rounds in a row without a usable update after which the run stops"
     )
-    save_every: int = Field(
+    save_every: Annotated[int, MayChange()] = Field(
         5, ge=1, description="rounds between two checkpoints; a killed run goes on from there"
     )
-    gradient_checkpointing: bool = Field(
+    gradient_checkpointing: Annotated[bool, MayChange()] = Field(
         False,
         description="compute each layer again in the backward pass: less memory, about a third more time",
     )

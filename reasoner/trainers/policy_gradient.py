@@ -8,6 +8,7 @@ make the same updates. A killed run goes on from its last checkpoint and ends wi
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import random
 import time
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from reasoner.config import decisive
 from reasoner.data.prompting import Prompting
 from reasoner.policy.engine import Sampling
 from reasoner.policy.local import LocalEngine
@@ -116,7 +118,7 @@ def train_policy(
     weights = [p for group in trained.optimizers[0].param_groups for p in group["params"]]
     # the engine runs the trained module itself: only old KV must go
     check_liveness(weights, engine, prompting.prompt_ids(problems[0].prompt), lambda: engine.load_weights(-1))
-    fingerprint = _fingerprint(config, session.seed, len(problems), accelerator.num_processes)
+    fingerprint = _fingerprint(config, session.seed, problems, accelerator.num_processes)
     begun = time.monotonic()
     round, at, spent = _resume(session, trained, fingerprint, accelerator)
     begun -= spent
@@ -234,10 +236,14 @@ def _prepare_training(
     return Trained(optimizers, schedules)
 
 
-def _fingerprint(config: PolicyGradientStage, seed: int, num_problems: int, num_processes: int) -> str:
+def _fingerprint(
+    config: PolicyGradientStage, seed: int, problems: Sequence[Problem], num_processes: int
+) -> str:
     """What must be the same for a checkpoint to be gone on from."""
-    facts = f"{config.model_dump_json()} {seed} {num_problems} {num_processes}"
-    return hashlib.sha256(facts.encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([decisive(config), seed, num_processes]).encode())
+    for p in problems:
+        digest.update(json.dumps([p.id, p.prompt, p.verifier, p.reference], default=str).encode())
+    return digest.hexdigest()
 
 
 def _resume(

@@ -10,15 +10,17 @@ Shape suffixes: S labelled states.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, MayChange, decisive
 from reasoner.evals.reward_quality import auroc, brier_skill
 from reasoner.policy.adapters import LoRA, load_for_head
 from reasoner.policy.heads import HEADS, LabelTokens, ScoreNet
@@ -51,7 +53,7 @@ class RewardModelStage(Config):
     )
 
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="how weights are updated")
-    epochs: float = Field(default=1.0, gt=0, description="passes over the labelled solutions")
+    epochs: Annotated[float, MayChange()] = Field(default=1.0, gt=0, description="passes over the labelled solutions")
     batch_size: int = Field(
         default=64,
         ge=1,
@@ -63,7 +65,7 @@ class RewardModelStage(Config):
     holdout: float = Field(
         default=0.05, ge=0, lt=1, description="share of the problems kept for the reported AUROC"
     )
-    save_every: int = Field(
+    save_every: Annotated[int, MayChange()] = Field(
         default=100, ge=1, description="updates between checkpoints, from which a killed run goes on"
     )
     lora: LoRA | None = Field(
@@ -161,8 +163,11 @@ def train_reward_model(
 
 def _fingerprint(train: Sequence[Labelled], config: RewardModelStage, seed: int, num_processes: int) -> str:
     """What must be the same for a checkpoint to be gone on from."""
-    size = [sum(num_tokens(d.tree) for d in train), sum(sum(d.labels) for d in train)]
-    return hashlib.sha256(f"{config.model_dump_json()} {seed} {size} {num_processes}".encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([decisive(config), seed, num_processes]).encode())
+    for d in train:
+        tokens = [(n.parent, n.offset, n.token_ids) for n in d.tree.nodes]
+        digest.update(repr((tokens, d.states, d.labels, d.groups)).encode())
+    return digest.hexdigest()
 
 
 def _resume(
