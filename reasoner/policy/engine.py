@@ -45,7 +45,8 @@ class Request:
     `place` seeds this continuation's noise (see `place_key`): the same place draws the same tokens
     whatever else is in the batch. Beside the end-of-text token, one of `stop_ids` ends the continuation, or
     the token that completes one of `stop_strings` in its text, across token borders as well: a step delimiter
-    is one of these. `adapter` names the LoRA adapter that runs; "" is the model as it stands, BASE none.
+    is one of these. `adapter` names the LoRA adapter that runs; "" is the model as it stands, BASE none. Requests of
+    one `tree` share prefixes: an engine of several servers keeps them on one.
     """
 
     id: Hashable
@@ -56,6 +57,7 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     stop_strings: tuple[str, ...] = ()
     adapter: str = ""
+    tree: Hashable = None
 
 
 @dataclass(frozen=True)

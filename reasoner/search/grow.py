@@ -181,6 +181,7 @@ def _requests(tree: Tree, t: int, branches: Sequence[Branch], growth: Growth) ->
                 place=place_key(growth.seed, growth.round, tree.problem.id, path),
                 sampling=growth.sampling,
                 stop_ids=growth.stop_ids | growth.step_stop.ids if branch.one_step else growth.stop_ids,
+                tree=tree.problem.id,
             )
         )
     return requests

@@ -1,0 +1,104 @@
+"""Servers that a run starts: real processes, there while it runs and gone after any end of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from small_models import save_small_qwen
+
+from reasoner.engine import servers
+from reasoner.engine.vllm import DIALECT
+from reasoner.registry import UserError
+
+STAND_IN = str(Path(__file__).with_name("stand_in.py"))
+
+
+def command(model, port, *_):
+    return [sys.executable, STAND_IN, model, str(port)], {}
+
+
+SMALL = replace(DIALECT, command=command)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(save_small_qwen(tmp_path_factory.mktemp("model"), ["one two three\n"] * 4, 280))
+
+
+def is_alive(pid: int) -> bool:
+    return servers.started_at(pid) is not None
+
+
+def gone_within(pid: int, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while is_alive(pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not is_alive(pid)
+
+
+def test_servers_answer_and_end_with_the_fleet(model, tmp_path):
+    notes = []
+    fleet = servers.start(SMALL, model, 2, tmp_path, 128, progress=notes.append)
+    pids = [p.pid for p in fleet.processes]
+    assert len(set(fleet.urls)) == 2 and all(map(is_alive, pids))
+    assert all(httpx.get(f"{url}/health").status_code == 200 for url in fleet.urls)
+    assert "2 of 2 vllm servers are starting" in notes[0]
+    assert len(list(tmp_path.glob("server-*.log"))) == 2
+    fleet.close()
+    assert not any(map(is_alive, pids))
+    assert list(tmp_path.glob("*.json")) == []
+
+
+def test_a_killed_run_leaves_no_server(model, tmp_path):
+    run = textwrap.dedent(
+        f"""
+        import sys, time
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_servers import SMALL, servers
+        from pathlib import Path
+        fleet = servers.start(SMALL, {model!r}, 1, Path({str(tmp_path)!r}), 128)
+        print(fleet.processes[0].pid, flush=True)
+        time.sleep(600)
+        """
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    parent = subprocess.Popen([sys.executable, "-c", run], stdout=subprocess.PIPE, text=True, env=environment)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert is_alive(pid)
+    parent.kill()
+    parent.wait()
+    assert gone_within(pid, 30)
+
+
+def test_what_an_earlier_run_left_is_ended_and_a_process_of_the_same_number_is_not(tmp_path):
+    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    another = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    for process, shift in ((left, 0), (another, 1)):
+        record = {"pid": process.pid, "started": servers.started_at(process.pid) + shift, "command": []}
+        servers.write_json(tmp_path / f"{process.pid}.json", record)
+    assert servers.end_leftovers(tmp_path) == [left.pid]
+    assert left.wait(timeout=10) == -signal.SIGTERM
+    assert another.poll() is None
+    another.kill()
+    another.wait()
+
+
+def test_a_server_that_dies_at_its_start_is_named_with_its_last_words(tmp_path):
+    dying = replace(
+        DIALECT, command=lambda *_: ([sys.executable, "-c", "raise SystemExit('no memory here')"], {})
+    )
+    with pytest.raises(UserError, match="ended with 1 after .*no memory here"):
+        servers.start(dying, "model", 1, tmp_path, 128)
+    absent = replace(DIALECT, command=lambda *_: (["no-such-program", "serve"], {}))
+    with pytest.raises(
+        UserError, match=r"cannot start no-such-program .*engine\.executable.*no-such-program serve"
+    ):
+        servers.start(absent, "model", 1, tmp_path, 128)
