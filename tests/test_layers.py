@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     "verifiers",
     "tree records store columns config registry ledger folder seal",
-    "data losses policy tracking economics",
+    "data losses policy engine tracking economics",
     "scoring search signals",
     "trainers evals",
     "stages commands pipeline cli __main__",

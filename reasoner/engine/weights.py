@@ -18,8 +18,8 @@ import torch
 
 from reasoner.engine.dialect import Ask, Call
 from reasoner.engine.remote import RemoteEngine, Server
-from reasoner.policy.engine import Request
 from reasoner.policy.attention import evaluating
+from reasoner.policy.engine import Request
 from reasoner.policy.logprobs import sequence_logprobs
 from reasoner.registry import UserError
 

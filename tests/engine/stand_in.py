@@ -73,7 +73,10 @@ def _vllm_completion(server: StandIn, body: dict) -> tuple[int, dict]:
         ids = body["prompt"]
         places = [
             None,
-            *({str(t): {"logprob": p}} for t, p in zip(ids[1:], server.score(body["model"], ids))),
+            *(
+                {str(t): {"logprob": p}}
+                for t, p in zip(ids[1:], server.score(body["model"], ids), strict=True)
+            ),
         ]
         return 200, {"choices": [{"prompt_token_ids": ids, "prompt_logprobs": places}]}
     sampling = Sampling(*(body[k] for k in ("temperature", "top_k", "top_p", "min_p")))
@@ -101,14 +104,14 @@ def sglang(server: StandIn, path: str, body: dict) -> tuple[int, dict]:
         if "logprob_start_len" in body:
             told = [
                 [None, ids[0], None],
-                *([lp, t, None] for t, lp in zip(ids[1:], server.score("policy", ids))),
+                *([lp, t, None] for t, lp in zip(ids[1:], server.score("policy", ids), strict=True)),
             ]
             return 200, {"meta_info": {"input_token_logprobs": told}}
         sampling = Sampling(p["temperature"], max(0, p["top_k"]), p["top_p"], p["min_p"])
         new, logprobs, why = server.draw(
             "policy", ids, p["max_new_tokens"], sampling, p["sampling_seed"], p["stop_token_ids"], p["stop"]
         )
-        pairs = [[lp, t, None] for t, lp in zip(new, logprobs)]
+        pairs = [[lp, t, None] for t, lp in zip(new, logprobs, strict=True)]
         return 200, {
             "output_ids": new,
             "meta_info": {"output_token_logprobs": pairs, "finish_reason": {"type": why}},

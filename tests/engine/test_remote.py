@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from stand_in import StandIn, serve
 from small_models import save_small_qwen
+from stand_in import StandIn, serve
 
 from reasoner.engine.connect import DIALECTS, EngineConfig, check_server
 from reasoner.engine.remote import RemoteEngine, ServerGone, seed_of
@@ -51,7 +51,7 @@ def engine_on(folder, urls, kind="vllm", **options) -> RemoteEngine:
 
 
 def asked(number: int, sampling: Sampling = GREEDY, **options) -> list[Request]:
-    prefixes = [[5, 9, 2, 33, 7, 7, 41, 12][: 2 + i % 5] + [10 + i] for i in range(number)]
+    prefixes = [[*[5, 9, 2, 33, 7, 7, 41, 12][: 2 + i % 5], 10 + i] for i in range(number)]
     return [
         Request(i, p, 12, place_key(0, 0, str(i), [(len(p), 0)]), sampling, tree=f"t{i % 4}", **options)
         for i, p in enumerate(prefixes)
@@ -147,7 +147,7 @@ def test_a_server_that_fails_is_asked_again_for_the_same_place(folder, standing)
 
 def test_a_4xx_ends_the_run_with_the_servers_own_words(folder, standing):
     engine = engine_on(folder, [standing[1]], model="somebody")
-    with pytest.raises(UserError, match="answered 404.*no model somebody"):
+    with pytest.raises(UserError, match=r"answered 404.*no model somebody"):
         engine.sample(asked(3))
     engine.close()
 

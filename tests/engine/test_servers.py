@@ -95,7 +95,7 @@ def test_a_server_that_dies_at_its_start_is_named_with_its_last_words(tmp_path):
     dying = replace(
         DIALECT, command=lambda *_: ([sys.executable, "-c", "raise SystemExit('no memory here')"], {})
     )
-    with pytest.raises(UserError, match="ended with 1 after .*no memory here"):
+    with pytest.raises(UserError, match=r"ended with 1 after .*no memory here"):
         servers.start(dying, "model", 1, tmp_path, 128)
     absent = replace(DIALECT, command=lambda *_: (["no-such-program", "serve"], {}))
     with pytest.raises(
