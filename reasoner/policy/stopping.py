@@ -7,6 +7,7 @@ one look-up in a table by token says which rows need a look at their text at all
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -27,8 +28,14 @@ class StopStrings:
                 " belongs to the model, check both paths"
             )
         self.tokenizer, self.vocab_size = tokenizer, vocab_size
-        self.pieces: list[bytes] | None = None
         self.tables: dict[tuple[str, ...], torch.Tensor] = {}
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """Each token's bytes, none for ids that the tokenizer does not have."""
+        assert self.tokenizer is not None
+        known = token_bytes(self.tokenizer)
+        return known + [b""] * (self.vocab_size - len(known))
 
     def check(self, strings: tuple[str, ...]) -> None:
         if strings and self.tokenizer is None:
@@ -39,10 +46,6 @@ class StopStrings:
     def may_complete(self, strings: tuple[str, ...]) -> torch.Tensor:
         """[V] True for tokens that may complete one of `strings`."""
         if strings not in self.tables:
-            if self.pieces is None:
-                assert self.tokenizer is not None
-                known = token_bytes(self.tokenizer)
-                self.pieces = known + [b""] * (self.vocab_size - len(known))
             whole = [s.encode() for s in strings]
             ends = tuple({s[i:] for s in whole for i in range(len(s))})
             self.tables[strings] = torch.tensor(
@@ -52,7 +55,6 @@ class StopStrings:
 
     def found(self, strings: tuple[str, ...], token_ids: Sequence[int]) -> bool:
         """True if one of `strings` stands in the text of the tokens."""
-        assert self.pieces is not None
         text = b"".join(self.pieces[i] for i in token_ids)
         return any(s.encode() in text for s in strings)
 

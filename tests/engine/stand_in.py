@@ -4,6 +4,7 @@ It fails when it is told to: ignores new weights, answers with 5xx, gives no log
 FOLDER PORT` runs one in a process of its own, which can be killed. The real vLLM is tried in test_vllm_server.py.
 """
 
+import contextlib
 import json
 import sys
 import threading
@@ -153,7 +154,8 @@ def serve(server: StandIn, port: int = 0, kind: str = "vllm") -> ThreadingHTTPSe
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
-            self.wfile.write(text)
+            with contextlib.suppress(ConnectionError):  # of a caller that has given up
+                self.wfile.write(text)
 
         def log_message(self, *_):
             pass
