@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +43,7 @@ def show(
 ) -> None:
     """Draw a tree with values, scores, verdicts and tokens, or list the trees of a run.
 
-    Example: reasoner show runs/demo arithmetic-1000007
+    Example: reasoner show runs/demo; then reasoner show runs/demo ID, with an id of the list
     """
     from reasoner.commands.show import show
 
@@ -174,31 +175,15 @@ def verify(
         str, typer.Option(help="least tier of isolation for programs: A, B, B-landlock or C")
     ] = "B",
 ) -> None:
-    """Judge one response and print the verdict as JSON; exit code 1 where it is not correct.
+    """Judge one response and print the verdict as JSON.
+
+    Exit code: 0 correct, 1 incorrect or no answer, 2 a call that cannot be, 3 an error of ours.
 
     Example: reasoner verify math --response 'so \\boxed{5}' --reference '{"answer": "5"}'
     """
-    from dataclasses import asdict
+    from reasoner.commands.verify import verify as judge
 
-    import verifiers
-    from verifiers.sandbox import pool
-
-    try:
-        pool.require(min_isolation)
-        text = Path(response[1:]).read_bytes() if response.startswith("@") else response
-        verdict = verifiers.verify(name, text, json.loads(reference))
-    except OSError as problem:
-        raise UserError(
-            f"--response names {response[1:]} ({problem.strerror}); expected @FILE to be a readable file"
-        ) from problem
-    except json.JSONDecodeError as problem:
-        raise UserError(
-            f'--reference is no JSON ({problem.msg}); expected an object like {{"answer": "5"}}'
-        ) from problem
-    except (verifiers.UnknownVerifier, ValueError) as problem:
-        raise UserError(str(problem)) from problem
-    print(json.dumps(asdict(verdict)))
-    raise typer.Exit(0 if verdict.status == "correct" else 1)
+    raise typer.Exit(judge(name, response, reference, min_isolation))
 
 
 @app.command()
@@ -357,7 +342,7 @@ def _quiet() -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2."""
+    """Entry point: a user's mistake is one line and exit code 2, a fault of ours a traceback and 3."""
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -372,6 +357,12 @@ def main() -> None:
     except Exception as problem:
         shown = getattr(problem, "format_message", None)
         if shown and type(problem).__module__.startswith(("click", "typer")):
-            print(f"reasoner: {shown()}; see reasoner --help", file=sys.stderr)
+            context = getattr(problem, "ctx", None)
+            command = context.command_path if context else "reasoner"
+            if context and not shown():  # a command that was given nothing
+                print(context.get_help())
+            else:
+                print(f"reasoner: {shown().rstrip('.')}; see {command} --help", file=sys.stderr)
             sys.exit(2)
-        raise
+        traceback.print_exc()
+        sys.exit(3)

@@ -188,6 +188,23 @@ def test_verify_prints_a_verdict():
     assert (wrong.returncode, json.loads(wrong.stdout)["status"]) == (1, "incorrect")
     one_line(reasoner("verify", "maths", "--response", "5", "--reference", "{}"), "'maths'", "math")
     one_line(reasoner("verify", "math", "--response", "5", "--reference", "{"), "JSON")
+    none = reasoner("verify", "math", "--response", "", "--reference", '{"answer": "5"}')
+    assert (none.returncode, json.loads(none.stdout)["status"]) == (1, "no_answer")
+    one_line(reasoner("verify", "math", "--response", "5", "--reference", '["5"]'), '["5"]', "keys of: answer")
+    one_line(reasoner("verify", "math", "--response", "5", "--reference", '{"gold": "5"}'), "'gold'", "answer")
+
+
+def test_verify_tells_an_error_of_ours_from_a_wrong_answer():
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    ours = reasoner("verify", "small_verifiers:broken", "--response", "5", "--reference", "{}", env=env)
+    assert (ours.returncode, json.loads(ours.stdout)["status"]) == (3, "error")
+
+
+def test_a_command_that_was_given_nothing_shows_its_help():
+    for arguments in ((), ("config",)):
+        bare = reasoner(*arguments)
+        assert bare.returncode == 2 and "Usage:" in bare.stdout and "reasoner: " not in bare.stderr
+    one_line(reasoner("run"), "Missing argument", "run --help")
 
 
 def test_verify_reads_the_response_from_a_file(tmp_path):

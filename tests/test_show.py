@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from small_models import branching_tree, make_tree
+from small_models import branching_tree, make_tree, save_small_qwen
+from transformers import AutoTokenizer
 
 from reasoner.commands.show import _table, describe, drawing, show, summary
+from reasoner.policy import models
 from reasoner.registry import UserError
 from reasoner.store import write_trees
 from reasoner.tree import Node
@@ -81,3 +83,36 @@ def test_the_list_names_whole_ids_in_80_columns():
     assert max(map(len, lines)) <= 80 and "…" not in console.file.getvalue()
     assert id in "".join(line[:18].strip() for line in lines)
     assert {"nodes", "leaves", "correct", "judged", "value", "tokens", "pruned"} <= set(" ".join(lines).split())
+
+
+def test_text_by_a_hub_name_or_numbers_and_why(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    saved = save_small_qwen(tmp_path / "hub" / "tiny", ["1 + 2 = 3\n"] * 9, 300)
+    write_trees(tmp_path / "run" / "trees" / "rollout", [branching_tree()])
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(f"stages: [{{kind: rollout, name: rollout, model: {saved}}}]")
+    wanted = AutoTokenizer.from_pretrained(saved).decode([10, 11, 12, 13, 14, 15])
+    capsys.readouterr()
+    for given in (tmp_path / "run", tmp_path / "run" / "trees" / "rollout"):
+        show(given, "p", None, 50, True)
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["nodes"][1]["text"] == wanted and shown.err == ""
+    config.write_text("stages: [{kind: rollout, name: rollout, model: owner/tiny}]")
+    show(tmp_path / "run", "p", None, 50, True)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["nodes"][1]["text"] == "10 11 12 13 14 15"
+    assert "token ids instead of text" in shown.err and "owner/tiny" in shown.err
+    # what the hub's client has fetched before is a hub name that can be read
+    monkeypatch.setattr(models, "AutoTokenizer", FromHub({"owner/tiny": str(saved)}))
+    show(tmp_path / "run", "p", None, 50, True)
+    assert json.loads(capsys.readouterr().out)["nodes"][1]["text"] == wanted
+
+
+class FromHub:
+    """Stands in for a hub that has the models of a table."""
+
+    def __init__(self, models):
+        self.models = models
+
+    def from_pretrained(self, name, **options):
+        return AutoTokenizer.from_pretrained(self.models[name], **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import replace
@@ -24,18 +25,18 @@ def import_labels(path: Path, out: Path, licence: str, questions: Path | None, a
     if any(out.glob("*.parquet")):
         raise UserError(f"{out} holds imported rows already; expected an empty folder, choose another --to")
     source = Import(path, known_questions(questions) if questions else ())
-    writer = RecordWriter(out, rows_per_shard=512)
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
+        writer = RecordWriter(out, rows_per_shard=512)
         for tree in source:
             writer.add(replace(tree, licence=licence) if licence and tree.licence == "not stated" else tree)
-    except UserError:
-        for shard in out.glob("*.parquet"):
-            shard.unlink()
+        writer.close()
+        left_out = [row for report in source.reports for row in report.left_out]
+        account = [_account(report) for report in source.reports]
+        write_json(out / ACCOUNT, {"files": account, "left_out": [row._asdict() for row in left_out]})
+    except BaseException:
+        _withdraw(out, new)
         raise
-    writer.close()
-    left_out = [row for report in source.reports for row in report.left_out]
-    account = [_account(report) for report in source.reports]
-    write_json(out / ACCOUNT, {"files": account, "left_out": [row._asdict() for row in left_out]})
     if as_json:
         print(
             json.dumps({"files": account, "left_out": [row._asdict() for row in left_out], "out": str(out)})
@@ -44,6 +45,15 @@ def import_labels(path: Path, out: Path, licence: str, questions: Path | None, a
     for report in source.reports:
         print(_text(report, licence))
     print(f"written to {out}; use it in a stage: {{kind: import, path: {out}, model: MODEL}}")
+
+
+def _withdraw(out: Path, new: list[Path]) -> None:
+    """Remove the shards that a failed import wrote, and of the folders that it made those that are empty."""
+    for shard in out.glob("*.parquet"):
+        shard.unlink()
+    for folder in new:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def known_questions(path: Path) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ def show(run: Path, problem_id: str | None, stage: str | None, limit: int, as_js
     ids = []
     for tree in read_trees(folder):
         if tree.problem.id == problem_id:
-            nodes = describe(tree, _decoder(run, folder.name))
+            nodes = describe(tree, _decoder(run, folder))
             if as_json:
                 print(to_json({"problem": vars(tree.problem), "nodes": nodes}, indent=2))
             else:
@@ -160,17 +162,22 @@ def _print(shown: Table | Branches) -> None:
     Console(width=console.width if console.is_terminal else 160, soft_wrap=False).print(shown)
 
 
-def _decoder(run: Path, stage: str):
-    """Token ids as text by the tokenizer of the stage's model; as numbers where there is none."""
+def _decoder(run: Path, folder: Path) -> Callable[[list[int]], str]:
+    """Token ids as text by the tokenizer of the stage that wrote the folder; as numbers, and why, where there is none."""
+    run = next((p for p in (run, *folder.parents[:2]) if (p / "config.yaml").is_file()), run)
     config = run / "config.yaml"
     stages = read_yaml(config).get("stages", []) if config.is_file() else []
-    model = next((s.get("model") for s in stages if s.get("name") == stage), None)
-    folder = run / "models" / str(model) / "model"
-    if model is None or not (folder.is_dir() or Path(model).is_dir()):
-        return lambda ids: " ".join(map(str, ids))
-    from reasoner.policy.models import load_tokenizer
+    model = next((s.get("model") for s in stages if s.get("name") == folder.name), None)
+    try:
+        if model is None:
+            raise UserError(f"no config.yaml near {folder} names the stage's model")
+        made = run / "models" / str(model) / "model"
+        from reasoner.policy.models import load_tokenizer
 
-    tokenizer = load_tokenizer(str(folder if folder.is_dir() else model))
+        tokenizer = load_tokenizer(str(made if made.is_dir() else model))
+    except UserError as problem:
+        print(f"reasoner: token ids instead of text: {problem}", file=sys.stderr)
+        return lambda ids: " ".join(map(str, ids))
     return lambda ids: tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
 
 

@@ -112,9 +112,14 @@ def load_merged(path: str, dtype: str = "auto") -> Any:
 
 
 def merge(path: str, out: Path) -> None:
-    """Save a model in the plain Hugging Face format, an adapter merged into its base, with its tokenizer."""
+    """Save a model in the plain Hugging Face format, an adapter merged into its base, with its tokenizer.
+
+    An `out` that holds something already is a UserError.
+    """
     if not is_adapter(path):
         raise UserError(f"{path} holds no adapter ({CONFIG_FILE}); expected a folder in PEFT's format")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} holds something already; expected a new or an empty folder, choose another")
     save(load_merged(path), load_tokenizer(path), out)
 
 

@@ -149,9 +149,12 @@ def load_tokenizer(
 @contextmanager
 def _explained(path: str, what: str):
     """Turn what transformers and the hub raise into one line that says what to do."""
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1 or Path(path).parent.is_dir()
     if looks_local and not Path(path).is_dir():
-        raise UserError(f"no {what} at {path}: there is no such folder; expected a Hugging Face model folder")
+        raise UserError(
+            f"no {what} at {path}: there is no such folder; expected a Hugging Face model folder, a finished stage, or a "
+            "hub name with its owner, like Qwen/Qwen2.5-0.5B"
+        )
     try:
         yield
     except (OSError, ValueError) as problem:

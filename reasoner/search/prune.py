@@ -102,7 +102,7 @@ def _rule(name: str, is_dead_end: DeadEndFn | None) -> Rule:
     if is_dead_end is None:
         raise UserError(
             "the pruning rule dead_end needs a verifier of unfinished chains and got none; expected one: "
-            "set dead_end_verifier, or leave the rule out"
+            "set dead_end, or leave the rule out"
         )
     return lambda tree, node, offset, config: is_dead_end(tree, node, offset)
 

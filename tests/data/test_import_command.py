@@ -46,7 +46,16 @@ def test_one_class_is_said_and_nothing_usable_leaves_no_rows(tmp_path, capsys):
     (folder / "b.jsonl").write_text("{}")
     with pytest.raises(UserError, match=r"b\.jsonl has no usable row"):
         import_labels(folder, tmp_path / "none", "", None, False)
-    assert not list((tmp_path / "none").glob("*.parquet"))
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(UserError):
+        import_labels(folder, tmp_path / "new" / "none", "", None, False)
+    assert not (tmp_path / "new").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    with pytest.raises(UserError):
+        import_labels(folder, mine, "", None, False)
+    assert [p.name for p in mine.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize("is_stored", [False, True])

@@ -171,6 +171,8 @@ def test_saved_adapters_load_in_peft_and_here_and_merge_to_a_plain_model(folder,
         assert torch.allclose(logp(in_peft.eval().get_base_model()), wanted, atol=1e-6)
         assert torch.allclose(logp(load_merged(str(tmp_path / "policy"))), wanted, atol=1e-5)
         merge(str(tmp_path / "policy"), tmp_path / "plain")
+        with pytest.raises(UserError, match="holds something already"):
+            merge(str(tmp_path / "policy"), tmp_path / "plain")
         plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain").eval()
         assert torch.allclose(logp(plain), wanted, atol=1e-5)
         assert not (tmp_path / "plain/adapter_config.json").exists()

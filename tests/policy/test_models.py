@@ -1,6 +1,12 @@
 """The embedded model and tokenizer, saved and loaded again through the Auto classes."""
 
 import json
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -10,6 +16,7 @@ from transformers import AutoTokenizer
 from reasoner.policy.models import TinyModel, load_model, load_tokenizer, make_tiny, train_tokenizer
 from reasoner.registry import UserError
 
+ROOT = Path(__file__).parent.parent.parent
 TEXTS = [f"{a} + {b} = {a + b}\nThe answer is {a + b}." for a in range(30) for b in range(0, 40, 7)]
 TINY = TinyModel(hidden_size=32, num_layers=2, num_heads=2, num_key_value_heads=1, intermediate_size=48)
 HARD_TEXTS = [
@@ -126,3 +133,43 @@ def test_a_tokenizer_without_end_of_text_is_a_user_error(folder, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": None}))
     with pytest.raises(UserError, match="has no end-of-text token"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_mistyped_folder_or_stage_does_not_ask_the_hub():
+    """Without a network the hub would be asked again and again, for most of a minute."""
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_GET = do_HEAD
+
+        def log_message(self, *_):
+            pass
+
+    code = """
+import sys
+from reasoner.policy.models import load_tokenizer
+from reasoner.registry import UserError
+for name in sys.argv[1:]:
+    try:
+        load_tokenizer(name)
+    except UserError as problem:
+        print(problem)
+"""
+    with HTTPServer(("127.0.0.1", 0), Hub) as hub:
+        Thread(target=hub.serve_forever, daemon=True).start()
+        env = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+        env["HF_ENDPOINT"] = f"http://127.0.0.1:{hub.server_port}"
+
+        def shown(*names):
+            command = [sys.executable, "-c", code, *names]
+            return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+
+        lines = shown("ppoo", "runs/demo/models/spt/model", "tests/no-such-folder").splitlines()
+        assert asked == []
+        assert len(lines) == 3 and all("no such folder" in line and "finished stage" in line for line in lines)
+        assert "owner/name" in shown("owner/name") and any("owner/name" in path for path in asked)
+        hub.shutdown()
