@@ -14,7 +14,12 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from peft.utils import (
+    AuxiliaryTrainingWrapper,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
 from pydantic import Field
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
@@ -74,8 +79,46 @@ def load_peft(path: str, lora: LoRA, name: str = "default", dtype: str = "auto")
             f"{path} holds an adapter with r={saved['r']}, alpha={saved['lora_alpha']}; expected r={lora.r}, "
             f"alpha={lora.alpha}: set lora to the adapter's own, or merge it first (reasoner merge)"
         )
-    base = load_model(base_of(path), dtype, four_bit=lora.four_bit)
+    base = load_base(path, dtype, four_bit=lora.four_bit)
     return PeftModel.from_pretrained(base, path, adapter_name=name, is_trainable=True)
+
+
+def load_base(path: str, dtype: str = "auto", four_bit: bool = False) -> Any:
+    """The base of an adapter folder, its embeddings as long as those that the adapter was trained on."""
+    base = load_model(base_of(path), dtype, four_bit=four_bit)
+    rows = embedding_rows(path, base)
+    if rows is not None and rows != base.get_input_embeddings().weight.shape[0]:
+        base.resize_token_embeddings(rows, mean_resizing=False)
+    return base
+
+
+def embedding_rows(path: str | Path, base: Any) -> int | None:
+    """How many tokens' embeddings an adapter folder goes with; None where it does not tell.
+
+    Its own weights tell, or else its highest trained token: then the tokenizer in the folder counts them.
+    """
+    layers = [_name_in(base, layer) for layer in (base.get_input_embeddings(), base.get_output_embeddings())]
+    weights = load_peft_weights(str(path), device="cpu")
+    for key, weight in weights.items():
+        if any(f".{layer}." in key for layer in layers) and key.endswith(".weight") and "lora_" not in key:
+            return weight.shape[0]
+    if any("trainable_tokens" in key for key in weights) and (Path(path) / "tokenizer_config.json").is_file():
+        return max(len(load_tokenizer(str(path))), base.get_input_embeddings().weight.shape[0])
+    return None
+
+
+def _same_embeddings(path: str | Path, peft: Any, lm: Any) -> bool:
+    """Whether frozen embeddings in an adapter folder are those of the model: others would overwrite them."""
+    have = {key: weight for key, weight in peft.state_dict().items() if key.endswith(".weight")}
+    saved = load_peft_weights(str(path), device="cpu")
+    rows = embedding_rows(path, lm)
+    return (rows is None or rows == lm.get_input_embeddings().weight.shape[0]) and all(
+        torch.equal(weight, have[key].cpu()) for key, weight in saved.items() if key in have
+    )
+
+
+def _name_in(model: Any, wanted: Any) -> str:
+    return next(name for name, module in model.named_modules() if module is wanted)
 
 
 def load_trainable(path: str, lora: LoRA | None, dtype: str = "auto") -> Any:
@@ -86,7 +129,7 @@ def load_trainable(path: str, lora: LoRA | None, dtype: str = "auto") -> Any:
     if lora is not None:
         return load_peft(path, lora, dtype=dtype)
     if is_adapter(path):
-        return PeftModel.from_pretrained(load_model(base_of(path), dtype), path, is_trainable=True)
+        return PeftModel.from_pretrained(load_base(path, dtype), path, is_trainable=True)
     return load_model(path, dtype).requires_grad_(True)
 
 
@@ -107,8 +150,22 @@ def load_merged(path: str, dtype: str = "auto") -> Any:
     """A causal LM for inference; an adapter folder is merged into the base that it names."""
     if not is_adapter(path):
         return load_model(path, dtype)
-    wrapped = PeftModel.from_pretrained(load_model(base_of(path), dtype), path)
+    wrapped = PeftModel.from_pretrained(load_base(path, dtype), path)
+    _untie_adapted(wrapped.get_base_model())
     return wrapped.merge_and_unload().eval()
+
+
+def _untie_adapted(lm: Any) -> None:
+    """Give the output layer weights of its own where only one of it and the embedding it is tied to has an adapter."""
+    read, write = (
+        m.get_base_layer() if isinstance(m, BaseTunerLayer) else m
+        for m in (lm.get_input_embeddings(), lm.get_output_embeddings())
+    )
+    adapted = [isinstance(m, BaseTunerLayer) for m in (lm.get_input_embeddings(), lm.get_output_embeddings())]
+    if adapted[0] != adapted[1] and read.weight is write.weight:
+        write.weight = torch.nn.Parameter(write.weight.detach().clone(), requires_grad=False)
+        lm.config.get_text_config().tie_word_embeddings = False
+        lm.config.tie_word_embeddings = False
 
 
 def merge(path: str, out: Path) -> None:
@@ -143,8 +200,11 @@ class SharedBase:
         self.lm: Any = self.peft.get_base_model().eval()
         self.path = base_of(path)
         self.trained = {name}
-        self.layers = [m for m in self.lm.modules() if isinstance(m, BaseTunerLayer)]
-        if any(layer is self.lm.get_output_embeddings() for layer in self.layers):
+        # a wrapper holds whole weights of an adapter's own, as those of embeddings with added tokens
+        adapted = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+        self.layers = [m for m in self.lm.modules() if isinstance(m, adapted)]
+        output = self.lm.get_output_embeddings()
+        if any(layer is output for layer in self.layers if isinstance(layer, BaseTunerLayer)):
             raise UserError(
                 "lora.target_modules names the output layer; expected layers inside the blocks only"
             )
@@ -163,18 +223,23 @@ class SharedBase:
         return self._added(name, trained)
 
     def load(self, name: str, folder: str | Path, trained: bool = True) -> Adapter:
-        """The adapter that a folder holds; one of another base is a UserError."""
+        """The adapter that a folder holds; one of another base or with other embeddings is a UserError."""
         if not self.fits(folder):
             raise UserError(
-                f"{folder} is no adapter of {self.path}; expected one that was trained on this base"
+                f"{folder} is no adapter of {self.path} with its {self.lm.get_input_embeddings().weight.shape[0]} tokens; "
+                "expected one that was trained on this base"
             )
         self.peft.add_adapter(name, LoraConfig.from_pretrained(str(folder)))
         set_peft_model_state_dict(self.peft, load_peft_weights(str(folder), device="cpu"), name)
         return self._added(name, trained)
 
     def fits(self, folder: str | Path) -> bool:
-        """Whether a folder holds an adapter that was trained on this base."""
-        return is_adapter(folder) and base_of(folder) == self.path
+        """Whether a folder holds an adapter that was trained on this base, with the embeddings that it now has."""
+        return (
+            is_adapter(folder)
+            and base_of(folder) == self.path
+            and _same_embeddings(folder, self.peft, self.lm)
+        )
 
     def view(self, name: str | None) -> Adapter:
         """The causal LM as the adapter `name` makes it; None is the base alone."""
@@ -193,9 +258,9 @@ class SharedBase:
         if name is None:
             return {}
         return {
-            full.replace(f".{name}.", ".").replace(".", "_"): weight
+            f"{full}.".replace(f".{name}.", ".").strip(".").replace(".", "_"): weight
             for full, weight in self.lm.named_parameters()
-            if f".{name}." in full
+            if f".{name}." in f"{full}."
         }
 
     def _added(self, name: str, trained: bool) -> Adapter:
@@ -262,8 +327,9 @@ class Adapter(torch.nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = get_peft_model_state_dict(self.shared.peft, adapter_name=self.name)
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS_FILE,
-                  metadata={"format": "pt"})  # fmt: skip
+        # copies: tied embeddings share memory, which the format has no words for
+        copies = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+        save_file(copies, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         config = self.shared.peft.peft_config[self.name]
         config.base_model_name_or_path = self.shared.path
         config.inference_mode = True

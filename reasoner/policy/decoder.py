@@ -109,13 +109,14 @@ class Decoder:
         _, self.key_heads, self.head_dim = kv_shape(model)
         self.groups = config.num_attention_heads // self.key_heads
         self.eps = config.rms_norm_eps
-        self.embedding, self.norm = base.embed_tokens.weight, base.norm.weight
-        self.width = self.embedding.shape[1]
+        # called as a module: it may have an adapter or tokens of its own
+        self.embed, self.norm = base.embed_tokens, base.norm.weight
+        self.width = config.hidden_size
         self.folds = model.device.type == "cpu" and model.dtype == torch.float32
         self.least_norm = torch.tensor((self.width * self.eps) ** 0.5)
         self.last_scale_W = self.norm * self.width**0.5
         position_1P = torch.arange(max_context, device=model.device)[None]
-        cos, sin = base.rotary_emb(self.embedding[:1], position_1P)
+        cos, sin = base.rotary_emb(self.norm[None], position_1P)
         # rotate_half as a roll: its sign goes into the sine
         sign = torch.cat((-torch.ones(self.head_dim // 2), torch.ones(self.head_dim // 2))).to(sin)
         self.cos_PD, self.sin_PD = cos[0], sin[0] * sign
@@ -174,7 +175,7 @@ class Decoder:
     ) -> torch.Tensor:
         """Last hidden states [R, W] of one token per row; its keys and values go into `cache`, selected for them."""
         num_rows, K, G, D = len(token_R), self.key_heads, self.groups, self.head_dim
-        x_RW = F.embedding(token_R, self.embedding)
+        x_RW = self.embed(token_R)
         cos_R11D, sin_R11D = self.cos_PD[position_R][:, None, None], self.sin_PD[position_R][:, None, None]
         for i, b in enumerate(self.blocks):
             qkv = F.linear(self._normed(x_RW, b.norm), *b.qkv).view(num_rows, K, G + 2, D)

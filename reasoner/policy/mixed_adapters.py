@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.utils import AuxiliaryTrainingWrapper
 
 from reasoner.policy.engine import BASE
 from reasoner.registry import UserError
@@ -25,6 +26,7 @@ class MixedAdapters:
 
     def __init__(self, model):
         self.layers: list[Any] = [m for m in model.modules() if isinstance(m, LoraLayer)]
+        self.has_own = any(isinstance(m, AuxiliaryTrainingWrapper) for m in model.modules())
         self.names = sorted({name for layer in self.layers for name in layer.lora_A})
         self.stacked: dict[int, tuple[torch.Tensor, torch.Tensor, list[str]]] = {}
 
@@ -33,6 +35,11 @@ class MixedAdapters:
         if adapter and adapter != BASE and adapter not in self.names:
             raise UserError(
                 f"no adapter {adapter!r} in this model; expected one of {', '.join([*self.names, BASE])}, or none"
+            )
+        if adapter and self.has_own:
+            raise UserError(
+                f"adapter {adapter!r} was asked for by name, and adapters of this model have whole weights of their own "
+                "(modules_to_save or trainable tokens); expected plain LoRA: run one adapter at a time"
             )
 
     def refresh(self) -> None:
