@@ -11,11 +11,12 @@ from fractions import Fraction
 from verifiers import fields
 from verifiers.answer_text import Quantity, same_quantity, same_units
 from verifiers.fields import NoImage, TooLarge, Undefined
+from verifiers.relations import FLIPPED, INFINITE, REALS, assignments, interval, names_something, real_set
 
 Leaf = Callable[[tuple, tuple], bool]
-_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-_INFINITE = (("inf",), ("neg", ("inf",)))
 _MAX_ITEMS = 100
+_SETS_OF_REALS = frozenset(("union", "meet", "minus", "rel", "list"))
+_DOTS = ("dots",)
 _EXPRESSIONS = frozenset(("num", "sym", "add", "neg", "mul", "div", "pow", "root", "fn"))
 
 
@@ -45,10 +46,18 @@ def same(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
     if said is None or replied is None:
         return False
     gold, answer = said, replied
+    if gold == answer and gold[0] not in _EXPRESSIONS:
+        return True
+    if (named := _same_assignments(gold, answer, leaf)) is not None:
+        return named
     if gold[0] == answer[0] == "rel" and (gold[2] == ("in",)) == (answer[2] == ("in",)):
         return _same_relations(gold, answer, leaf)
     gold, answer = _value(gold, leaf), _value(answer, leaf)
     kinds = {gold[0], answer[0]}
+    if kinds & _SETS_OF_REALS or REALS in (gold, answer):
+        reals = real_set(gold), real_set(answer)
+        if None not in reals:
+            return reals[0] == reals[1]
     if "rel" in kinds:
         return False
     if kinds & {"list", "set", "pm"}:
@@ -60,14 +69,14 @@ def same(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
     if kinds & {"union", "meet", "minus"}:
         return gold[0] == answer[0] and _same_unions(gold, answer, leaf)
     if "ratio" in kinds:
-        return gold[0] == answer[0] and _pairwise(gold[1], answer[1], leaf)
+        return _same_ratios(gold, answer, leaf)
     if "unit" in kinds:
         return _same_units(gold, answer, leaf)
     if "based" in kinds:
         return _same_based(gold, answer)
     if "text" in kinds:
-        return gold[0] == answer[0] and gold[1].casefold().split() == answer[1].casefold().split()
-    if gold in _INFINITE or answer in _INFINITE:
+        return gold[0] == answer[0] and same_words(gold[1], answer[1])
+    if gold in INFINITE or answer in INFINITE:
         return gold == answer
     return leaf(gold, answer)
 
@@ -77,11 +86,12 @@ def _conclusion(tree: tuple) -> tuple | None:
     if tree[0] != "rel":
         return tree
     sides, signs = tree[1], tree[2]
-    while signs and signs[-1] == "~":
-        # "9.5/3.14 ≈ 3.01": the exact side is the answer.
+    while signs and signs[-1] == "~" and not (len(signs) == 1 and names_something(sides[0])):
+        # "9.5/3.14 ≈ 3.01": the exact side is the answer; "y ≈ 2.4" has no other.
         sides, signs = sides[:-1], signs[:-1]
     if not signs:
         return sides[0]
+    signs = ("=",) if signs == ("~",) else signs
     if "~" in signs or set(signs) != {"="} or len(signs) == 1:
         return ("rel", sides, signs)
     for left, right in itertools.pairwise(sides[1:]):
@@ -93,19 +103,49 @@ def _conclusion(tree: tuple) -> tuple | None:
     return ("rel", (sides[0], sides[-1]), ("=",))
 
 
-def _names_something(tree: tuple) -> bool:
-    """x, x_1, f(x), (p, q), NO/BO, |AB|: a left side that says what the value is of."""
-    if tree[0] == "tuple":
-        return all(_names_something(item) for item in tree[2])
-    if tree[0] in ("mul", "div"):
-        return _names_something(tree[1]) and _names_something(tree[2])
-    if tree[0] == "ratio":
-        return all(_names_something(item) for item in tree[1])
-    if tree[0] == "fn":
-        return tree[1] in ("abs", "det", "max", "min") and all(map(_names_something, tree[2:]))
-    if tree[0] == "text":
-        return True
-    return tree[0] == "sym" and tree[1] not in ("pi", "e", "i")
+def _same_assignments(gold: tuple, answer: tuple, leaf: Leaf) -> bool | None:
+    """x=1, y=2 against (x,y)=(1,2), y=2, x=1, (1,2) or 1,2, either way round; None where neither assigns."""
+    named, others = assignments(gold), assignments(answer)
+    if named is not None and others is not None:
+        values = dict(others)
+        return dict(named).keys() == values.keys() and all(same(a, values[name], leaf) for name, a in named)
+    if named is None and others is None:
+        return None
+    plain = answer if named is not None else gold
+    items = plain[1] if plain[0] == "list" else plain[2] if plain[0] == "tuple" and plain[1] == "(" else ()
+    if len(items) != len(named or others or ()) or any(item[0] in ("rel", "tuple") for item in items):
+        return None
+    if named is not None:
+        return _pairwise(tuple(value for _, value in named), items, leaf)
+    return _pairwise(items, tuple(value for _, value in others or ()), leaf)
+
+
+def _same_ratios(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
+    """3:4 is 6:8 and 3/4; 12:30 is a time of day."""
+    parts = [tree[1] if tree[0] == "ratio" else (tree, ("num", Fraction(1))) for tree in (gold, answer)]
+    if any(map(_is_time, (gold, answer))) or any(item[0] == "unit" for part in parts for item in part):
+        return gold[0] == answer[0] and _pairwise(parts[0], parts[1], leaf)
+    if len(parts[0]) != len(parts[1]) or any(item[0] not in _EXPRESSIONS for part in parts for item in part):
+        return False
+    (first, *rest), (other, *others) = parts
+    return all(leaf(("mul", a, other), ("mul", b, first)) for a, b in zip(rest, others, strict=True))
+
+
+def _is_time(tree: tuple) -> bool:
+    if tree[0] != "ratio" or not all(part[0] == "num" and part[1].denominator == 1 for part in tree[1]):
+        return False
+    hour, *minutes = (part[1] for part in tree[1])
+    return 0 <= hour <= 24 and all(10 <= minute < 60 for minute in minutes)
+
+
+def same_words(gold: str, answer: str) -> bool:
+    """Are two texts the same but for case, a leading article, plurals and hyphens?"""
+    words = []
+    for text in (gold, answer):
+        said = text.casefold().replace("-", " ").split()
+        said = said[1:] if len(said) > 1 and said[0] in ("a", "an", "the") else said
+        words.append([word.strip(".,'").removesuffix("s") for word in said])
+    return words[0] == words[1]
 
 
 def _is_expression(tree: tuple) -> bool:
@@ -119,9 +159,9 @@ def _value(tree: tuple, leaf: Leaf) -> tuple:
     if tree[0] != "rel":
         return tree
     sides, signs = tree[1], tree[2]
-    if signs in (("=",), ("in",)) and _names_something(sides[0]):
+    if signs in (("=",), ("in",)) and names_something(sides[0]):
         return sides[1]
-    if signs == ("=",) and _names_something(sides[1]):
+    if signs == ("=",) and names_something(sides[1]):
         return sides[0]
     if signs == ("=",) and all(map(_is_expression, sides)):
         # "sqrt(4) = 2" is true and says 2; "7 = 5" is not, and says nothing.
@@ -130,29 +170,8 @@ def _value(tree: tuple, leaf: Leaf) -> tuple:
                 return sides[1]
         except Malformed:
             return tree
-    interval = _interval(tree)
-    return interval if interval is not None else tree
-
-
-def _interval(tree: tuple) -> tuple | None:
-    """1 < x <= 3 as (1, 3], x > 5 as (5, oo); None for other relations."""
-    sides, signs = tree[1], tree[2]
-    if not all(sign in _FLIPPED for sign in signs):
-        return None
-    if signs[0] in (">", ">="):
-        sides, signs = sides[::-1], tuple(_FLIPPED[sign] for sign in signs[::-1])
-    if not all(sign in ("<", "<=") for sign in signs):
-        return None
-    if len(sides) == 2:
-        if _names_something(sides[0]):
-            sides, signs = (("neg", ("inf",)), *sides), ("<", *signs)
-        elif _names_something(sides[1]):
-            sides, signs = (*sides, ("inf",)), (*signs, "<")
-        else:
-            return None
-    if len(sides) != 3 or not _names_something(sides[1]):
-        return None
-    return ("tuple", "(" if signs[0] == "<" else "[", (sides[0], sides[2]), ")" if signs[1] == "<" else "]")
+    between = interval(tree)
+    return between if between is not None else tree
 
 
 def _same_relations(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
@@ -161,7 +180,7 @@ def _same_relations(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
     signs = {gold[2], answer[2]}
     if signs == {("=",)}:
         (a, b), (c, d) = gold[1], answer[1]
-        if _names_something(a) and _names_something(c) and a == c:
+        if names_something(a) and names_something(c) and a == c:
             return same(b, d, leaf)
         try:
             return fields.proportional(("add", a, ("neg", b)), ("add", c, ("neg", d)))
@@ -173,7 +192,7 @@ def _same_relations(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
             raise Undecided(f"two equations: {problem}") from problem
     if signs == {("in",)}:
         return gold[1][0] == answer[1][0] and same(gold[1][1], answer[1][1], leaf)
-    left, right = _interval(gold), _interval(answer)
+    left, right = interval(gold), interval(answer)
     if left is not None and right is not None:
         return _same_tuples(left, right, leaf)
     if len(gold[2]) == 1 and len(answer[2]) == 1:
@@ -188,7 +207,7 @@ def _same_inequalities(gold: tuple, answer: tuple) -> bool:
     differences, strict = [], []
     for (left, right), (sign,) in ((gold[1], gold[2]), (answer[1], answer[2])):
         if sign in (">", ">="):
-            left, right, sign = right, left, _FLIPPED[sign]
+            left, right, sign = right, left, FLIPPED[sign]
         differences.append(("add", left, ("neg", right)))
         strict.append(sign)
     if strict[0] != strict[1]:
@@ -223,7 +242,7 @@ def _items(tree: tuple) -> list[tuple] | None:
     if (
         tree[0] == "rel"
         and tree[2] == ("=",)
-        and _names_something(tree[1][0])
+        and names_something(tree[1][0])
         and tree[1][1][0] in ("list", "pm")
     ):
         return _items(tree[1][1])
@@ -250,8 +269,12 @@ def _signed(tree: tuple, minus: bool) -> tuple:
 def _same_collections(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
     if (gold[0] == "set" and answer[0] == "tuple") or (gold[0] == "tuple" and answer[0] == "set"):
         return False
-    if gold[0] == "tuple" and answer[0] == "list":
-        return gold[1] == "(" and gold[3] == ")" and _pairwise(gold[2], answer[1], leaf)
+    if (gold[0], answer[0]) in (("tuple", "list"), ("list", "tuple")):
+        # "1, 2" without its brackets, or with them, in the same order.
+        pair = gold if gold[0] == "tuple" else answer
+        items = [tree[2] if tree[0] == "tuple" else tree[1] for tree in (gold, answer)]
+        if pair[1] == "(" and pair[3] == ")" and len(items[0]) == len(items[1]):
+            return _pairwise(items[0], items[1], leaf)
     left, right = _items(gold), _items(answer)
     if left is None:
         left = [gold]
@@ -261,6 +284,8 @@ def _same_collections(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
         left, right = _grouped(left), _grouped(right)
     if max(len(left), len(right)) > _MAX_ITEMS:
         raise TooLarge("collection")
+    if _DOTS in left or _DOTS in right:
+        return _pairwise(tuple(left), tuple(right), leaf)
     # As sets: a member named twice counts once, a member too many or too few is wrong.
     missing = list(range(len(right)))
     for item in left:
@@ -322,6 +347,8 @@ def _same_units(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
         return False
     try:
         values = fields.rational(gold), fields.rational(answer)
+        if gold_unit == answer_unit and gold_unit.startswith("mod ") and gold_unit[4:].isdigit():
+            return (values[0] - values[1]) % max(1, int(gold_unit[4:])) == 0
         return same_quantity(Quantity(values[0], gold_unit), Quantity(values[1], answer_unit))
     except NoImage:
         pass

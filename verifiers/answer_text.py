@@ -37,6 +37,8 @@ _REPEATING = re.compile(
     r"(?<![0-9.])([0-9]{0,15})\.([0-9]{0,15})\\(?:overline|bar|dot)\s*(?:\{\s*([0-9]{1,15})\s*\}|([0-9]))(?![0-9])"
 )
 _MODULUS = re.compile(r"\(\s*\\?(?:mod|bmod)\s+([0-9a-z]{1,20})\s*\)")
+_SPELLED_SIGNS = re.compile(r"\^\s*\{?\s*\\prime\s*\}?|\\([lr]brac[ek])(?![a-zA-Z])")
+_SIGN_OF = {"lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]"}
 _NOON = re.compile(r"\b([apAP])\.\s?([mM])\b\.?")
 _WRAPPERS = (
     ("$$", "$$"),
@@ -106,6 +108,8 @@ def canonical(answer: str) -> str:
         text = _TEXT_COMMAND.sub(_plain_words, text)
         text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
         text = _REPEATING.sub(_repeating, text)
+        if r"\prime" in text or "brac" in text:
+            text = _SPELLED_SIGNS.sub(lambda match: _SIGN_OF.get(match.group(1), "'"), text)
     if "mod" in text:
         text = _MODULUS.sub(r"\\pmod{\1}", text)
     if "m." in text or "M." in text:

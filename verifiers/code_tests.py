@@ -8,7 +8,7 @@ import ast
 import builtins
 import re
 from collections.abc import Callable, Iterator
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import partial
 
 from verifiers.extract import fenced_code, final_answer
@@ -27,6 +27,8 @@ _ENDING_REASON = {
 
 
 _MAX_CODE = 1 << 20
+_WHITE = " \t\r\n"
+_WORD = re.compile(r"[^ \t\r\n]+")
 _WRAPPERS = frozenset(("abs", "set", "sorted", "tuple", "list", "round", "len", "str", "all", "any", "dict"))
 
 
@@ -258,11 +260,13 @@ def same_output(expected: str, found: str, tolerance: float = 0.0, ignore_case: 
     """
     if ignore_case:
         expected, found = expected.lower(), found.lower()
-    if [line.rstrip() for line in expected.rstrip().splitlines()] == [
-        line.rstrip() for line in found.rstrip().splitlines()
+    # Only these are white space: str.split would take "\x0b" and its like for line ends.
+    expected, found = (text.replace("\r\n", "\n").rstrip(_WHITE) for text in (expected, found))
+    if [line.rstrip(_WHITE) for line in expected.split("\n")] == [
+        line.rstrip(_WHITE) for line in found.split("\n")
     ]:
         return True
-    wanted, words = expected.split(), found.split()
+    wanted, words = _WORD.findall(expected), _WORD.findall(found)
     return len(wanted) == len(words) and all(
         _same_word(a, b, tolerance) for a, b in zip(wanted, words, strict=True)
     )
@@ -277,5 +281,5 @@ def _same_word(expected: str, found: str, tolerance: float) -> bool:
     try:
         a, b = Decimal(expected), Decimal(found)
         return a == b or (tolerance > 0 and abs(a - b) <= Decimal(tolerance) * max(Decimal(1), abs(a)))
-    except InvalidOperation:
-        return False
+    except ArithmeticError:
+        return False  # no number, or one beyond decimal's range

@@ -1,9 +1,11 @@
-"""Final answers out of responses: the last box, "#### x", "answer is x", fenced code.
+"""Final answers out of responses: the last box, "#### x", <answer> tags, "answer is x", fenced code.
 
 Every rule is linear in the length of the response, since the response may be made to hurt.
 """
 
 import re
+
+from verifiers.units import is_label, is_measure
 
 # What comes before the last million characters can't be a final answer.
 MAX_SCANNED_CHARS = 1_000_000
@@ -12,8 +14,18 @@ _MAX_FORMULA_CHARS = 20_000
 
 _BRACE_OR_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(\{|(?=[ \d$-]))|\\[\\{}]|[{}]")
 _UNBRACED = re.compile(r"\s*([^\s{}$\\]{1,60})")
-_HASHES = re.compile(r"^[ \t>*]*####[ \t]*(\S[^\n]*)", re.MULTILINE)
-_ANSWER_IS = re.compile(r"\banswer\b(?:[ \t]{0,3}(?:is|are|equals|:|=|\*\*)){1,4}[ \t]{0,3}", re.IGNORECASE)
+_ANSWER_IS = re.compile(
+    r"\banswer\b(?:[ \t]{0,3}(?:is|are|equals|:|=|\*\*)){1,4}[ \t]{0,3}|\bfinal answer[ \t*:#]{0,20}(?=\n)",
+    re.IGNORECASE,
+)
+_LINE = re.compile(r"\S[^\n]*")
+_HEADING = re.compile(r"(?:the )?(?:final )?(?:answer|solution|result)", re.IGNORECASE)
+# ", altogether", " because ...": what a sentence says behind its answer.
+_AFTERTHOUGHT = re.compile(r",? \(|, (?!and\b|or\b)(?=[A-Za-z]{2})|(?: because| since| as |, so )")
+_NUMBER_AND_WORDS = re.compile(
+    r"(-?\\?[$€£]?-?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?)((?: [A-Za-z][a-z'-]*)*)"
+)
+_LETTER_AND_WORDS = re.compile(r"\(?([A-J])\)?[,;:] [a-z]")
 _SENTENCE_END = re.compile(r"\.(?=\s|$|\*\*)")
 _FENCE = re.compile(r"^[ \t]*```+[ \t]*([\w+-]*)[^\n]*$", re.MULTILINE)
 _PROSE = re.compile(r"[A-Za-z']{2,}(?:[ ,;]+[A-Za-z']{2,}){3}")
@@ -47,15 +59,40 @@ def boxed(response: str) -> str | None:
 
 
 def after_hashes(response: str) -> str | None:
-    """What follows the last "####" that begins a line (GSM8K's mark)."""
-    last = None
-    for last in _HASHES.finditer(response):  # noqa: B007
-        pass
-    return last.group(1).strip() if last else None
+    """What follows the last "####" (GSM8K's mark) on its line; below it where it is a heading, "#### Final answer"."""
+    end = len(response)
+    while (at := response.rfind("####", 0, end)) >= 0:
+        newline = response.find("\n", at, end)
+        text = response[at + 4 : newline if newline >= 0 else end].strip(" \t#:*`")
+        if text and _HEADING.fullmatch(text):
+            text = _next_line(response, at + 4 if newline < 0 else newline)
+        if text:
+            return text
+        end = at
+    return None
+
+
+def _next_line(response: str, at: int) -> str:
+    """The first line with something on it from `at` on, without its dress."""
+    for line in _LINE.finditer(response, at):
+        if text := line.group().strip(" \t\r*`#:"):
+            return text
+    return ""
+
+
+def in_answer_tags(response: str) -> str | None:
+    """What stands between the last <answer> and its </answer>: a box or "answer is" in there, else all of it."""
+    lowered = response.lower()
+    end = lowered.rfind("</answer>")
+    start = lowered.rfind("<answer>", 0, max(end, 0))
+    if start < 0 or len(lowered) != len(response):
+        return None
+    inside = response[start + len("<answer>") : end].strip()
+    return boxed(inside) or after_answer_is(inside) or inside or None
 
 
 def after_answer_is(response: str) -> str | None:
-    """What follows the last "answer is", "answer:" to the end of its sentence."""
+    """What follows the last "answer is", "answer:", "Final Answer" to the end of its sentence, or on the next line."""
     last = None
     for last in _ANSWER_IS.finditer(response):  # noqa: B007
         pass
@@ -63,9 +100,24 @@ def after_answer_is(response: str) -> str | None:
         return None
     newline = response.find("\n", last.end())
     text = response[last.end() : newline if newline >= 0 else len(response)].strip()
+    if not text.strip(" \t*`:"):
+        text = _next_line(response, last.end())
     end = _SENTENCE_END.search(text)
     text = (text[: end.start()] if end else text).strip(" \t*`:")
-    return text or None
+    return _without_prose(text) or None
+
+
+def _without_prose(text: str) -> str:
+    """ "72" of "72 clips, altogether", "D" of "D, since it is odd"; listed units and magnitudes stay."""
+    letter = _LETTER_AND_WORDS.match(text)
+    if letter:
+        return letter.group(1)
+    head = _AFTERTHOUGHT.split(text, maxsplit=1)[0]
+    number = _NUMBER_AND_WORDS.fullmatch(head)
+    if number is None:
+        return text
+    words = number.group(2).strip()
+    return number.group(1) if words and is_label(words) and not is_measure(words) else head
 
 
 def bare(response: str) -> str | None:
@@ -94,10 +146,17 @@ _LAST_NUMBER = re.compile(
     re.ASCII,
 )
 
+_TEX_RUN = re.compile(
+    r"(?:\\[a-zA-Z]+|\\[,;!{}]|[0-9{}()\[\]^_+\-*/=|!]|[.,](?=[0-9])|(?<![A-Za-z])[a-zA-Z](?![A-Za-z])| (?=[\\0-9{(+\-*/=]))+"
+)
+
 
 def last_math(response: str) -> str | None:
     """Lenient, for answers that were not asked to be boxed: the last boxes, with no words between
     them, unless "answer is" follows; else what follows that; else the last formula or number."""
+    tagged = in_answer_tags(response)
+    if tagged is not None:
+        response = tagged
     ends = boxes(response)
     # An answer stated behind the last box is the final one.
     said = after_answer_is(response[ends[-1][1] :] if ends else response)
@@ -111,7 +170,7 @@ def last_math(response: str) -> str | None:
         return short
     if said:
         # "$12$ and $13$": formulas and nothing else are one answer.
-        plain = said.replace("$", " ").strip(' \\"')
+        plain = said.replace(r"\"", '"').replace("$", " ").strip(' "')
         if not _A_WORD.search(_AND.sub(",", _COMMAND.sub(" 0 ", plain))):
             return plain
     # Formulas are found by scanning ahead, so only the end is looked at.
@@ -123,25 +182,45 @@ def last_math(response: str) -> str | None:
         pass
     if formula is not None and number is None:
         return next((part for part in formula.groups() if part), "").strip() or None
-    return number.group().strip() if number else said
+    if number is None:
+        return said if said is not None else choice(response)
+    # "we get \\frac{2\\pi}{9}" ends with more than its last number.
+    for run in _TEX_RUN.finditer(text, max(0, number.start() - 1_000)):
+        if run.end() >= number.end() and run.start() <= number.start() and _COMMAND.search(run.group()):
+            return run.group().strip(" ,=")
+    return number.group().strip()
 
 
-_CHOICE_SAID = re.compile(r"(?:\banswer\b|\bis\b|\best\b|\bréponse\b)[ \t:*(]{1,6}([A-J])\b")
+_CHOICE_BOXED = re.compile(r"[\s$]*(?:\\[a-z]{2,9}\{)?[\s$]*\(?([A-J])(?:[\s$).:}].*)?", re.DOTALL)
+_CHOICE_SAID = (
+    re.compile(
+        r"\b(?:answer|réponse)(?:[ \t]{0,3}(?:is|est|:|=|\*\*|option|choice)){0,4}[ \t:*($\\]{0,6}"
+        r"(?:(?:text|boxed|mathrm|textbf)\{)?\(?(?-i:([A-J]))\b(?!')",
+        re.IGNORECASE,
+    ),
+    re.compile(r"\b(?:is|est|it's)[ \t:*(]{1,6}([A-J])\b(?!')"),
+)
 _CHOICE_FIRST = re.compile(r"\s*\(?([A-J])(?![A-Za-z'])")
 _CHOICE_ALONE = re.compile(r"(?<![A-Za-z'\\])([A-J])(?![A-Za-z'])")
 
 
 def choice(response: str) -> str | None:
-    """The letter of a multiple choice: in a box, else behind "answer", else at the start of a line
-    that begins with one, else the last letter that stands alone."""
+    """The letter of a multiple choice: alone in a box, else behind "answer", else the only letter in a box, else
+    behind "is", at the start of a line that begins with one, or the last letter that stands alone."""
     inside = boxed(response)
+    letter = _CHOICE_BOXED.fullmatch(inside) if inside is not None and "=" not in inside else None
+    if letter and len(set(_CHOICE_ALONE.findall(letter.group()))) == 1:
+        return letter.group(1)
+    explicit, stated = (rule.findall(response) for rule in _CHOICE_SAID)
+    if explicit:
+        return explicit[-1]
     if inside is not None:
         letters = _CHOICE_ALONE.findall(inside)
         return letters[0] if len(set(letters)) == 1 else inside
-    said = _CHOICE_SAID.findall(response)
-    if said:
-        return said[-1]
-    for line in response.splitlines()[-1:] + response.splitlines()[:1]:
+    if stated:
+        return stated[-1]
+    lines = response.strip().split("\n")
+    for line in (lines[-1], lines[0]):
         first = _CHOICE_FIRST.match(line)
         if first:
             return first.group(1)
@@ -173,8 +252,8 @@ def whole(response: str) -> str | None:
 
 
 def auto(response: str) -> str | None:
-    """The last box, else what follows "####", else what follows "answer is", else a bare short answer."""
-    for rule in (boxed, after_hashes, after_answer_is, bare):
+    """In <answer> tags, else the last box, else behind "####", else behind "answer is", else a bare short answer."""
+    for rule in (in_answer_tags, boxed, after_hashes, after_answer_is, bare):
         found = rule(response)
         if found is not None:
             return found
@@ -191,6 +270,7 @@ RULES = {
     "auto": auto,
     "boxed": boxed,
     "hashes": after_hashes,
+    "tags": in_answer_tags,
     "answer_is": after_answer_is,
     "last_math": last_math,
     "choice": choice,

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from verifiers import answer_compare, tex
 from verifiers.answer_text import MAX_ANSWER_CHARS, canonical, quantity, same_quantity
-from verifiers.extract import final_answer
+from verifiers.extract import MAX_SCANNED_CHARS, final_answer, last_math
 from verifiers.fields import NoImage, TooLarge, Undefined, rational
 from verifiers.verdict import Verdict, failure
 
@@ -20,7 +20,7 @@ TIME_LIMIT_S = 0.5
 _MAX_NESTING = 60
 _NO_VALUE = frozenset(("nan", "zoo", "undefined", "null", "none"))
 # What code would need and an answer would not; such text is refused unread.
-_CODE = ("__", "lambda", "import", "exec(", "eval(", "().", "open(")
+_CODE = re.compile(r"__|(?<!\\)\blambda\b(?!\s*[=<>,^*+/-])|\bimport\b|\bexec\(|\beval\(|\(\)\.|\bopen\(")
 # Words and nothing else, one of them longer than an abbreviation.
 _PROSE = re.compile(r"(?=.*[A-Za-z]{4})(?!.*(?:sqrt|infty))[A-Za-z][A-Za-z ,.'-]*")
 _CHOICE = frozenset("ABCDEFGHIJ")
@@ -41,23 +41,25 @@ def math(
     if quick is not None:
         return quick
     found = final_answer(response, extract) or ""
-    return _best(_ask(canonical(str(gold)), canonical(found), found) for gold in _golds(answer))
+    return _best(_ask(canonical(gold), canonical(found), found) for gold in _golds(answer))
 
 
 def math_quick(response: str, answer, extract: str = "auto", places: int | None = None) -> Verdict | None:
     """The verdict where this process can reach it cheaply, else None."""
     golds = _golds(answer)
     for gold in golds:
-        if not str(gold).strip() or len(str(gold)) > MAX_ANSWER_CHARS:
-            return failure(f"gold answer has {len(str(gold))} characters, expected 1 to {MAX_ANSWER_CHARS}")
+        if not gold.strip() or len(gold) > MAX_ANSWER_CHARS:
+            return failure(f"gold answer has {len(gold)} characters, expected 1 to {MAX_ANSWER_CHARS}")
     if not golds:
         return failure("gold answer is an empty list, expected at least one answer")
     found = final_answer(response, extract)
+    if found and len(response) <= MAX_ANSWER_CHARS and response.strip() in golds:
+        found = response.strip()  # "f(x) = ax for some a > 0": words and all
     if not found:
         return Verdict("no_answer", "unparseable", detail=f"no final answer by rule {extract!r}")
     if problem := _refused(found):
         return Verdict("incorrect", "refused", 0.0, found[:200], problem)
-    verdicts = [_compare(str(gold), found, places) for gold in golds]
+    verdicts = [_compare(gold, found, places) for gold in golds]
     if any(verdict is None for verdict in verdicts):
         correct = [verdict for verdict in verdicts if verdict is not None and verdict.status == "correct"]
         return correct[0] if correct else None
@@ -67,8 +69,15 @@ def math_quick(response: str, answer, extract: str = "auto", places: int | None 
 math.quick = math_quick
 
 
-def _golds(answer) -> list:
-    return list(answer) if isinstance(answer, list | tuple) else [answer]
+def _golds(answer) -> list[str]:
+    """The answers that are right, as texts; of a whole solution the last box."""
+    golds = answer if isinstance(answer, list | tuple) else [answer]
+    return [_boxed_gold(gold) if r"\boxed" in gold else gold for gold in map(str, golds)]
+
+
+@lru_cache(maxsize=4096)
+def _boxed_gold(gold: str) -> str:
+    return last_math(gold[-MAX_SCANNED_CHARS:]) or gold
 
 
 def _best(verdicts) -> Verdict:
@@ -81,7 +90,7 @@ def _refused(found: str) -> str:
     """Why an answer will not be read, "" where it will."""
     if len(found) > MAX_ANSWER_CHARS:
         return f"answer of {len(found)} characters, at most {MAX_ANSWER_CHARS}"
-    if any(sign in found for sign in _CODE):
+    if _CODE.search(found):
         return "answer that looks like code"
     depth = deepest = 0
     for character in found:
@@ -110,7 +119,7 @@ def _compare(gold_text: str, found: str, places: int | None = None) -> Verdict |
     if choice and choice == _choice(answer):
         return right
     if _PROSE.fullmatch(gold):
-        return right if gold.casefold() == answer.casefold() else wrong
+        return right if answer_compare.same_words(gold, answer) else wrong
     same_text = gold.replace(" ", "") == answer.replace(" ", "")
     try:
         gold_tree = tex.parse(gold)
@@ -125,10 +134,13 @@ def _compare(gold_text: str, found: str, places: int | None = None) -> Verdict |
     except tex.Unreadable:
         return None
     except (TooLarge, Undefined) as problem:
+        if same_text and isinstance(problem, TooLarge):
+            return right
         return _without_value(gold_tree, gold_text, found, problem)
     except answer_compare.Undecided:
         return right if same_text else None
-    return right if equal else wrong
+    # A text equal to its gold is right, whatever it states.
+    return right if equal or same_text else wrong
 
 
 def _slack(places: int | None) -> Fraction:

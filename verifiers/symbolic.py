@@ -75,6 +75,8 @@ def to_sympy(tree: tuple):
         return constant if constant is not None else sympy.Symbol(tree[1], real=True)
     if kind == "fn":
         return _function_to_sympy(tree)
+    if kind == "unit" and tree[2] == "degree":
+        return to_sympy(tree[1]) * sympy.pi / 180
     if kind not in ("add", "mul", "div", "neg", "pow", "root"):
         raise Malformed(f"a {kind} inside an expression")
     first = to_sympy(tree[1])

@@ -10,35 +10,28 @@ A tree is a tuple whose first item names it:
 from fractions import Fraction
 
 from verifiers.answer_text import quantity
-from verifiers.tex_tokens import (
-    ACCENTS,
-    CLOSERS,
-    FUNCTIONS,
-    GREEK,
-    MATRICES,
-    MAX_DIGITS,
-    RELATIONS,
-    SETS,
-    OverBudget,
-    Tokens,
-    Unreadable,
-    tokens_of,
-)  # fmt: skip
+from verifiers.tex_commands import command, function, number, symbol
+from verifiers.tex_tokens import CLOSERS, FUNCTIONS, RELATIONS, OverBudget, Tokens, Unreadable, tokens_of
 from verifiers.units import counted
 
+_DOTS = frozenset((r"\ldots", r"\dots", r"\cdots", r"\dotsc", r"\dotsb", "..."))
+_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+          "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
 __all__ = ["OverBudget", "Unreadable", "parse"]
 
 
 def parse(text: str) -> tuple:
     """The tree of a canonical text (verifiers.answer_text). Raises Unreadable, OverBudget."""
-    number = quantity(text)
-    if number is not None and not number.unit.startswith("?"):
-        value = ("num", number.value)
-        return ("unit", value, number.unit) if number.unit else value
-    return _Parser(tokens_of(text)).answer()
+    plain = quantity(text)
+    if plain is not None and not plain.unit.startswith("?"):
+        value = ("num", plain.value)
+        return ("unit", value, plain.unit) if plain.unit else value
+    return Parser(tokens_of(text)).answer()
 
 
-class _Parser(Tokens):
+class Parser(Tokens):
+    """A recursive descent over the tokens, loose operators first."""
+
     # --- from loose to tight ---
 
     def answer(self) -> tuple:
@@ -94,6 +87,12 @@ class _Parser(Tokens):
                 self.take()
                 name = {r"\cup": "union", r"\cap": "meet"}.get(token, "minus")
                 result = (name, result, self.product())
+            elif token == r"\over":
+                self.take()
+                result = ("div", result, self.sum())
+            elif token == r"\choose":
+                self.take()
+                result = ("fn", "binomial", result, self.sum())
             else:
                 return result
 
@@ -110,6 +109,9 @@ class _Parser(Tokens):
             elif token in (r"\bmod", r"\mod"):
                 self.take()
                 result = ("fn", "mod", result, self.signed())
+            elif token == r"\pmod":
+                self.take()
+                result = ("unit", result, f"mod {self.argument_text()}")
             elif (unit := self.unit()) is not None:
                 result = ("unit", result, unit)
             elif self.starts_factor(token):
@@ -126,6 +128,8 @@ class _Parser(Tokens):
             return ("unit", left, counted(right[1]))  # "9 (apples)"
         if left[0] == "num" and right[0] == "num":
             raise Unreadable("two numbers side by side")
+        if right[0] == "tuple" and left[0] == "sym" and left[1][0].isupper() and len(right[2]) > 1:
+            return right  # A(1, 2) is a point
         return ("mul", left, right)
 
     def starts_factor(self, token: str) -> bool:
@@ -135,7 +139,21 @@ class _Parser(Tokens):
             return self.bars == 0
         if token in ("+", "-", "*", "/", "^", "_", "!", "'", "%", r"\%", "and", "or", r"\right", r"\end"):
             return False
-        return token not in (r"\cup", r"\cap", r"\pm", r"\mp", r"\setminus", r"\div", r"\rfloor", r"\rceil")
+        return token not in (
+            r"\mid",
+            r"\over",
+            r"\choose",
+            r"\rangle",
+            r"\pmod",
+            r"\cup",
+            r"\cap",
+            r"\pm",
+            r"\mp",
+            r"\setminus",
+            r"\div",
+            r"\rfloor",
+            r"\rceil",
+        )
 
     def signed(self) -> tuple:
         token = self.peek()
@@ -180,6 +198,7 @@ class _Parser(Tokens):
     def subscripted(self, base: tuple, subscript: str) -> tuple:
         if base[0] == "sym":
             return ("sym", f"{base[1]}_{subscript}")
+        subscript = _BASES.get(subscript, subscript)
         if base[0] == "num" and subscript.isdigit():
             return ("based", base[1], int(subscript[:9]))
         raise Unreadable("a subscript behind what is no name")
@@ -198,10 +217,10 @@ class _Parser(Tokens):
         if kind == "number" and len(token) > 1:
             # x^10 in plain notation means the whole number; \frac12 has been spelled out before.
             self.take()
-            return _number(token)
+            return number(token)
         if kind == "word" and len(token) > 1 and token not in ("pi",):
             self.tokens[self.at] = ("word", token[1:])
-            return _symbol(token[0])
+            return symbol(token[0])
         return self.primary()
 
     def group(self, opener: str) -> tuple:
@@ -209,18 +228,28 @@ class _Parser(Tokens):
         self.take()
         self.enter()
         closers = (")", "]") if opener in ("(", "[") else (CLOSERS[opener],)
+        if opener == r"\{":
+            self.mark_condition()
         bars, self.bars = self.bars, 0
         if opener == r"\{" and self.peek() == r"\}":
             found = []
         else:
             found = self.items(closers)
+        if opener == r"\{" and self.peek() == r"\mid":
+            self.take()
+            found = self.items(closers)
+            found = [found[0]] if len(found) == 1 else [("list", tuple(found))]
         closer = self.take()
         if closer not in closers:
             raise Unreadable(f"{closer!r} where {opener!r} should be closed")
         self.bars = bars
         self.depth -= 1
         if opener == r"\{":
-            return ("set", tuple(found))
+            # { x | x > 2 } is what its condition says.
+            said = len(found) == 1 and found[0][0] in ("rel", "list")
+            return found[0] if said else ("set", tuple(found))
+        if opener == r"\langle":
+            opener, closer = "(", ")"
         if opener == "{":
             return found[0] if len(found) == 1 else ("list", tuple(found))
         if len(found) == 1 and CLOSERS[opener] == closer:
@@ -232,18 +261,21 @@ class _Parser(Tokens):
         kind = self.kind()
         if kind == "number":
             self.take()
-            return _number(token)
+            return number(token)
         if kind == "word":
             return self.word(token)
-        if token in ("(", "[", "{", r"\{"):
+        if token in ("(", "[", "{", r"\{", r"\langle"):
             return self.group(token)
+        if token in _DOTS:
+            self.take()
+            return ("dots",)
         if token in ("|", r"\lvert", r"\left|"):
             return self.absolute()
         if token in ("$", r"\$", "€", "£"):
             self.take()
             return ("unit", self.power(), token.removeprefix("\\"))
         if kind == "command":
-            return self.command(self.take())
+            return command(self, self.take())
         raise Unreadable(f"unexpected {token!r}" if token else "an unfinished expression")
 
     def absolute(self) -> tuple:
@@ -263,7 +295,7 @@ class _Parser(Tokens):
             raise Unreadable(f"{token!r} between nothing")
         if token in FUNCTIONS:
             self.take()
-            return self.function(token)
+            return function(self, token)
         if token in ("sqrt", "cbrt"):
             self.take()
             return (
@@ -280,112 +312,10 @@ class _Parser(Tokens):
         # "2abc": letters side by side are a product; the rest of the run goes back to the tokens.
         if len(token) > 1:
             self.tokens[self.at] = ("word", token[1:])
-            return _symbol(token[0])
+            return symbol(token[0])
         self.take()
-        return _symbol(token)
-
-    def function(self, name: str) -> tuple:
-        power = base = None
-        while self.peek() in ("^", "_"):
-            if self.take() == "^":
-                power = self.argument()
-            else:
-                base = self.argument()
-        if self.peek() in ("(", "[", "{"):
-            inner = self.group(self.peek())
-            arguments = inner[2] if inner[0] == "tuple" else inner[1] if inner[0] == "list" else (inner,)
-        else:
-            # \sin 2x takes what is multiplied without a sign.
-            inner = self.power()
-            while (
-                self.starts_factor(self.peek())
-                and self.peek()[1:] not in FUNCTIONS
-                and self.kind() != "space"
-            ):
-                inner = self.joined(inner, self.power())
-            arguments = (inner,)
-        if name in ("log", "lg") and base is not None:
-            arguments = (*arguments, base)
-        result = ("fn", name, *arguments)
-        if power is not None:
-            if power == ("neg", ("num", Fraction(1))):
-                raise Unreadable(f"{name}^-1 has two meanings")
-            result = ("pow", result, power)
-        return result
-
-    def command(self, token: str) -> tuple:
-        name = token[1:]
-        if token == r"\frac":
-            return ("div", self.argument(), self.argument())
-        if token == r"\sqrt":
-            index = ("num", Fraction(2))
-            if self.peek() == "[":
-                index = self.group("[")
-            if index[0] != "num" or not 2 <= index[1] <= 100 or index[1].denominator != 1:
-                raise Unreadable("a root whose index is no small integer")
-            return ("root", self.argument(), int(index[1]))
-        if token in (r"\binom", r"\tbinom", r"\dbinom", r"\choose"):
-            return ("fn", "binomial", self.argument(), self.argument())
-        if name in FUNCTIONS:
-            return self.function(name)
-        if token in SETS:
-            return ("inf",) if SETS[token] == "inf" else ("set", ())
-        if token == r"\pi":
-            return ("sym", "pi")
-        if name in GREEK:
-            return ("sym", name)
-        if token in (r"\lfloor", r"\lceil"):
-            self.enter()
-            inner = self.sum()
-            self.depth -= 1
-            self.expect(r"\rfloor" if token == r"\lfloor" else r"\rceil")
-            return ("fn", "floor" if token == r"\lfloor" else "ceil", inner)
-        if token == r"\begin":
-            return self.matrix()
-        if token in ACCENTS:
-            return ("sym", f"{name}({self.argument_text()})")
-        if token in (r"\lvert",):
-            self.at -= 1
-            return self.absolute()
-        raise Unreadable(f"unknown command {token}")
-
-    def matrix(self) -> tuple:
-        name = self.argument_text()
-        if name not in MATRICES:
-            raise Unreadable(f"unknown environment {name}")
-        if name == "array" and self.peek() == "{":
-            self.argument_text()
-        self.enter()
-        rows, row = [], []
-        while True:
-            row.append(self.sum())
-            token = self.take()
-            if token == "&":
-                continue
-            if token not in (r"\\", r"\end"):
-                raise Unreadable(f"{token!r} in a matrix")
-            rows.append(tuple(row))
-            row = []
-            if token == r"\\" and self.peek() == r"\end":
-                token = self.take()
-            if token == r"\end":
-                self.argument_text()
-                self.depth -= 1
-                break
-        if len({len(r) for r in rows}) != 1:
-            raise Unreadable("matrix rows of different lengths")
-        return ("fn", "det", ("matrix", tuple(rows))) if name == "vmatrix" else ("matrix", tuple(rows))
+        return symbol(token)
 
 
 def _is_plain_fraction(tree: tuple) -> bool:
     return tree[0] == "div" and tree[1][0] == tree[2][0] == "num"
-
-
-def _number(token: str) -> tuple:
-    if len(token) > MAX_DIGITS:
-        raise OverBudget(f"a number of {len(token)} digits")
-    return ("num", Fraction(token.rstrip(".")) if token != "." else Fraction(0))
-
-
-def _symbol(letter: str) -> tuple:
-    return ("sym", letter)

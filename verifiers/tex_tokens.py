@@ -20,10 +20,10 @@ class OverBudget(Unreadable):
 
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
-    r"|(?P<number>[0-9]+(?:\.[0-9]+)?(?![0-9])\.?(?![0-9])|\.[0-9]+)"
+    r"|(?P<number>[0-9]+(?:\.[0-9]+)?(?![0-9])(?:\.(?![0-9.]))?|\.[0-9]+)"
     r"|(?P<command>\\[a-zA-Z]+|\\[{}|&%$#_\\])"
     r"|(?P<word>[a-zA-Z]+)"
-    r"|(?P<sign>\*\*|<=|>=|!=|:=|[-+*/^_=<>()\[\]{}|!,;:'&%$€£])"
+    r"|(?P<sign>\*\*|\.{3}|<=|>=|!=|:=|[-+*/^_=<>()\[\]{}|!,;:'&%$€£])"
 )
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
 RELATIONS = {
@@ -41,7 +41,7 @@ GREEK = frozenset(
     "triangle angle circ square".split()
 )
 SETS = {r"\emptyset": "emptyset", r"\varnothing": "emptyset", r"\infty": "inf"}
-CLOSERS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", "|": "|"}
+CLOSERS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", "|": "|", r"\langle": r"\rangle"}
 MATRICES = frozenset("pmatrix bmatrix vmatrix matrix Bmatrix smallmatrix array".split())
 ACCENTS = frozenset(r"\overrightarrow \vec \hat \bar \overline \underline \mathbb \mathcal \tilde".split())
 
@@ -126,6 +126,24 @@ class Tokens:
 
     def ends_before(self, at: int) -> bool:
         return at == 0 or self.tokens[at - 1][1] in (",", ";", "(", r"\{", "and", "or", "=")
+
+    def mark_condition(self) -> None:
+        r"""Where a set is { x | ... } or { x : ... }, the sign becomes \mid."""
+        depth, at = 0, self.at
+        bars = []
+        while at < len(self.tokens) and depth >= 0:
+            token = self.tokens[at][1]
+            depth += (token in ("(", "[", "{", r"\{")) - (token in (")", "]", "}", r"\}"))
+            if depth == 0 and token == "|":
+                bars.append(at)
+            if depth == 0 and token == r"\mid":
+                return
+            at += 1
+        second = self.at + 1 + (self.at + 1 < len(self.tokens) and self.tokens[self.at + 1][0] == "space")
+        if len(bars) % 2 and bars[0] <= second + 8:
+            self.tokens[bars[0]] = ("command", r"\mid")
+        elif second < len(self.tokens) and self.tokens[second][1] == ":":
+            self.tokens[second] = ("command", r"\mid")
 
     def enter(self) -> None:
         self.depth += 1

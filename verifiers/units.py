@@ -137,7 +137,7 @@ NO_LABEL = frozenset(
     "and or not but to if for where when with as mod modulo base choose times plus minus over divided by is are "
     "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh seventh eighth "
     "eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths factorial squared cubed root "
-    "less more than least most any all one two three four five six seven eight nine ten eleven twelve negative "
+    "less more than least most one two three four five six seven eight nine ten eleven twelve negative "
     "positive sin cos tan cot sec csc log exp max min gcd lcm det sqrt inf infty infinity pi alpha beta gamma "
     "delta theta lambda sigma omega even odd true false none".split()
 ) | frozenset(MAGNITUDES)  # fmt: skip
@@ -200,6 +200,11 @@ def _base(word: str) -> str | None:
 def counted(words: str) -> str:
     """The spelling of what is counted: "apple" and "apples" are one."""
     return " ".join(words.lower().split()).removesuffix("s")
+
+
+def is_measure(phrase: str) -> bool:
+    """A listed unit that is no count: "miles per hour", not "clips"."""
+    return unit_of(phrase) is not None and _COUNTED.isdisjoint(phrase.lower().split())
 
 
 def is_label(words: str) -> bool:

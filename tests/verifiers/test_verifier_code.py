@@ -178,6 +178,10 @@ def test_outputs_are_compared_whole():
     assert not same_output("0.3333", "0.3334")
     assert same_output("0.3333", "0.3334", 1e-3)
     assert not same_output("nan", "NaN.")
+    assert not same_output("1.0", "1e999999999", 1e-3)  # beyond decimal's range, and no failure of ours
+    assert not same_output("1.5e999999", "-1e999999999", 1e-3)
+    assert not same_output("1\n2\n", "1\x0b2\n")
+    assert same_output("1\n2\n", "1\r\n2\r\n")
     assert not same_output("YES\nNo\n", "Yes\nno\n")
     assert same_output("YES\nNo\n", "Yes\nno\n", ignore_case=True)
     assert not same_output("YES\nNo\n", "Yes\nYes\n", ignore_case=True)
