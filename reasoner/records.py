@@ -48,7 +48,7 @@ class StepLabels:
     `labels` are in [0, 1]; NaN marks a step without a label. `step_ends` are positions in `completion_ids`
     of each step's last token. `n` and `c` are the counts behind Monte-Carlo labels (0 for other kinds).
     `first_errors` holds where each labeller asked puts the first wrong step: an index, -1 for nowhere, -2 where it
-    cannot tell.
+    cannot tell. `is_whole` is False where the last step ends no solution, as of a prefix with a rated next step.
     """
 
     problem_id: str
@@ -63,6 +63,7 @@ class StepLabels:
     kind: str = "soft"
     weights_version: int = 0
     first_errors: list[int] = field(default_factory=list)
+    is_whole: bool = True
     source: str = ""
     licence: str = ""
 

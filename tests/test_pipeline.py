@@ -62,7 +62,8 @@ def test_rows_name_metric_method_and_policy(finished):
         assert (when, "pass@1", "greedy", "all") in found
     for when in ("sft", "ppo"):
         assert {(when, m, k, "all") for m, k in [("pass@4", "sampled"), ("maj@4", "sampled"), ("best_of_4", "prm"),
-                                                 ("best_of_4", "orm"), ("pass@1", "sampled")]} <= found  # fmt: skip
+                                                 ("best_of_4", "orm"), ("best_of_4", "prm, min"),
+                                                 ("pass@1", "sampled")]} <= found  # fmt: skip
     assert all(r["low"] <= r["value"] <= r["high"] for r in rows if r["low"] is not None)
     assert len({r["n"] for r in rows if r["subset"] == "all"}) == 1
 

@@ -15,12 +15,10 @@ from reasoner.evals.metrics import best_of_k, fit_coverage, maj_at_k, pass_at_k,
 from reasoner.evals.recorded import Group
 from reasoner.evals.rows import MetricRow, mean_row
 from reasoner.registry import UserError
-from reasoner.scoring.aggregate import AGGREGATES
+from reasoner.scoring.aggregate import AGGREGATES, BESIDE
 from reasoner.search.answers import answer_classes
 from reasoner.tree import Problem
 from verifiers import verify_many
-
-STEP_AGGREGATES = ("last", "min", "product")
 
 
 def verify_groups(groups: Sequence[Group], problems: Sequence[Problem], path: Path) -> None:
@@ -119,4 +117,4 @@ def _rankings(groups: Sequence[Group]) -> dict[str, Callable[[Sequence[float]], 
         return {}
     if all(len(s) == 1 for g in groups for s in g.scores):
         return {"recorded score": AGGREGATES["last"]}
-    return {f"recorded score, {name}": AGGREGATES[name] for name in STEP_AGGREGATES}
+    return {f"recorded score, {name}": AGGREGATES[name] for name in BESIDE}

@@ -1,6 +1,7 @@
 """How good a reward model is: ranking (AUROC), calibration (Brier, ECE) and finding the first wrong step.
 
-Shapes: N scored items, S steps of one solution, P solutions. Step index -1 means that no step is wrong.
+Labels are 0 or 1. For AUROC and Brier scores they may also be soft: a Monte-Carlo label c / n stands for n outcomes of
+which c are good. Shapes: N scored items, S steps of one solution, P solutions. Step index -1: no step is wrong.
 """
 
 from __future__ import annotations
@@ -42,21 +43,27 @@ class Threshold(NamedTuple):
     f1: float
 
 
-def _scored(scores: Sequence[float], labels: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+def _scored(
+    scores: Sequence[float], labels: Sequence[float], is_soft: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     scores_N, labels_N = np.asarray(scores, dtype=float), np.asarray(labels, dtype=float)
     if scores_N.shape != labels_N.shape or scores_N.ndim != 1 or not len(scores_N):
         raise ValueError(
             f"scores {scores_N.shape} and labels {labels_N.shape}: need one per item, at least one"
         )
-    if not np.isin(labels_N, (0.0, 1.0)).all():
+    if is_soft and not ((labels_N >= 0) & (labels_N <= 1)).all():
+        raise ValueError("labels must lie in 0..1")
+    if not is_soft and not np.isin(labels_N, (0.0, 1.0)).all():
         raise ValueError("labels must be 0 or 1; threshold soft labels first")
     if np.isnan(scores_N).any():
         raise ValueError("a score is NaN; drop that item")
     return scores_N, labels_N
 
 
-def _probabilities(probabilities: Sequence[float], labels: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
-    probabilities_N, labels_N = _scored(probabilities, labels)
+def _probabilities(
+    probabilities: Sequence[float], labels: Sequence[float], is_soft: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    probabilities_N, labels_N = _scored(probabilities, labels, is_soft)
     if probabilities_N.min() < 0 or probabilities_N.max() > 1:
         span = f"{probabilities_N.min():g}..{probabilities_N.max():g}"
         raise ValueError(f"probabilities span {span}, not 0..1; apply a sigmoid first")
@@ -70,19 +77,21 @@ def _midranks(values_N: np.ndarray) -> np.ndarray:
     return (last - (counts - 1) / 2)[inverse]
 
 
-def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
+def auroc(scores: Sequence[float], labels: Sequence[float]) -> float:
     """Probability that a random positive outscores a random negative, a tie counting one half.
 
-    (sum of the positives' midranks - n1 (n1 + 1) / 2) / (n1 n0): the Mann-Whitney statistic (Hanley and
-    McNeil 1982). NaN where one of the classes is empty.
+    (sum of the positives' midranks - n1 (n1 + 1) / 2) / (n1 n0): the Mann-Whitney statistic (Hanley and McNeil 1982),
+    with an item of soft label y as y of a positive and 1 - y of a negative. NaN where one of the classes is empty.
     """
-    scores_N, labels_N = _scored(scores, labels)
-    num_positive = int(labels_N.sum())
-    num_negative = len(labels_N) - num_positive
-    if not num_positive or not num_negative:
+    scores_N, labels_N = _scored(scores, labels, is_soft=True)
+    positive, negative = float(labels_N.sum()), float((1 - labels_N).sum())
+    if not positive or not negative:
         return float("nan")
-    rank_sum = float(_midranks(scores_N)[labels_N == 1].sum())
-    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
+    _, inverse = np.unique(scores_N, return_inverse=True)
+    good_K = np.bincount(inverse, weights=labels_N)  # by distinct score
+    bad_K = np.bincount(inverse, weights=1 - labels_N)
+    below_K = np.cumsum(bad_K) - bad_K
+    return float((good_K * (below_K + bad_K / 2)).sum() / (positive * negative))
 
 
 def average_precision(scores: Sequence[float], labels: Sequence[bool]) -> float:
@@ -101,20 +110,20 @@ def average_precision(scores: Sequence[float], labels: Sequence[bool]) -> float:
     return float((gained * found / (ends + 1)).sum() / labels_N.sum())
 
 
-def brier(probabilities: Sequence[float], labels: Sequence[bool]) -> float:
+def brier(probabilities: Sequence[float], labels: Sequence[float]) -> float:
     """Mean squared error of the probabilities (Brier 1950); 0 is perfect, 0.25 is always saying one half."""
-    probabilities_N, labels_N = _probabilities(probabilities, labels)
+    probabilities_N, labels_N = _probabilities(probabilities, labels, is_soft=True)
     return float(((probabilities_N - labels_N) ** 2).mean())
 
 
-def brier_skill(probabilities: Sequence[float], labels: Sequence[bool]) -> float:
+def brier_skill(probabilities: Sequence[float], labels: Sequence[float]) -> float:
     """1 - brier / brier of always predicting the base rate: 1 perfect, 0 no better, negative worse.
 
-    NaN where all labels are equal, since the base rate is then perfect.
+    Soft labels are compared as the values that they are: a prediction equal to all of them is perfect. NaN where all
+    labels are equal, since the base rate is then perfect.
     """
-    probabilities_N, labels_N = _probabilities(probabilities, labels)
-    base_rate = labels_N.mean()
-    reference = base_rate * (1 - base_rate)
+    probabilities_N, labels_N = _probabilities(probabilities, labels, is_soft=True)
+    reference = ((labels_N - labels_N.mean()) ** 2).mean()
     return float(1 - ((probabilities_N - labels_N) ** 2).mean() / reference) if reference else float("nan")
 
 

@@ -6,9 +6,10 @@ own chains against the exact truth of each written step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from reasoner.evals.reward_quality import auroc, best_threshold, first_below, fi
 from reasoner.evals.rows import MetricRow, mean_row, statistic_row
 from reasoner.policy.engine import Engine, Sampling
 from reasoner.policy.heads import ScoreNet
-from reasoner.scoring.aggregate import AGGREGATES
+from reasoner.scoring.aggregate import AGGREGATES, BESIDE, MONTE_CARLO
 from reasoner.scoring.outcome import judge_while
 from reasoner.scoring.prm import score_leaves, score_steps
 from reasoner.search.chain import fan
@@ -52,8 +53,16 @@ class RewardModels:
 
     prm: ScoreNet | None = None
     orm: ScoreNet | None = None
-    aggregate: str = "last"
+    aggregate: str = MONTE_CARLO
     threshold: float = 0.5
+
+
+class Checked(NamedTuple):
+    """A written step with its truth, the PRM's score of it, and whether it is the last of its chain."""
+
+    written: WrittenStep
+    score: float
+    is_end: bool
 
 
 def draw(
@@ -121,14 +130,17 @@ def measure(
         _add(found, stage, f"best_of_{k}", "orm", subject.when, problems, best)
     if models.prm is not None:
         score_steps(models.prm, trees, "prm")
-        rank = AGGREGATES[models.aggregate]
-        best = [
-            best_of_n([rank(t.path_scores("prm", leaf)) for leaf in t.leaves()], o)
-            for t, o in zip(trees, outcomes, strict=True)
-        ]
-        _add(found, stage, f"best_of_{k}", "prm", subject.when, problems, best)
+        for method, name in {"prm": models.aggregate, **{f"prm, {name}": name for name in BESIDE}}.items():
+            best = [best_of_n(_ranks(t, name), o) for t, o in zip(trees, outcomes, strict=True)]
+            _add(found, stage, f"best_of_{k}", method, subject.when, problems, best)
         _add_step_quality(found, stage, subject.when, trees, prompting, models.threshold)
     return found
+
+
+def _ranks(tree: Tree, aggregate: str) -> list[float]:
+    """A score for each answer; one without a step ranks below all others."""
+    steps = [tree.path_scores("prm", leaf) for leaf in tree.leaves()]
+    return [AGGREGATES[aggregate](s) if s else -math.inf for s in steps]
 
 
 def calibrated_threshold(trees: Sequence[Tree], prompting: Prompting) -> float:
@@ -138,7 +150,7 @@ def calibrated_threshold(trees: Sequence[Tree], prompting: Prompting) -> float:
     truth = [_first_wrong(c) for c in chains]
     if all(t == -1 for t in truth) or all(t != -1 for t in truth):
         return 0.5
-    return best_threshold([[x for _, x in c] for c in chains], truth).threshold
+    return best_threshold([[step.score for step in c] for c in chains], truth).threshold
 
 
 def written_steps(response: str, problem: str) -> list[WrittenStep]:
@@ -149,17 +161,18 @@ def written_steps(response: str, problem: str) -> list[WrittenStep]:
         return check_steps(response, problem)
 
 
-def checked_chain(tree: Tree, leaf: int, prompting: Prompting) -> list[tuple[WrittenStep, float]]:
+def checked_chain(tree: Tree, leaf: int, prompting: Prompting) -> list[Checked]:
     """The calculations of a trajectory with their truth and the PRM's score; none where lines and steps don't match."""
     written = written_steps(prompting.decode(tree.completion_ids(leaf)), tree.problem.prompt)
     scores = tree.path_scores("prm", leaf)
     if len(written) != len(scores):
         return []
-    return [(w, s) for w, s in zip(written, scores, strict=True) if w.right is not None]
+    ends = [i + 1 == len(written) for i in range(len(written))]
+    return [Checked(*step) for step in zip(written, scores, ends, strict=True) if step[0].right is not None]
 
 
-def _first_wrong(chain: list[tuple[WrittenStep, float]]) -> int:
-    return next((i for i, (w, _) in enumerate(chain) if not w.right), -1)
+def _first_wrong(chain: list[Checked]) -> int:
+    return next((i for i, step in enumerate(chain) if not step.written.right), -1)
 
 
 def _outcomes(tree: Tree) -> list[float]:
@@ -179,33 +192,37 @@ def _add(
 def _add_step_quality(
     found: Measured, stage: str, when: str, trees: Sequence[Tree], prompting: Prompting, threshold: float
 ) -> None:
-    """AUROC over the steps up to each chain's first wrong one, and first-error F1 at the calibrated threshold."""
-    per_problem: list[list[tuple[float, bool]]] = []
+    """AUROC over the steps up to each chain's first wrong one, and first-error F1 at the calibrated threshold.
+
+    A chain's last step is its answer, so AUROC is also told apart for the steps inside and for the ends: what is good
+    at the ends alone is an outcome model.
+    """
+    per_problem: list[list[Checked]] = []
     predicted: list[int] = []
     truth: list[int] = []
     for tree in trees:
-        pairs: list[tuple[float, bool]] = []
+        steps: list[Checked] = []
         for leaf in tree.leaves():
             chain = checked_chain(tree, leaf, prompting)
             if not chain:
                 continue
             wrong = _first_wrong(chain)
-            pairs += [(s, bool(w.right)) for w, s in (chain if wrong < 0 else chain[: wrong + 1])]
-            predicted.append(first_below([s for _, s in chain], threshold))
+            steps += chain if wrong < 0 else chain[: wrong + 1]
+            predicted.append(first_below([step.score for step in chain], threshold))
             truth.append(wrong)
-        per_problem.append(pairs)
+        per_problem.append(steps)
         if len(found.samples) < 12 and tree.leaves():
             found.samples.append(_sample(tree, prompting, when))
-    found.step_scores = [p for pairs in per_problem for p in pairs]
+    for subset, kept in (("steps", None), ("steps inside", False), ("steps at the end", True)):
+        pairs = [
+            [(s.score, bool(s.written.right)) for s in steps if kept is None or s.is_end == kept]
+            for steps in per_problem
+        ]
+        if kept is None:
+            found.step_scores = [p for of_problem in pairs for p in of_problem]
+        if len({right for of_problem in pairs for _, right in of_problem}) == 2:
+            found.rows.append(_auroc_row(stage, when, subset, pairs))
     if len({right for _, right in found.step_scores}) == 2:
-        groups = np.arange(len(per_problem))
-
-        def of_problems(rows: np.ndarray) -> float:
-            pairs = [p for i in rows.astype(int) for p in per_problem[i]]
-            labels = [r for _, r in pairs]
-            return auroc([s for s, _ in pairs], labels) if 0 < sum(labels) < len(labels) else float("nan")
-
-        found.rows.append(statistic_row(stage, "auroc", "prm", when, "steps", groups, of_problems))
         both = np.array([predicted, truth]).T
         found.rows.append(
             statistic_row(
@@ -218,6 +235,17 @@ def _add_step_quality(
                 lambda r: first_error_f1(r[:, 0], r[:, 1]).f1,
             )
         )
+
+
+def _auroc_row(stage: str, when: str, subset: str, per_problem: list[list[tuple[float, bool]]]) -> MetricRow:
+    """AUROC of (score, right) pairs, with an interval over problems."""
+    pairs = [np.array(of_problem, dtype=float).reshape(-1, 2) for of_problem in per_problem]
+
+    def of_problems(numbers: np.ndarray) -> float:
+        chosen = np.concatenate([pairs[int(i)] for i in numbers])
+        return auroc(chosen[:, 0], chosen[:, 1]) if len(chosen) else math.nan
+
+    return statistic_row(stage, "auroc", "prm", when, subset, np.arange(len(pairs)), of_problems)
 
 
 def _sample(tree: Tree, prompting: Prompting, when: str) -> dict[str, Any]:

@@ -16,9 +16,11 @@ AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
     "geometric_mean": lambda s: math.prod(s) ** (1 / len(s)),
 }
 
-# Monte-Carlo labels are values, already about the whole future; labels by people or judges are about one
-# step alone (Zhang et al. 2025, "Lessons of developing PRMs", figure 9)
-MONTE_CARLO, ABOUT_ONE_STEP = "last", "product"
+# The last step's score is a Monte-Carlo PRM's guess of the verdict, so that ranking by it is an outcome model's ranking;
+# the weakest step ranks by what is inside (Wang et al. 2024, "Math-Shepherd", section 3.4). Labels by people or judges
+# are about one step alone: the product is the chance that all are right (Lightman et al. 2023, section 2.6).
+MONTE_CARLO, ABOUT_ONE_STEP = "min", "product"
+BESIDE = ("last", "min", "product")  # best-of-n is reported by each of these
 BY_LABEL_KIND = {
     **dict.fromkeys(("hard", "soft", "posterior", "spread"), MONTE_CARLO),
     **dict.fromkeys(("human", "judge", "exact"), ABOUT_ONE_STEP),

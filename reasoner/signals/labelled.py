@@ -22,7 +22,8 @@ class Labelled:
     """A tree and the states of it that have a label.
 
     `states[i]` has the label `labels[i]` in [0, 1]; a state has several where several solutions say something
-    of it. `groups[i]` is the state in which the labelled step began: steps of one group are alternatives.
+    of it. `groups[i]` is the state in which the labelled step began: steps of one group are alternatives. `ends` are
+    the labels (by number) at the end of a whole solution, of which each counts `end_weight` beside the 1 of others.
     """
 
     tree: Tree
@@ -30,6 +31,12 @@ class Labelled:
     labels: list[float] = field(default_factory=list)
     groups: list[State] = field(default_factory=list)
     num_solutions: int = 0
+    ends: set[int] = field(default_factory=set)
+    end_weight: float = 1.0
+
+    def weight(self, i: int) -> float:
+        """What label i counts."""
+        return self.end_weight if i in self.ends else 1.0
 
 
 class Trie:
@@ -62,13 +69,19 @@ class Trie:
         return sum(len(n.token_ids) for n in self.tree.nodes)
 
 
-def from_steps(records: Iterable[StepLabels], max_tokens: int) -> list[Labelled]:
-    """The labelled steps of each prompt's solutions; steps without a label (NaN) are context only."""
+def from_steps(records: Iterable[StepLabels], max_tokens: int, end_weight: float = 1.0) -> list[Labelled]:
+    """The labelled steps of each prompt's solutions; steps without a label (NaN) are context only.
+
+    `end_weight` is what a label at the end of a whole solution counts, where others count 1.
+    """
 
     def read(record: StepLabels, states: list[State], into: Labelled) -> None:
         ends = [states[0], *(states[e + 1] for e in record.step_ends)]
+        into.end_weight = end_weight
         for began, ended, label in zip(ends[:-1], ends[1:], record.labels, strict=True):
             if not math.isnan(label):
+                if record.is_whole and ended == states[-1]:
+                    into.ends.add(len(into.labels))
                 into.states.append(ended)
                 into.labels.append(label)
                 into.groups.append(began)

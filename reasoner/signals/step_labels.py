@@ -30,6 +30,11 @@ class StepLabelConfig(Config):
         "Beta posterior; spread: as hard, along the chain: a success shows all steps before it good, "
         "the first failure all later ones bad",
     )
+    ends: str = Field(
+        default="prompt",
+        description="which chains have their own verdict as the label of their last step: prompt (those drawn from the "
+        "prompt; a continuation that was drawn to estimate a state labels that state alone) | all | none",
+    )
     min_continuations: int = Field(
         default=1, ge=1, description="states with fewer judged continuations get no label"
     )
@@ -88,15 +93,24 @@ KINDS: dict[str, Callable[[Chain, int], list[float]]] = {
 }
 
 
+ENDS: dict[str, Callable[[bool], bool]] = {
+    "prompt": lambda is_from_prompt: is_from_prompt,
+    "all": lambda is_from_prompt: True,
+    "none": lambda is_from_prompt: False,
+}
+
+
 def step_labels(
     trees: Iterable[Tree], config: StepLabelConfig, decode: Callable[[Sequence[int]], str]
 ) -> Iterator[StepLabels]:
     """One record per trajectory: NaN where a step was not continued or is labelled in an earlier record already.
 
-    The last step's label is the verdict itself. A chain's own remainder does not count among the
+    The last step's label is the verdict itself, of the chains that `ends` names; of the others only states that were
+    continued have labels, and those without any have no record. A chain's own remainder does not count among the
     continuations of its states: n and c are those of draws made from exactly that state.
     """
     label = lookup(KINDS, config.kind, "label kind")
+    has_end = lookup(ENDS, config.ends, "choice of chain ends")
     for tree in trees:
         if config.only_mixed and not is_mixed(tree):
             continue
@@ -121,11 +135,19 @@ def step_labels(
                 labels = until_error(labels)
             seen = [(e.node, e.index) in labelled and i + 1 < len(own) for i, e in enumerate(ends)]
             labelled.update((e.node, e.index) for e in ends)
+            if not has_end(is_from_prompt(tree, leaf)):
+                last = len(ends) - 1 if is_closed else len(ends)
+                labels = [
+                    y if s.n and i < last else NAN for i, (y, s) in enumerate(zip(labels, chain, strict=True))
+                ]
+            labels = [NAN if s else y for s, y in zip(seen, labels, strict=True)]
+            if all(map(math.isnan, labels)):
+                continue
             yield StepLabels(
                 problem_id=tree.problem.id,
                 prompt=decode(prompt_ids),
                 completions=_texts(tree, leaf, decode),
-                labels=[NAN if s else y for s, y in zip(seen, labels, strict=True)],
+                labels=labels,
                 prompt_ids=prompt_ids,
                 completion_ids=tree.completion_ids(leaf),
                 step_ends=_positions(tree, leaf),
@@ -137,6 +159,12 @@ def step_labels(
                 source=tree.problem.source,
                 licence=tree.problem.licence,
             )
+
+
+def is_from_prompt(tree: Tree, leaf: int) -> bool:
+    """Whether a trajectory was drawn from the prompt on: no node of it begins in the middle of another's tokens."""
+    path = [span.node for span in tree.path(leaf)[1:]]
+    return all(tree.nodes[i].offset == len(tree.nodes[tree.nodes[i].parent].token_ids) for i in path)
 
 
 def first_error(labels: Sequence[float]) -> int:

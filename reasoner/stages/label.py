@@ -31,6 +31,10 @@ class Label(Config):
     kinds: list[str] = Field(
         default=["hard", "soft"], description="step labels to write: hard | soft | posterior | spread"
     )
+    ends: str = Field(
+        default="prompt",
+        description="chains whose verdict is their last step's label: prompt (drawn from it) | all | none",
+    )
     min_continuations: int = Field(
         default=1, ge=1, description="states with fewer judged continuations get no label"
     )
@@ -63,6 +67,7 @@ def run_label(config: Label, context: Context) -> None:
         lookup(KINDS, kind, "label kind")
         labels = StepLabelConfig(
             kind=kind,
+            ends=config.ends,
             min_continuations=config.min_continuations,
             drop_after_error=config.drop_after_error,
             only_mixed=config.only_mixed,

@@ -32,6 +32,11 @@ class PRM(RewardModelStage):
         "soft",
         description="which of them, by folder: hard | soft | posterior | spread | soft_agreed | human | …",
     )
+    end_weight: float = Field(
+        1.0,
+        ge=0,
+        description="what the label of a solution's last step, its verdict, counts where others count 1",
+    )
     neutral: str = Field(
         "good", description="what a person's neutral rating counts as: good | half | bad | drop (no label)"
     )
@@ -39,7 +44,7 @@ class PRM(RewardModelStage):
 
 def run_prm(config: PRM, context: Context) -> None:
     records = list(read_records(context.out / "records" / config.labels / config.label_kind, StepLabels))
-    data = from_steps(with_neutral(records, config.neutral), config.tokens_per_batch)
+    data = from_steps(with_neutral(records, config.neutral), config.tokens_per_batch, config.end_weight)
     train_reward_model(context.model(config.model), data, config, context.session, "prm")
     write_json(context.session.out / "model" / LABELS_FILE, {"kind": records[0].kind})
 

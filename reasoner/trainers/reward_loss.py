@@ -33,12 +33,12 @@ class StepLoss(NamedTuple):
 
 
 def each_state(labelled: Labelled) -> list[Term]:
-    return [Term(i, NONE, label, 1.0) for i, label in enumerate(labelled.labels)]
+    return [Term(i, NONE, label, labelled.weight(i)) for i, label in enumerate(labelled.labels)]
 
 
 def each_state_hard(labelled: Labelled) -> list[Term]:
     """Any label above 0 is good: the threshold that serves best (Zhang et al. 2025, section 3.1.4)."""
-    return [Term(i, NONE, float(label > 0), 1.0) for i, label in enumerate(labelled.labels)]
+    return [Term(i, NONE, float(label > 0), labelled.weight(i)) for i, label in enumerate(labelled.labels)]
 
 
 def sibling_pairs(labelled: Labelled) -> list[Term]:

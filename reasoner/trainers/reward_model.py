@@ -152,11 +152,8 @@ def train_reward_model(
             save_checkpoint(session.checkpoints, update, trained, loop, fingerprint, accelerator)
     plain = accelerator.unwrap_model(net).eval()
     if accelerator.is_main_process:
-        scores, labels = score(plain, held, config.tokens_per_batch, accelerator.device)
-        if 0 < sum(labels) < len(labels):
-            good = torch.tensor(scores).sigmoid().tolist()
-            found = {"auroc": auroc(scores, labels), "brier_skill": brier_skill(good, labels)}
-            session.log({f"{name}/heldout_{k}": v for k, v in found.items()}, num_updates)
+        found = quality(*score(plain, held, config.tokens_per_batch, accelerator.device))
+        session.log({f"{name}/heldout_{k}": v for k, v in found.items()}, num_updates)
         plain.save(tokenizer, session.out / "model")
     accelerator.wait_for_everyone()
 
@@ -188,20 +185,35 @@ def read(net, batch: Sequence[Labelled], device) -> torch.Tensor:
     packed = pack([d.tree for d in batch], device)
     at = [packed.state(i, node, offset) for i, d in enumerate(batch) for node, offset in d.states]
     at_S = torch.tensor(at, dtype=torch.long, device=device)
-    return net(
-        packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S, packed.source_N, packed.target_N
-    )
+    return net(packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S, packed.source_N, packed.target_N)
 
 
-def score(net, data: Sequence[Labelled], max_tokens: int, device) -> tuple[list[float], list[bool]]:
-    """Logits and labels (above one half: good) of held-out data."""
+def score(
+    net, data: Sequence[Labelled], max_tokens: int, device
+) -> tuple[list[float], list[float], list[bool]]:
+    """Logits and labels of held-out data, and whether each stands at the end of a whole solution."""
     scores: list[float] = []
-    labels: list[bool] = []
+    labels: list[float] = []
+    at_end: list[bool] = []
     for numbers in batches([d.tree for d in data], max_tokens):
         with torch.inference_mode():
             scores += read(net, [data[i] for i in numbers], device).tolist()
-        labels += [y > 0.5 for i in numbers for y in data[i].labels]
-    return scores, labels
+        labels += [y for i in numbers for y in data[i].labels]
+        at_end += [j in data[i].ends for i in numbers for j in range(len(data[i].labels))]
+    return scores, labels, at_end
+
+
+def quality(logits: Sequence[float], labels: Sequence[float], at_end: Sequence[bool]) -> dict[str, float]:
+    """AUROC and Brier skill of all labels, and AUROC apart for inside and for end: the second is an outcome model's."""
+    found: dict[str, float] = {}
+    for part, kept in (("", None), ("_inside", False), ("_end", True)):
+        chosen = [i for i, end in enumerate(at_end) if kept is None or end == kept]
+        part_labels = [labels[i] for i in chosen]
+        if len(set(part_labels)) > 1:
+            found[f"auroc{part}"] = auroc([logits[i] for i in chosen], part_labels)
+    if "auroc" in found:
+        found["brier_skill"] = brier_skill(torch.tensor(logits).sigmoid().tolist(), labels)
+    return found
 
 
 def label_ids(texts: Sequence[str], tokenizer) -> tuple[int, int] | None:

@@ -9,15 +9,20 @@ import json
 import sys
 from pathlib import Path
 
+from reasoner.scoring.aggregate import BESIDE
+
 GREEDY = [("pass@1", "greedy", subset) for subset in ("short", "longer", "all")]
 SAMPLED = [
     ("pass@1", "sampled", "all"),
     ("pass@8", "sampled", "all"),
     ("maj@8", "sampled", "all"),
     ("best_of_8", "orm", "all"),
-    ("best_of_8", "prm", "all"),
+    *(("best_of_8", f"prm, {name}", "all") for name in BESIDE),
 ]
-QUALITY = [("auroc", "prm", "steps"), ("first_error_f1", "prm", "steps")]
+QUALITY = [
+    *(("auroc", "prm", f"steps{part}") for part in ("", " inside", " at the end")),
+    ("first_error_f1", "prm", "steps"),
+]
 
 
 def table(runs: list[Path]) -> str:

@@ -40,9 +40,9 @@ def measure(run: Path) -> Iterator[dict]:
     net = ScoreNet.load(run / "models" / stage["name"] / "model").eval()
     by_prm: Problems = defaultdict(lambda: ([], []))
     for d in held:
-        scores, labels = score(net, [d], stage["tokens_per_batch"], "cpu")
+        scores, labels, _ = score(net, [d], stage["tokens_per_batch"], "cpu")
         by_prm[d.tree.problem.id][0].extend(scores)
-        by_prm[d.tree.problem.id][1].extend(labels)
+        by_prm[d.tree.problem.id][1].extend(y > 0.5 for y in labels)
     fitted = logistic_regression(*surface([r for r in records if r.problem_id not in held_ids]))
     by_surface: Problems = defaultdict(lambda: ([], []))
     for record in records:

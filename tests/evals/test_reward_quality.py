@@ -53,6 +53,26 @@ def test_brier_and_skill():
     assert math.isnan(brier_skill([0.3, 0.3], [1, 1]))
 
 
+def test_soft_labels_are_as_many_outcomes():
+    """A label of 3/4 is three right outcomes and a wrong one of the same score."""
+    scores, labels = [0.9, 0.2, 0.2, 0.6], [0.75, 0.25, 0.5, 0.0]
+    outcomes = [(s, float(i < 4 * y)) for s, y in zip(scores, labels, strict=True) for i in range(4)]
+    assert auroc(scores, labels) == pytest.approx(auroc(*zip(*outcomes, strict=True)))
+    with pytest.raises(ValueError, match="labels must lie in"):
+        auroc(scores, [0.75, 0.25, 0.5, 1.5])
+
+
+def test_brier_of_soft_labels_compares_values():
+    assert brier([0.7, 0.2], [0.7, 0.4]) == pytest.approx(0.02)
+    assert brier_skill([0.75, 0.25, 0.5], [0.75, 0.25, 0.5]) == 1.0  # saying the values themselves is perfect
+    assert brier_skill([0.5, 0.5, 0.5], [0.75, 0.25, 0.5]) == 0.0
+    assert brier_skill([1.0, 0.0, 0.5], [0.75, 0.25, 0.5]) == pytest.approx(
+        0.0
+    )  # rounded to hard: nothing gained
+    with pytest.raises(ValueError, match="threshold soft labels first"):
+        calibration_curve([0.5], [0.5])
+
+
 def test_calibration_of_two_bins_by_hand():
     probabilities, labels = [0.1, 0.3, 0.6, 1.0], [0, 1, 1, 1]
     points = calibration_curve(probabilities, labels, num_bins=2, bins_fn=equal_width_bins)
@@ -83,7 +103,7 @@ def test_probabilities_and_labels_are_checked():
     with pytest.raises(ValueError, match="sigmoid"):
         brier([2.0], [1])
     with pytest.raises(ValueError, match="0 or 1"):
-        auroc([0.5], [0.5])
+        average_precision([0.5], [0.5])
     with pytest.raises(ValueError, match="at least one"):
         auroc([], [])
 

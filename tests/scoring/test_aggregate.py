@@ -12,11 +12,11 @@ def test_by_hand():
     assert found == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("human", "product"), ("soft", "last"), ("spread", "last")])
+@pytest.mark.parametrize(("kind", "expected"), [("human", "product"), ("soft", "min"), ("spread", "min")])
 def test_the_labels_choose(tmp_path, kind, expected):
     write_json(tmp_path / LABELS_FILE, {"kind": kind})
     assert default_aggregate(tmp_path) == expected
 
 
 def test_nothing_said_is_monte_carlo(tmp_path):
-    assert default_aggregate(None) == default_aggregate(tmp_path) == "last"
+    assert default_aggregate(None) == default_aggregate(tmp_path) == "min"

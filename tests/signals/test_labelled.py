@@ -1,6 +1,7 @@
 """Labelled solutions merged into trees: hand-typed tries, and no label lost or moved."""
 
 import random
+from dataclasses import replace
 
 from reasoner.records import OutcomeLabel, StepLabels
 from reasoner.signals.labelled import Trie, all_tokens, from_outcomes, from_steps
@@ -56,6 +57,15 @@ def test_labels_of_steps_stay_where_they_were_and_steps_of_one_prefix_are_a_grou
     assert (first.num_solutions, second.num_solutions, third.num_solutions) == (2, 1, 1)
     assert second.labels == [0.5, 1.0] and second.groups == [(0, 1), (1, 1)]
     assert third.tree.problem.id == "q"
+
+
+def test_labels_at_the_end_of_a_solution_are_told_apart():
+    whole, cut = steps([3, 4, 5, 6], [1, 3], [1.0, 0.25]), steps([3, 4, 7, 8], [1, 2], [NAN, 0.0])
+    prefix = replace(steps([3, 4, 9], [1, 2], [NAN, 0.75]), is_whole=False)
+    (found,) = from_steps([whole, cut, prefix], 100, end_weight=0.25)
+    assert found.labels == [1.0, 0.25, 0.0, 0.75]
+    assert found.ends == {1}  # the second breaks off in a step, the third is a prefix with its next step
+    assert [found.weight(i) for i in range(4)] == [1.0, 0.25, 1.0, 1.0]
 
 
 def test_a_prompt_with_too_many_solutions_is_several_trees():

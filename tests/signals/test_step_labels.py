@@ -15,6 +15,7 @@ from reasoner.signals.step_labels import (
     StepLabelConfig,
     chains_only,
     first_error,
+    is_from_prompt,
     is_stale,
     step_labels,
     until_error,
@@ -41,6 +42,11 @@ def continued_tree() -> Tree:
 
 
 def labels_of(tree: Tree, **options) -> list[list[float]]:
+    """The labels of every chain, those of the estimating continuations' ends among them."""
+    return labels_by_default(tree, ends="all", **options)
+
+
+def labels_by_default(tree: Tree, **options) -> list[list[float]]:
     return [record.labels for record in step_labels([tree], StepLabelConfig(**options), decode)]
 
 
@@ -53,13 +59,30 @@ def test_soft_and_hard_labels_are_given_once_per_state():
     assert hard == [[1, 0, 1], [NAN, 0], [NAN, 1], [NAN, 0], [NAN, NAN, 0], [NAN, NAN, 0]]
 
 
+def test_the_ends_that_are_labelled_are_those_of_chains_from_the_prompt():
+    """Of the six continuations nothing but their counts is learned, unless asked for."""
+    inside = [pytest.approx(1 / 3), 0]
+    assert labels_by_default(continued_tree()) == [[*inside, 1]]
+    assert labels_by_default(continued_tree(), ends="none") == [[*inside, NAN]]
+    assert len(labels_by_default(continued_tree(), ends="all")) == 6  # one of seven was not judged
+    # a state that only a continuation's record can tell of keeps its label, without that continuation's verdict
+    tree = continued_tree()
+    tree.verdicts[1] = ERROR
+    assert labels_by_default(tree) == [[pytest.approx(1 / 3), NAN], [NAN, 0, NAN]]
+    # a chain that was drawn node by node, each from its parent's end, is one from the prompt
+    steps = make_tree([1], (0, 1, [5], [0]), (1, 1, [6], [0]), verdicts={2: WRONG})
+    assert is_from_prompt(steps, 2) and labels_by_default(steps) == [[0, 0]]
+    with pytest.raises(UserError, match="choice of chain ends"):
+        labels_by_default(tree, ends="some")
+
+
 def test_min_continuations():
     assert labels_of(continued_tree(), min_continuations=3)[0] == [pytest.approx(1 / 3), NAN, 1]
     assert labels_of(continued_tree(), min_continuations=4)[0] == [NAN, NAN, 1]
 
 
 def test_record():
-    first, second = list(step_labels([continued_tree()], StepLabelConfig(), decode))[:2]
+    first, second = list(step_labels([continued_tree()], StepLabelConfig(ends="all"), decode))[:2]
     assert (first.prompt, first.completions) == ("1 2", ["5 6", "7 8", "9"])
     assert (first.prompt_ids, first.completion_ids) == ([1, 2], [5, 6, 7, 8, 9])
     assert (first.step_ends, first.n, first.c) == ([1, 3, 4], [3, 2, 1], [1, 0, 1])
@@ -164,11 +187,13 @@ def test_labels_spread_along_the_chain():
         *[(1, 4, [40 + i], [0]) for i in range(3)],
         verdicts={1: WRONG, 2: CORRECT, 3: CORRECT, 4: WRONG, 5: WRONG, 6: WRONG},
     )
-    first, right, *_ = step_labels([tree], StepLabelConfig(kind="spread"), decode)
+    first, right, *_ = step_labels([tree], StepLabelConfig(kind="spread", ends="all"), decode)
     assert first.labels == [1, 1, NAN, 0, 0]
     assert first.first_errors == [UNDECIDED]
     # the right continuation's own two steps are shown good by its verdict; the first two are labelled above
     assert right.labels == [NAN, NAN, 1, 1] and right.first_errors == [NO_ERROR]
+    # by default that verdict labels nothing: the continuation was drawn to tell of the state that it begins in
+    assert labels_by_default(tree, kind="spread") == [first.labels]
     # with the fourth step judged too seldom, only the verdict at the end is left
     assert labels_of(tree, kind="spread", min_continuations=4)[0] == [1, 1, NAN, NAN, 0]
     # one more probe, of the third step, finds the first error

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import random
 import signal
@@ -32,6 +33,7 @@ from reasoner.trainers.reward_loss import LOSSES, Term, mass, sibling_pairs, wei
 from reasoner.trainers.reward_model import (
     RewardModelStage,
     label_ids,
+    quality,
     read,
     score,
     shuffled,
@@ -96,7 +98,33 @@ def test_scores_do_not_depend_on_how_trees_are_batched():
     net, trees = net_of("qwen2"), from_steps(records(), 1000)
     together, apart = score(net, trees, 10_000, "cpu"), score(net, trees, 1, "cpu")
     assert sorted(together[0]) == pytest.approx(sorted(apart[0]), abs=1e-5)
-    assert sum(together[1]) == sum(apart[1]) == sum(y > 0.5 for d in trees for y in d.labels)
+    assert sum(together[1]) == pytest.approx(sum(apart[1]))
+    assert sum(together[1]) == pytest.approx(sum(y for d in trees for y in d.labels))
+    assert sum(together[2]) == sum(apart[2]) == sum(len(d.ends) for d in trees) > 0
+
+
+def test_labels_at_the_end_weigh_what_they_are_told_to():
+    """The loss of all labels is that of the inside ones and, times the weight, of those at the end; zero leaves these out."""
+    net, by_weight = net_of("qwen2"), {w: from_steps(records(), 1000, w) for w in (0.0, 1.0, 3.0)}
+    loss = LOSSES["bce"]
+    sums = {w: weighted_sum(loss, read(net, d, "cpu"), d).item() for w, d in by_weight.items()}
+    num_ends = sum(len(d.ends) for d in by_weight[1.0])
+    assert 0 < num_ends < sum(len(d.labels) for d in by_weight[1.0])
+    inside, at_end = sums[0.0], sums[1.0] - sums[0.0]
+    assert at_end > 0 and sums[3.0] == pytest.approx(inside + 3 * at_end, rel=1e-5)
+    assert mass(loss, by_weight[3.0]) - mass(loss, by_weight[0.0]) == 3 * num_ends
+
+
+def test_quality_inside_and_at_the_end():
+    logits, labels, at_end = [2.0, -1.0, 0.0, 1.0], [0.5, 0.25, 0.0, 1.0], [False, False, True, True]
+    found = quality(logits, labels, at_end)
+    assert found["auroc_end"] == 1.0
+    assert found["auroc_inside"] == pytest.approx((0.5 * (0.75 + 0.25) + 0.25 * 0.375) / (0.75 * 1.25))
+    good = [1 / (1 + math.exp(-x)) for x in logits]
+    missed = sum((p - y) ** 2 for p, y in zip(good, labels, strict=True)) / 4
+    spread = sum((y - 0.4375) ** 2 for y in labels) / 4
+    assert found["brier_skill"] == pytest.approx(1 - missed / spread)
+    assert quality([1.0, 2.0], [1.0, 1.0], [False, True]) == {}
 
 
 def test_batches_hold_whole_trees_and_enough_solutions():

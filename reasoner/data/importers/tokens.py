@@ -98,7 +98,7 @@ def step_labels(encoded: Iterable[Encoded]) -> Iterator[StepLabels]:
         yield StepLabels(
             problem_id=e.tree.problem_id, prompt=e.tree.prompt, completions=e.texts, labels=labels,
             prompt_ids=e.prompt_ids, completion_ids=e.completion_ids, step_ends=e.step_ends, kind=e.tree.kind,
-            source=e.tree.source, licence=e.tree.licence,
+            is_whole=bool(e.tree.ends[e.leaf]), source=e.tree.source, licence=e.tree.licence,
         )  # fmt: skip
 
 
