@@ -21,7 +21,7 @@ from reasoner.evals.rows import MetricRow, mean_row, statistic_row
 from reasoner.policy.engine import Engine, Sampling
 from reasoner.policy.heads import ScoreNet
 from reasoner.scoring.aggregate import AGGREGATES, BESIDE, MONTE_CARLO
-from reasoner.scoring.outcome import judge_while
+from reasoner.scoring.outcome import judge_while, outcome_reward
 from reasoner.scoring.prm import score_leaves, score_steps
 from reasoner.search.chain import fan
 from reasoner.search.grow import Growth, grow
@@ -117,21 +117,25 @@ def measure(
         "sampled",
         subject.when,
         problems,
-        [pass_at_k(k, int(sum(o)), k) for o in outcomes],
+        [judged(o, lambda o=o: pass_at_k(k, int(sum(o)), k)) for o in outcomes],
     )
     _add(found, stage, f"maj@{k}", "sampled", subject.when, problems,
-         [maj_at_k(a, [bool(x) for x in o], k) for a, o in zip(answers, outcomes, strict=True)])  # fmt: skip
+         [judged(o, lambda a=a, o=o: maj_at_k(a, [bool(x) for x in o], k))
+          for a, o in zip(answers, outcomes, strict=True)])  # fmt: skip
     if models.orm is not None:
         scores = score_leaves(models.orm, trees)
         best = [
-            best_of_n([s[leaf] for leaf in t.leaves()], o)
+            judged(o, lambda t=t, s=s, o=o: best_of_n([s[leaf] for leaf in t.leaves()], o))
             for t, s, o in zip(trees, scores, outcomes, strict=True)
         ]
         _add(found, stage, f"best_of_{k}", "orm", subject.when, problems, best)
     if models.prm is not None:
         score_steps(models.prm, trees, "prm")
         for method, name in {"prm": models.aggregate, **{f"prm, {name}": name for name in BESIDE}}.items():
-            best = [best_of_n(_ranks(t, name), o) for t, o in zip(trees, outcomes, strict=True)]
+            best = [
+                judged(o, lambda t=t, o=o, name=name: best_of_n(_ranks(t, name), o))
+                for t, o in zip(trees, outcomes, strict=True)
+            ]
             _add(found, stage, f"best_of_{k}", method, subject.when, problems, best)
         _add_step_quality(found, stage, subject.when, trees, prompting, models.threshold)
     return found
@@ -176,8 +180,14 @@ def _first_wrong(chain: list[Checked]) -> int:
 
 
 def _outcomes(tree: Tree) -> list[float]:
-    """1 for each right answer; what our side failed to judge counts as not right here, and is rare."""
-    return [float(tree.verdicts[leaf].status == "correct") for leaf in tree.leaves()]
+    """1 for each right answer, 0 for each wrong one, NaN for what our side failed to judge."""
+    rewards = [outcome_reward(tree.verdicts[leaf]) for leaf in tree.leaves()]
+    return [float("nan") if r is None else r for r in rewards]
+
+
+def judged(outcomes: Sequence[float], value: Callable[[], float]) -> float:
+    """The value of a problem's samples; NaN where one of them was not judged."""
+    return float("nan") if np.isnan(outcomes).any() else value()
 
 
 def _add(
@@ -185,8 +195,11 @@ def _add(
 ) -> None:
     subsets = sorted({p.domain for p in problems}, reverse=True)
     for subset in [*subsets, "all"]:
-        chosen = [v for p, v in zip(problems, values, strict=True) if subset in ("all", p.domain)]
-        found.rows.append(mean_row(stage, metric, method, when, subset, chosen))
+        of_subset = [v for p, v in zip(problems, values, strict=True) if subset in ("all", p.domain)]
+        # A problem with an answer that our side failed to judge has no value; `n` tells how many have one.
+        known = [v for v in of_subset if not np.isnan(v)]
+        if known:
+            found.rows.append(mean_row(stage, metric, method, when, subset, known))
 
 
 def _add_step_quality(

@@ -21,8 +21,9 @@ _Request = tuple[tuple[int, int], str, str, dict]
 Decode = Callable[[Sequence[int]], str]
 OnNode = Callable[[int, int, Node], None]  # (tree's number, the node's id, node), as grow() reports them
 
-_FEW_FAILURES = 20
-_MAX_FAILED = 0.2
+_MAX_FAILED = 0.2  # share of the responses, of all or of one verifier's
+_PATIENCE_S = 5.0  # of trying again, before it is asked whether so many have failed already
+_FEW_OF_ONE = 4  # failures of one verifier that say something about it where others judged most
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Judged:
 def judge_while(grow: Callable[[OnNode], None], trees: Sequence[Tree], decode: Decode) -> Judged:
     """Run `grow(on_node)`, judge each trajectory as soon as it ends, and then the leaves that are left.
 
-    A verdict of our own failure is retried once alone; a second one on the same response makes it
-    `incorrect`, since else breaking the checker would pay. Raises UserError where many fail twice.
+    A verdict of our own failure is retried once alone, and then stays an error, which nothing trains on. Raises
+    UserError where a fifth of the responses, however few, end so.
     """
     texts: dict[tuple[int, int], str] = {}
     early: dict[tuple[int, int], Node] = {}
@@ -132,27 +133,42 @@ def _settle(
 ) -> Counter[str]:
     """Write the verdicts into the trees, in the leaves' order; retry errors alone. Raises UserError."""
     statuses: Counter[str] = Counter()
-    failed: list[Verdict] = []
+    failed: list[tuple[str, Verdict]] = []
+    judged = Counter(trees[t].problem.verifier for t, _ in at)
+    started = time.monotonic()
     for t, leaf in at:
         verdict = found[t, leaf]
         if verdict.status == "error":
             first, verdict = verdict, verify(*_request(trees[t], texts[t, leaf]))
             if verdict.status == "error":
-                failed.append(verdict)
-                verdict = _refused(first, verdict)
+                verdict = replace(verdict, detail=f"failed twice: {first.detail}; {verdict.detail}"[:500])
+                failed.append((trees[t].problem.verifier, verdict))
+                if time.monotonic() - started > _PATIENCE_S:
+                    refuse_failures(failed, judged)  # the rest would fail as slowly
         trees[t].verdicts[leaf] = verdict
         statuses[verdict.status] += 1
-    if len(failed) >= _FEW_FAILURES and len(failed) > _MAX_FAILED * len(at):
-        raise UserError(
-            f"verifiers failed twice on {len(failed)} of {len(at)} responses, expected hardly any ({failed[0].detail}); "
-            "see `python -m verifiers probe` and the problems' references"
-        )
+    refuse_failures(failed, judged)
     return statuses
 
 
-def _refused(first: Verdict, second: Verdict) -> Verdict:
-    detail = f"failed twice: {first.detail}; {second.detail}"[:500]
-    return replace(second, status="incorrect", reason="refused", detail=detail)
+def refuse_failures(failed: Sequence[tuple[str, Verdict]], judged: Counter[str]) -> None:
+    """Raise UserError where more than a fifth of all responses, or of one verifier's, could not be judged, however few.
+
+    failed: (verifier, its verdict) of each failure; judged: responses by verifier.
+    """
+    by_verifier = Counter(name for name, _ in failed)
+    name, count = next(
+        ((n, c) for n, c in by_verifier.items() if c >= _FEW_OF_ONE and c > _MAX_FAILED * judged[n]),
+        ("", len(failed)),
+    )
+    total = judged[name] if name else judged.total()
+    # One alone says nothing about the others.
+    if count == total > 0 or (count > 1 and count > _MAX_FAILED * total):
+        verdict = next(verdict for verifier, verdict in failed if name in ("", verifier))
+        raise UserError(
+            f"{f'verifier {name!r}' if name else 'verifiers'} failed twice on {count} of {total} responses, "
+            f"expected hardly any ({verdict.detail}); see `python -m verifiers probe` and the problems' references"
+        )
 
 
 def outcome_reward(verdict: Verdict | None) -> float | None:

@@ -45,14 +45,14 @@ def tree() -> Tree:
     return Tree(problem, hand.nodes)
 
 
-def test_errors_are_retried_once_and_then_refused(tree):
+def test_errors_are_retried_once_and_stay_errors(tree):
     done = []
     statuses = judge([tree], decode, done.append)
     assert {i: v.status for i, v in tree.verdicts.items()} == {
-        1: "correct", 2: "correct", 3: "incorrect", 4: "incorrect", 5: "incorrect",
+        1: "correct", 2: "correct", 3: "incorrect", 4: "error", 5: "incorrect",
     }  # fmt: skip
-    assert statuses == {"correct": 2, "incorrect": 3}
-    assert tree.verdicts[4].reason == "refused"
+    assert statuses == {"correct": 2, "incorrect": 2, "error": 1}
+    assert outcome_reward(tree.verdicts[4]) is None
     assert "call 1" in tree.verdicts[4].detail and "call 2" in tree.verdicts[4].detail
     assert tree.verdicts[3].reason == "wrong"
     # the prompt is not part of what is judged
@@ -113,7 +113,7 @@ def test_judging_while_growing_finds_what_judging_afterwards_finds(tree):
     assert list(tree.verdicts) == [1, 2, 3, 4, 5]
     early, tree.verdicts = dict(tree.verdicts), {}
     calls.clear()
-    assert judge([tree], decode) == found.statuses == {"correct": 2, "incorrect": 3}
+    assert judge([tree], decode) == found.statuses == {"correct": 2, "incorrect": 2, "error": 1}
     assert {i: v.status for i, v in tree.verdicts.items()} == {i: v.status for i, v in early.items()}
 
 
@@ -138,6 +138,22 @@ def test_verifiers_that_keep_failing_stop_the_run():
     tree = Tree(Problem("p", "", f"{__name__}:flaky", {"right": "right"}), nodes)
     with pytest.raises(UserError, match=r"failed twice on 30 of 90 responses.*no slot, call"):
         judge([tree], decode)
+
+
+@pytest.mark.parametrize(("broken", "right"), [(1, 0), (2, 7), (16, 0)])
+def test_a_share_of_failures_stops_the_run_at_any_count(broken, right):
+    nodes = make_tree([0], *[(0, 1, [4], [0])] * broken, *[(0, 1, [1], [0])] * right).nodes
+    tree = Tree(Problem("p", "", f"{__name__}:flaky", {"right": "right"}), nodes)
+    with pytest.raises(UserError, match=rf"failed twice on {broken} of {broken + right} responses"):
+        judge([tree], decode)
+
+
+def test_a_checker_that_cannot_run_is_not_hidden_by_others_that_can():
+    broken = Tree(Problem("p", "", f"{__name__}:flaky", {"right": "right"}),
+                  make_tree([0], *[(0, 1, [4], [0])] * 4).nodes)  # fmt: skip
+    fine = Tree(Problem("q", "", f"{__name__}:telling", {}), make_tree([0], *[(0, 1, [1], [0])] * 96).nodes)
+    with pytest.raises(UserError, match=r"flaky' failed twice on 4 of 4 responses"):
+        judge([broken, fine], decode)
 
 
 def test_an_unknown_verifier_is_told_once_growing_is_over(tree):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 _MAX_TASKS = 256
 _SPARE = 96 << 20  # the box, and what the kernel counts for the children beside their own memory
 _PREFIX = "reasoner-slot-"
+_COUNTERS = {"v1": "memory.oom_control", "v2": "memory.events"}  # both have a line "oom_kill N"
 _numbers = itertools.count()
 
 
@@ -154,8 +155,8 @@ class Entered:
 
     def __init__(self, groups: list[dict]):
         """Enter the groups. Raises OSError."""
-        self._limit = self._usage = -1
-        self._bound = 0
+        self._limit = self._usage = self._events = -1
+        self._bound = self._killed = 0
         self.version = groups[0]["version"]
         for group in groups:
             with open(group["procs"], "w") as file:
@@ -163,6 +164,9 @@ class Entered:
             if "limit" in group:
                 self._limit = os.open(group["limit"], os.O_WRONLY | os.O_CLOEXEC)
                 self._usage = os.open(group["usage"], os.O_RDONLY | os.O_CLOEXEC)
+                with contextlib.suppress(OSError):
+                    counters = f"{os.path.dirname(group['limit'])}/{_COUNTERS[group['version']]}"
+                    self._events = os.open(counters, os.O_RDONLY | os.O_CLOEXEC)
         self._own = 0
 
     def settle(self) -> None:
@@ -175,3 +179,12 @@ class Entered:
         if self._limit >= 0 and memory != self._bound:
             os.pwrite(self._limit, str(self._own + memory + _SPARE).encode(), 0)
             self._bound = memory
+
+    def ran_out(self) -> bool:
+        """Has the kernel killed a process of the group for want of memory since this was last asked?"""
+        if self._events < 0:
+            return False
+        lines = os.pread(self._events, 1000, 0).decode().splitlines()
+        counted = next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), self._killed)
+        before, self._killed = self._killed, counted
+        return counted > before

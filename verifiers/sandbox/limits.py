@@ -26,15 +26,16 @@ class Limits:
         return asdict(self)
 
 
-# How a child ended. "done" needs its completed frame: an exit code means nothing.
-ENDINGS = ("done", "crashed", "time_limit", "memory_limit", "output_limit", "security", "starved")
+# How a child ended. "done" needs its completed frame: an exit code means nothing. "starved" (no CPU was to be
+# had) and "failed" (no walls, or a kill from outside) are our failures.
+ENDINGS = ("done", "crashed", "time_limit", "memory_limit", "output_limit", "security", "starved", "failed")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One finished run, as seen from outside; everything in it but `ending` may be the child's lie.
 
-    ending: one of ENDINGS; "starved" is our failure (no CPU was to be had). value: the encoded
+    ending: one of ENDINGS; "failed" never leaves the pool, which raises SlotFailed. value: the encoded
     return value or result frame, b"" without one. cpu_ms, wall_ms, peak_kb: measured by the slot.
     """
 

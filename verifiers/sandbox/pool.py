@@ -15,7 +15,7 @@ import warnings
 from concurrent.futures import Future
 
 from verifiers.cores import num_cores
-from verifiers.sandbox import cgroups, frames
+from verifiers.sandbox import cgroups, frames, proof
 from verifiers.sandbox.limits import Limits, Outcome
 from verifiers.sandbox.probe import Isolation, at_least, probe
 from verifiers.sandbox.turns import Turns
@@ -42,8 +42,12 @@ class SlotFailed(Exception):
     """A slot did not start, died or did not answer: our failure, not the candidate's."""
 
 
-class TooLittleIsolation(SlotFailed):
-    """This machine does not give the isolation that candidates need; trying again will not help."""
+class NoSlot(SlotFailed):
+    """No slot is to be had; trying again at once will not help."""
+
+
+class TooLittleIsolation(NoSlot):
+    """This machine does not give the isolation that candidates need."""
 
 
 class _Spawner:
@@ -98,7 +102,7 @@ class Slot:
         try:
             ours, theirs = socket.socketpair()
         except OSError as problem:
-            raise SlotFailed(f"a slot cannot be started: {problem}") from problem
+            raise NoSlot(f"a slot cannot be started: {problem}") from problem
         self._groups = cgroups.make()
         configuration = {
             "groups": self._groups.for_slot(),
@@ -119,7 +123,7 @@ class Slot:
         except OSError as problem:
             ours.close()
             self._groups.remove()
-            raise SlotFailed(f"a slot cannot be started: {problem}") from problem
+            raise NoSlot(f"a slot cannot be started: {problem}") from problem
         finally:
             theirs.close()
         self.socket = ours
@@ -127,7 +131,7 @@ class Slot:
         header, _ = self._receive(_START_S)
         if not header["ready"]:
             self.end()
-            raise SlotFailed(f"a {warm} slot cannot be set up: {header['problem']}")
+            raise NoSlot(f"a {warm} slot cannot be set up: {header['problem']}")
         self.layers: tuple[str, ...] = tuple(header["layers"])
         self.problems: tuple[str, ...] = tuple(header["problems"])
         self.tier = "none"
@@ -135,7 +139,7 @@ class Slot:
             self.tier = isolation_of(self).tier
         except OSError as problem:
             self.end()
-            raise SlotFailed(f"a slot cannot be probed: {problem}") from problem
+            raise NoSlot(f"a slot cannot be probed: {problem}") from problem
         except BaseException:
             self.end()
             raise
@@ -150,6 +154,8 @@ class Slot:
             raise SlotFailed(f"the slot is gone: {problem}") from problem
         # The slot itself gives up on a starved child after six times its wall limit.
         answer, (stdout, stderr, value) = self._receive(6 * header["limits"]["wall_s"] + _GRACE_S)
+        if answer["ending"] == "failed":
+            raise SlotFailed(answer["detail"])
         return Outcome(stdout=stdout, stderr=stderr, value=value, isolation=self.tier, **answer)
 
     def _receive(self, seconds: float) -> tuple[dict, list[bytes]]:
@@ -309,13 +315,63 @@ def close_all() -> None:
 def run(warm: str, header: dict, *blobs: bytes, limits: Limits | None = None) -> Outcome:
     """A request on the shared pool, tried once more on another slot where the first fails.
 
-    Raises SlotFailed after the second failure.
+    The first request of a kind waits until a right and a wrong one have been told apart by the same path: what
+    cannot do that has no opinion. Raises SlotFailed after the second failure, and where the proof fails.
     """
-    header = {**header, "limits": (limits or Limits()).as_dict()}
+    _prove(warm, header)
+    return _tried(warm, {**header, "limits": (limits or Limits()).as_dict()}, *blobs)
+
+
+def _tried(warm: str, header: dict, *blobs: bytes) -> Outcome:
     try:
         return shared_pool(warm).run(header, *blobs)
-    except TooLittleIsolation:
+    except NoSlot:
         raise
     except SlotFailed:
         time.sleep(0.05)
         return shared_pool(warm).run(header, *blobs)
+
+
+_proven: set[tuple[int, str, str, str]] = set()
+_proving = threading.Lock()
+_failed_proofs: dict[tuple[int, str, str, str], tuple[float, str]] = {}  # when, and why
+
+
+def _prove(warm: str, header: dict) -> None:
+    """Known requests of this kind, once per process. Raises SlotFailed where one does not end as it has to."""
+    path = (
+        os.getpid(),
+        warm,
+        header["kind"],
+        header.get("entry", "") if header["kind"] in ("ask", "scored") else "",
+    )
+    if path in _proven:
+        return
+    asked = time.monotonic()
+    with _proving:
+        if path in _proven:
+            return
+        when, why = _failed_proofs.get(path, (0.0, ""))
+        if when > asked:  # it failed while we waited for it
+            raise NoSlot(why)
+        try:
+            for name, known in proof.known(path[2], path[3]):
+                _hold(warm, name, known)
+        except SlotFailed as problem:
+            _failed_proofs[path] = (time.monotonic(), str(problem))
+            raise
+        _proven.add(path)
+
+
+def _hold(warm: str, name: str, known: proof.Known) -> None:
+    header = {**known.header, "limits": proof.LIMITS.as_dict()}
+    outcome = _tried(warm, header, *known.blobs)
+    for _ in range(proof.TRIES - 1):
+        if outcome.ending == "starved":
+            outcome = _tried(warm, header, *known.blobs)
+    if not known.holds(outcome):
+        said = outcome.detail or outcome.stderr.decode("utf-8", "replace")[-200:]
+        raise SlotFailed(
+            f"the sandbox cannot tell right from wrong here: a {name} request of kind {header['kind']!r} ended as "
+            f"{outcome.ending} ({said})"
+        )

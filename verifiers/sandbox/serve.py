@@ -10,8 +10,9 @@ from verifiers.sandbox import children, frames, linux, suite, supervise
 
 _NONCE = 16
 _FRAME_HEAD = _NONCE + 4 + 8
-_RESULT_CAP = (1 << 20) + _FRAME_HEAD
+_RESULT_CAP = (1 << 20) + _FRAME_HEAD + len(supervise.READY)
 _RECYCLE_ASKS = 3000
+_SERVER_GONE = "the child that answers has ended"
 
 _RUNNERS = {
     "program": children.run_program,
@@ -80,13 +81,15 @@ def _run(setup, header: dict, blobs: list[bytes]) -> bytes:
     else:
         watched = [_fork(setup, header["kind"], header, blobs, nonce, None)]
     supervise.watch(watched, setup.jail.proc)
-    status, value, forged = _frame(bytes(watched[0].written["result"]), nonce)
-    ending, detail = supervise.ending_of(watched[0], status, 0)
-    if forged and ending not in ("time_limit", "output_limit"):
+    killed = any(child.was_killed for child in watched)
+    ran_out = killed and setup.groups is not None and setup.groups.ran_out()
+    status, value, forged = _frame(bytes(watched[0].written["result"][len(supervise.READY) :]), nonce)
+    ending, detail = supervise.ending_of(watched[0], status, ran_out)
+    if forged and ending not in ("time_limit", "output_limit", "failed"):
         ending, detail = "security", "a second frame, or one that is none"
     candidate = watched[-1]
-    if len(watched) > 1 and ending != "done":
-        ending, detail = _blame(candidate, ending, detail)
+    if len(watched) > 1 and ending not in ("done", "failed"):
+        ending, detail = _blame(candidate, ending, detail, ran_out)
     return frames.pack(
         {
             "ending": ending,
@@ -101,12 +104,11 @@ def _run(setup, header: dict, blobs: list[bytes]) -> bytes:
     )
 
 
-def _blame(candidate, ending: str, detail: str) -> tuple[str, str]:
+def _blame(candidate, ending: str, detail: str, ran_out: bool) -> tuple[str, str]:
     """How a suite failed: by what its candidate's child met, where that says more."""
-    if candidate.ending:
-        return candidate.ending, ""
-    if os.WIFSIGNALED(candidate.status) and os.WTERMSIG(candidate.status) == signal.SIGSYS:
-        return "security", "forbidden system call"
+    own = supervise.ending_of(candidate, "", ran_out)
+    if own[0] != "crashed" and not (candidate.stopped and not candidate.ending):
+        return own
     return ending, detail
 
 
@@ -154,6 +156,7 @@ def _child(setup, kind, header, blobs, nonce, fds) -> None:
             os.dup2(fd, number)
         setup.first_private_fd = len(fds)
         children.lock_down(header["limits"], setup)
+        os.write(children.RESULT_FD, supervise.READY)
         _RUNNERS[kind](nonce, header, blobs)
     except BaseException as problem:
         os.write(2, f"sandbox: {type(problem).__name__}: {problem}\n".encode())
@@ -197,13 +200,14 @@ class _Server:
         os.close(replies[1])
         os.close(null)
 
-    def end(self) -> None:
-        """Kill, reap, close."""
+    def end(self) -> int:
+        """Kill, reap, close; how it ended, as wait() tells it."""
         with contextlib.suppress(ProcessLookupError):  # already dead, not yet reaped
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        _, status = os.waitpid(self.pid, 0)
         for fd in (self.pidfd, self.to, self.back):
             os.close(fd)
+        return status
 
 
 def _serve_asks(setup, limits: dict, entry: str, fds) -> None:
@@ -234,6 +238,15 @@ def _answer(function, payload: bytes) -> tuple[dict, bytes]:
         return {"ending": "crashed", "detail": f"{type(problem).__name__}: {problem}"[:300]}, b""
 
 
+def _end_of_server(status: int, setup) -> str:
+    """Why a long-lived child ended by itself. It answers whatever happens, so that only a signal is the question's."""
+    if not os.WIFSIGNALED(status):
+        return "failed"
+    if os.WTERMSIG(status) == signal.SIGKILL:
+        return "memory_limit" if setup.groups is not None and setup.groups.ran_out() else "failed"
+    return "crashed"
+
+
 def _ask(server, setup, header: dict, blobs: list[bytes]) -> tuple[_Server | None, bytes]:
     """One question to the long-lived child, killed where it takes too long; the next ask forks anew."""
     if server is None:
@@ -258,8 +271,10 @@ def _ask(server, setup, header: dict, blobs: list[bytes]) -> tuple[_Server | Non
     }
     server.asks += 1
     if ending != "done" or message is None:
-        server.end()
-        return None, frames.pack({"ending": ending, "detail": "", **measured}, b"", b"", b"")
+        status = server.end()
+        if ending == "crashed":
+            ending = _end_of_server(status, setup)
+        return None, frames.pack({"ending": ending, "detail": _SERVER_GONE, **measured}, b"", b"", b"")
     if server.asks >= _RECYCLE_ASKS or message[0]["ending"] == "memory_limit":
         server.end()
         server = None

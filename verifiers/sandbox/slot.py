@@ -58,6 +58,7 @@ def main(configuration: dict) -> None:
 
 def _set_up(configuration: dict) -> Setup:
     """Filter, warm imports, walls, streams; in this order, as each needs what the next takes away."""
+    os.close(os.pidfd_open(os.getpid()))  # children are watched by it; without it none can be judged
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(_FIRST_FREE_FD):
         if fd != 2:

@@ -1,5 +1,9 @@
 """Watching children from the slot: one deadline over pipes and pidfd, then SIGKILL and reaping.
 
+What ended a child is told by evidence: our own kill is recorded, a kill for want of memory is counted by the
+control group, CPU time is the kernel's; a SIGKILL that none of these explains came from outside and is nobody's
+answer. A child says that its walls stand before it runs anything of a candidate's: what fails before is ours.
+
 Never waits for a pipe or a process alone: a child that closes its output and spins, or one that
 exits while its output is still in the pipe, is seen by the same poll.
 """
@@ -13,6 +17,7 @@ from dataclasses import dataclass, field
 
 _TICK_S = 0.05
 _STARVED_FACTOR = 6.0
+READY = b"R"  # what a child writes to its result pipe when its walls stand
 
 
 @dataclass
@@ -30,6 +35,17 @@ class Watched:
     peak_kb: int = 0
     started: float = 0.0
     wall_s: float = 0.0
+    stopped: bool = False  # by us
+
+    @property
+    def ready(self) -> bool:
+        """Did its walls come up? Once written the mark cannot be taken back."""
+        return self.written["result"][:1] == READY
+
+    @property
+    def was_killed(self) -> bool:
+        """By SIGKILL, and not by us."""
+        return not self.stopped and os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
 
     def cpu_now(self) -> float:
         """CPU seconds of all threads of the child, from the kernel's clock of that process."""
@@ -58,6 +74,8 @@ def watch(children: list[Watched], proc: int) -> None:
                     _reap(child)
                     poller.unregister(fd)
                     alive.remove(child)
+                    if child.was_killed:
+                        return  # the other one would wait for it
                 elif fd in child.pipes:
                     _take(child, fd, poller)
             broken = [child for child in alive if child.ending or _over_time(child, proc)]
@@ -157,6 +175,7 @@ def _run_delay(child: Watched, proc: int) -> float:
 
 
 def _kill(child: Watched) -> None:
+    child.stopped = True
     with contextlib.suppress(ProcessLookupError):  # it ended by itself between the poll and now
         signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
     _reap(child)
@@ -172,8 +191,14 @@ def _reap(child: Watched) -> None:
     child.pipes = {}
 
 
-def ending_of(child: Watched, frame_status: str, baseline_kb: int) -> tuple[str, str]:
-    """(ending, detail) of a child that is dead: from its frame, or from how the kernel ended it."""
+def ending_of(child: Watched, frame_status: str, ran_out: bool) -> tuple[str, str]:
+    """(ending, detail) of a child that is dead: from its frame, or from how the kernel ended it.
+
+    ran_out: did the kernel kill one of the group for want of memory?
+    """
+    if not child.ready and (child.ending or not child.stopped):
+        said = child.written["stderr"].decode("utf-8", "replace").strip()
+        return "failed", f"a child's walls could not be put up: {said or child.ending or hex(child.status)}"
     if child.ending:
         return child.ending, ""
     if frame_status in ("done", "exit"):
@@ -190,8 +215,10 @@ def ending_of(child: Watched, frame_status: str, baseline_kb: int) -> tuple[str,
             return "security", "forbidden system call"
         if number in (signal.SIGXCPU, signal.SIGKILL) and child.cpu_s >= child.limits["cpu_s"]:
             return "time_limit", ""
-        if number == signal.SIGKILL:
+        if number == signal.SIGKILL and ran_out:
             return "memory_limit", "killed by the kernel"
+        if child.was_killed:
+            return "failed", "a child was killed from outside"
         if number == signal.SIGXFSZ:
             return "crashed", "file too large"
         return "crashed", f"signal {number}"
