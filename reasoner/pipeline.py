@@ -36,7 +36,7 @@ from reasoner.stages.references import (
     named,
 )
 from reasoner.store import is_done, to_json, write_json, write_text
-from reasoner.tracking import Tracker
+from reasoner.tracking import Tracker, wandb_run
 from reasoner.trainers.checkpoint import latest_step
 from reasoner.trainers.loop import Session
 from verifiers.sandbox import pool
@@ -53,7 +53,8 @@ class RunConfig(Config):
     seed: int = Field(0, description="seed of everything random")
     title: str = Field("", description="headline of the report")
     wandb: dict[str, Any] | None = Field(
-        None, description="options of wandb.init, e.g. {project: mine, mode: offline}"
+        None,
+        description="options of wandb.init, e.g. {project: mine, mode: offline}; the run is called as its folder",
     )
     min_isolation: Literal["A", "B", "B-landlock", "C"] = Field(
         "B",
@@ -80,7 +81,12 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
     pool.require(config.min_isolation)
     state = PartialState(cpu=not torch.cuda.is_available())
     out = Path(config.out)
-    with claimed(out) if state.is_main_process else nullcontext():
+    with (
+        claimed(out) if state.is_main_process else nullcontext(),
+        wandb_run(
+            out, _wandb_options(config, state.is_main_process), config.model_dump(mode="json"), config.title
+        ) as tracked,
+    ):
         if state.is_main_process:
             finished = _take_up(config, out)
             save_resolved(config, out / "config.yaml")
@@ -106,20 +112,29 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
                 ledger.counts.pop(stage.name, None)
             state.wait_for_everyone()
             if stage.kind in TRAINERS or state.is_main_process:
-                _run_whole(stage, config, out, ledger, state.is_main_process, progress)
+                _run_whole(stage, config, out, ledger, state.is_main_process, progress, tracked)
             # marked before the others are waited for: they may have given up on a long stage of the first alone
             state.wait_for_everyone()
-        return _conclude(config, out, ledger) if state.is_main_process else []
+        rows = _conclude(config, out, ledger) if state.is_main_process else []
+        if tracked is not None:
+            tracked.summary.update({f"{r.when}/{r.metric} {r.method} {r.subset}": r.value for r in rows})
+        return rows
+
+
+def _wandb_options(config: RunConfig, is_main: bool) -> dict[str, Any] | None:
+    """The options of the run in wandb; None where none is wanted, or nothing is left to do."""
+    folders = [Path(config.out) / "stages" / stage.name for stage in config.stages]
+    return config.wandb if is_main and not all(is_done(folder) for folder in folders) else None
 
 
 def _run_whole(
-    stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress
+    stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress, tracked: Any
 ) -> None:
     """Run a stage and mark it as done; where a fault of the user's ends it, nothing half-made stays."""
     folder = out / "stages" / stage.name
     try:
         data = fingerprint(data_files(stage, config)) if is_main else {}
-        _run_stage(stage, config, out, ledger, is_main, progress)
+        _run_stage(stage, config, out, ledger, is_main, progress, tracked)
         if is_main:
             ledger.save(out / "ledger.json")
             facts = {"seconds": ledger.seconds[stage.name], "basis": basis(stage, config), "data": data}
@@ -132,7 +147,7 @@ def _run_whole(
 
 
 def _run_stage(
-    stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress
+    stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress, tracked: Any
 ) -> None:
     folder = out / "stages" / stage.name
     models = out / "models" / stage.name if stage.kind in (*TRAINERS, "init") else folder
@@ -149,7 +164,7 @@ def _run_stage(
 
     tell(0, 0, "")
     with (
-        Tracker(folder, config.wandb, latest_step(checkpoints), is_main) as tracker,
+        Tracker(folder, tracked, latest_step(checkpoints), is_main) as tracker,
         ledger.stage(stage.name),
     ):
         session = Session(

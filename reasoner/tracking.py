@@ -6,42 +6,40 @@ import json
 import time
 import typing
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from reasoner.registry import UserError
 from reasoner.store import saying_what_is_full, to_json, write_text
 
 
 class Tracker:
-    """Logs metrics to `folder`/metrics.jsonl, and to wandb where `wandb` has its options; a context manager.
+    """Logs a stage's metrics to `folder`/metrics.jsonl, and to a wandb run where there is one; a context manager.
 
-    `wandb` is passed to `wandb.init` as it is, e.g. {"project": "p", "mode": "offline"}. `resume_step` is the
-    step that a resumed run restarts from: lines beyond it are cut, since they will be logged again, and so are
-    all where it is 0. What is logged again all the same, at a step that stayed, is left out. Ranks other than
-    the main one get a tracker that does nothing.
+    `resume_step` is the step that a resumed run restarts from: lines beyond it are cut, since they will be logged
+    again, and so are all where it is 0. What is logged again all the same, at a step that stayed, is left out. Ranks
+    other than the main one get a tracker that does nothing.
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        wandb: Mapping[str, Any] | None = None,
-        resume_step: int | None = None,
-        main: bool = True,
+        self, folder: str | Path, wandb_run: Any = None, resume_step: int | None = None, main: bool = True
     ):
         self._file = None
-        self._run = None
-        self._known: Counter[tuple[int, frozenset[str]]] = (
-            Counter()
-        )  # lines from before, not logged again yet
+        self._stage = Path(folder).name
+        self._run = wandb_run if main else None
+        # lines from before, not logged again yet
+        self._known: Counter[tuple[int, frozenset[str]]] = Counter()
         if not main:
             return
         path = Path(folder) / "metrics.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._known.update(_cut(path, resume_step))
         self._file = path.open("ab", buffering=0)  # nothing stays in memory
-        if wandb is not None:
-            self._run = _wandb_run(path.parent, wandb)
+        if self._run is not None:
+            # each stage counts its own steps, and wandb's one counter only grows
+            self._run.define_metric(f"{self._stage}/*", step_metric=f"{self._stage}/step")
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Write one line: `step`, `time` (Unix seconds) and the metrics; NaN and infinities become null."""
@@ -58,7 +56,10 @@ class Tracker:
             return
         self._write((to_json({"step": step, "time": time.time(), **metrics}) + "\n").encode())
         if self._run is not None:
-            self._run.log(dict(metrics), step=step)
+            numbers = {
+                k.rpartition("/")[2]: x for k, x in metrics.items() if not isinstance(x, str | list | dict)
+            }
+            self._run.log({f"{self._stage}/{name}": x for name, x in {**numbers, "step": step}.items()})
 
     def _write(self, line: bytes) -> None:
         assert self._file is not None
@@ -66,18 +67,12 @@ class Tracker:
             while line:
                 line = line[self._file.write(line) :]
 
-    def close(self, exit_code: int = 0) -> None:
-        """Close the file and finish the wandb run, as failed if `exit_code` is not 0."""
-        if self._file is not None:
-            self._file.close()
-        if self._run is not None:
-            self._run.finish(exit_code=exit_code)
-
     def __enter__(self) -> typing.Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self.close(exit_code=0 if kind is None else 1)
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def _cut(path: Path, resume_step: int | None) -> list[tuple[int, frozenset[str]]]:
@@ -101,12 +96,36 @@ def _cut(path: Path, resume_step: int | None) -> list[tuple[int, frozenset[str]]
     return [] if resume_step is None else found
 
 
-def _wandb_run(folder: Path, options: Mapping[str, Any]) -> Any:
+@contextmanager
+def wandb_run(
+    out: Path, options: Mapping[str, Any] | None, config: Mapping[str, Any], group: str
+) -> Iterator[Any]:
+    """The wandb run of a run's folder: named after it, with its config, and the same one on every start; None without options.
+
+    `options` go to wandb.init as they are, over ours, e.g. {"project": "p", "mode": "offline"}. It is finished as failed
+    on an exception. A wandb that cannot start is a UserError.
+    """
+    if options is None:
+        yield None
+        return
     import wandb
 
-    # The same id on every start, so that a resumed run goes on in its own chart.
-    id_path = folder / "wandb_id"
+    id_path = out / "wandb_id"
     known = {"id": id_path.read_text(encoding="utf-8"), "resume": "allow"} if id_path.exists() else {}
-    run = wandb.init(**{"dir": str(folder), **known, **options})
+    # the terminal's bars are no log
+    settings = wandb.Settings(console="off")
+    ours = {"dir": str(out), "name": out.name, "group": group, "config": dict(config), "settings": settings}
+    try:
+        run = wandb.init(**{**ours, **known, **options})
+    except (wandb.Error, TypeError, ValueError) as problem:
+        raise UserError(
+            f"wandb did not start ({' '.join(str(problem).split())[:200]}); expected a login and a network, or "
+            "wandb={mode: offline}, or no wandb key"
+        ) from problem
     write_text(id_path, run.id)
-    return run
+    try:
+        yield run
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()

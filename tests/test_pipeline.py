@@ -192,7 +192,7 @@ def test_verify_prints_a_verdict():
     none = reasoner("verify", "math", "--response", "", "--reference", '{"answer": "5"}')
     assert (none.returncode, json.loads(none.stdout)["status"]) == (1, "no_answer")
     one_line(reasoner("verify", "math", "--response", "5", "--reference", '["5"]'), '["5"]', "keys of: answer")
-    one_line(reasoner("verify", "math", "--response", "5", "--reference", '{"gold": "5"}'), "'gold'", "answer")
+    one_line(reasoner("verify", "math", "--response", "5", "--reference", '{"gold": "5"}'), '"gold"', "keys of: answer")
 
 
 def test_verify_tells_an_error_of_ours_from_a_wrong_answer():

@@ -1,11 +1,14 @@
 """metrics.jsonl line by line, cutting on resume, and a real wandb run without a network."""
 
 import json
+import struct
 import time
 
 import pytest
+from wandb.proto import wandb_internal_pb2
 
-from reasoner.tracking import Tracker
+from reasoner.registry import UserError
+from reasoner.tracking import Tracker, wandb_run
 
 
 def lines(folder):
@@ -55,7 +58,7 @@ def test_without_a_resume_step_lines_are_kept(tmp_path):
 
 
 def test_other_ranks_are_silent(tmp_path):
-    with Tracker(tmp_path / "run", wandb={"mode": "offline"}, main=False) as tracker:
+    with Tracker(tmp_path / "run", main=False) as tracker:
         tracker.log({"loss": 1.0}, step=1)
     assert not (tmp_path / "run").exists()
 
@@ -66,14 +69,73 @@ def test_names_of_the_line_are_taken(tmp_path, name):
         tracker.log({name: 1}, step=1)
 
 
-def test_wandb_offline_writes_a_run_and_resumes_it(tmp_path):
-    options = {"project": "reasoner-test", "mode": "offline", "config": {"lr": 0.001}}
-    with Tracker(tmp_path, wandb=options) as tracker:
-        tracker.log({"loss": 0.5}, step=1)
-    id_ = (tmp_path / "wandb_id").read_text()
-    (run,) = (tmp_path / "wandb").glob(f"offline-run-*-{id_}")
-    assert (run / f"run-{id_}.wandb").stat().st_size > 0
-    with Tracker(tmp_path, wandb=options, resume_step=1) as tracker:
-        tracker.log({"loss": 0.25}, step=2)
-    assert (tmp_path / "wandb_id").read_text() == id_
-    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+OFFLINE = {"project": "reasoner-test", "mode": "offline"}
+
+
+BLOCK, HEAD = 32768, 7  # of LevelDB's log format, which wandb's files have behind as long a head of their own
+
+
+def in_wandb(folder):
+    """What the offline files of a folder's wandb runs hold: one list of records a start."""
+    starts = []
+    for path in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
+        data, at, record, records = path.read_bytes(), HEAD, b"", []
+        while at + HEAD <= len(data):
+            if BLOCK - at % BLOCK < HEAD:  # the rest of a block that no head fits in
+                at += BLOCK - at % BLOCK
+                continue
+            length, kind = struct.unpack_from("<HB", data, at + 4)
+            record += data[at + HEAD : at + HEAD + length]
+            at += HEAD + length
+            if kind in (1, 4):  # a whole record, or its last part
+                records.append(wandb_internal_pb2.Record.FromString(record))
+                record = b""
+        starts.append(records)
+    return starts
+
+
+def values(records):
+    return [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in r.history.item}
+        for r in records
+        if r.WhichOneof("record_type") == "history"
+    ]
+
+
+def test_a_folder_is_one_wandb_run_with_name_group_and_config(tmp_path):
+    """Two stages, each from step 1 on, and a second start: one run."""
+    out = tmp_path / "demo-1"
+    for stage in ("sft", "ppo"):
+        with wandb_run(out, OFFLINE, {"seed": 7, "stages": [{"kind": "sft"}]}, "the demo") as run:
+            for name in (stage, f"{stage}_continued"):
+                with Tracker(out / "stages" / name, run) as tracker:
+                    tracker.log({f"{stage}/loss": 0.5, "stage": name, "calibration": [{"n": 1}]}, step=1)
+    deadline = time.monotonic() + 60  # wandb's own process writes the files, and is not waited for
+    while True:
+        starts = in_wandb(out)
+        kinds = [{r.WhichOneof("record_type") for r in records} for records in starts]
+        if len(starts) == 2 and all({"run", "exit"} <= k for k in kinds):
+            break
+        assert time.monotonic() < deadline, kinds
+        time.sleep(0.2)
+    heads = [next(r.run for r in records if r.WhichOneof("record_type") == "run") for records in starts]
+    assert {(h.run_id, h.display_name, h.run_group) for h in heads} == {
+        ((out / "wandb_id").read_text(), "demo-1", "the demo")
+    }
+    assert {c.key: json.loads(c.value_json) for c in heads[0].config.update}["seed"] == 7
+    logged = [{k: v for k, v in row.items() if not k.startswith("_")} for row in values(starts[0])]
+    assert logged == [{"sft/loss": 0.5, "sft/step": 1}, {"sft_continued/loss": 0.5, "sft_continued/step": 1}]
+
+
+def test_a_wandb_that_cannot_start_is_one_line(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"wandb did not start .*expected a login"),
+        wandb_run(tmp_path, {"mode": "of-line"}, {}, ""),
+    ):
+        pass
+
+
+def test_without_options_there_is_no_wandb_run(tmp_path):
+    with wandb_run(tmp_path / "run", None, {}, "") as run:
+        assert run is None
+    assert not (tmp_path / "run").exists()
