@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reasoner.config import Config
 from reasoner.data.steps import RULES, Marking, StepConfig
-from reasoner.policy.adapters import base_of
-from reasoner.policy.models import load_tokenizer
+from reasoner.policy.models import base_of, load_tokenizer
 from reasoner.policy.vocabulary import end_of_turn, generation_ends, opening, token_bytes
 from reasoner.registry import UserError, lookup
 

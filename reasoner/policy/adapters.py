@@ -25,12 +25,11 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from reasoner.config import Config
-from reasoner.policy.models import load_model, load_tokenizer, save
+from reasoner.policy.models import CONFIG_FILE, base_of, is_adapter, load_model, load_tokenizer, save
 from reasoner.policy.recompute import recompute_layers
 from reasoner.registry import UserError
 from reasoner.store import read_json
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 
@@ -47,16 +46,6 @@ class LoRA(Config):
         default=False,
         description="hold the base in 4 bits (NF4, QLoRA, Dettmers et al. 2023); needs bitsandbytes",
     )
-
-
-def is_adapter(path: str | Path) -> bool:
-    """True for a folder in PEFT's format."""
-    return (Path(path) / CONFIG_FILE).is_file()
-
-
-def base_of(path: str | Path) -> str:
-    """The model that an adapter folder was trained on; any other path is its own base."""
-    return read_json(Path(path) / CONFIG_FILE)["base_model_name_or_path"] if is_adapter(path) else str(path)
 
 
 def load_peft(path: str, lora: LoRA, name: str = "default", dtype: str = "auto") -> PeftModel:

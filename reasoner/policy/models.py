@@ -23,8 +23,10 @@ from transformers import set_seed as set_all_seeds
 from reasoner.config import Config
 from reasoner.policy.vocabulary import PROBES, reads_back
 from reasoner.registry import UserError
+from reasoner.store import read_json
 
 END_OF_TEXT = "<|endoftext|>"
+CONFIG_FILE = "adapter_config.json"
 
 
 class TinyModel(Config):
@@ -124,10 +126,25 @@ def _nf4() -> BitsAndBytesConfig:
     )
 
 
+def is_adapter(path: str | Path) -> bool:
+    """True for a folder in PEFT's format."""
+    return (Path(path) / CONFIG_FILE).is_file()
+
+
+def base_of(path: str | Path) -> str:
+    """The model that an adapter folder was trained on; any other path is its own base."""
+    return read_json(Path(path) / CONFIG_FILE)["base_model_name_or_path"] if is_adapter(path) else str(path)
+
+
 def load_tokenizer(
     path: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name; one without a pad token pads with its end of text."""
+    """The tokenizer of a model folder or hub name; one without a pad token pads with its end of text.
+
+    An adapter folder without one has its base's.
+    """
+    if is_adapter(path) and not (Path(path) / "tokenizer_config.json").is_file():
+        path = base_of(path)
     with _explained(path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code

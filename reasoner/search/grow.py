@@ -7,13 +7,16 @@ Budgets and pruning are policies around a policy (search/budgets, search/prune).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from reasoner.policy.engine import Completion, Engine, Request, Sampling, place_key
+from reasoner.policy.engine import STOP_REASONS, Completion, Engine, Request, Sampling, place_key
 from reasoner.registry import UserError
 from reasoner.tree import ROOT, Node, Tree
+
+NO_NUMBERS = ("nan", "empty", "vocabulary", "context", "memory")  # ends of which none may be the only one
 
 # (token ids, their full log-probabilities, completion tokens before them) -> positions of the steps' last tokens
 StepMarker = Callable[[Sequence[int], Sequence[float], Sequence[int]], list[int]]
@@ -91,6 +94,7 @@ def grow(
     node)` hears of each continuation when it comes back, before its wave is complete and the node in its tree.
     """
     waves = [_Wave() for _ in trees]
+    from_prompts = Counter[str]()  # why the prompts' own continuations stopped
     active = len(trees)
 
     def start_wave(t: int) -> bool:
@@ -113,11 +117,16 @@ def grow(
     while active:
         finished = engine.poll()
         if not finished:
-            raise RuntimeError(f"the engine has nothing left to do but {active} trees wait for continuations")
+            raise UserError(
+                f"the engine returned nothing and {active} trees wait for continuations; expected one for each request: "
+                "check the engine"
+            )
         ready: list[int] = []
         for completion in finished:
             t, i = cast(tuple[int, int], completion.id)
             wave = waves[t]
+            if wave.branches[i].parent == ROOT:
+                from_prompts[completion.stop_reason] += 1
             first = wave.came[i]
             came = wave.came[i] = completion if first is None else _joined(first, completion)
             rest = _unfinished(wave.branches[i], wave.requests[i], came, trees[t], growth)
@@ -136,6 +145,17 @@ def grow(
             if not start_wave(t):
                 active -= 1
                 on_progress(len(trees) - active)
+    _check_drawn(from_prompts)
+
+
+def _check_drawn(reasons: Counter[str]) -> None:
+    """A UserError where not one prompt was continued by numbers: the engine, the model or the prompts are broken."""
+    if all(reason in NO_NUMBERS for reason in reasons) and reasons:
+        why = ", ".join(f"{n} {reason} ({STOP_REASONS[reason]})" for reason, n in sorted(reasons.items()))
+        raise UserError(
+            f"all {reasons.total()} continuations of prompts broke off: {why}; expected tokens: check that weights, dtype, "
+            "tokenizer and prompts belong together"
+        )
 
 
 def in_turns(plan: Callable[[Tree], Iterator[list[Branch]]]) -> BranchPolicy:

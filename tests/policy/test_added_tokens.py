@@ -151,3 +151,8 @@ def test_such_adapters_by_name_in_one_batch_are_a_user_error(base, tmp_path):
     engine = LocalEngine(load_peft(str(tmp_path / "adapter"), SIZE), [0], 2, 32)
     with pytest.raises(UserError, match="whole weights of their own"):
         engine.sample([Request("a", ids[0].tolist(), 1, 1, adapter="default")])
+
+
+def test_an_adapter_without_a_tokenizer_has_its_bases(base, tmp_path):
+    SharedBase(str(base), SIZE).view("policy").save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).get_vocab() == load_tokenizer(str(base)).get_vocab()

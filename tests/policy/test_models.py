@@ -166,10 +166,23 @@ for name in sys.argv[1:]:
 
         def shown(*names):
             command = [sys.executable, "-c", code, *names]
-            return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+            return subprocess.run(
+                command, cwd=ROOT, env=env, capture_output=True, text=True, check=True
+            ).stdout
 
         lines = shown("ppoo", "runs/demo/models/spt/model", "tests/no-such-folder").splitlines()
         assert asked == []
-        assert len(lines) == 3 and all("no such folder" in line and "finished stage" in line for line in lines)
+        assert len(lines) == 3 and all(
+            "no such folder" in line and "finished stage" in line for line in lines
+        )
         assert "owner/name" in shown("owner/name") and any("owner/name" in path for path in asked)
         hub.shutdown()
+
+
+def test_a_folder_that_lost_its_tokenizer_json_is_a_user_error(folder, tmp_path):
+    load_tokenizer(str(folder)).save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).is_fast
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="json missing from the folder") as error:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(error.value)

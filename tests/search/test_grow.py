@@ -1,6 +1,11 @@
 """Growing trees: the same trees whatever the batching, and the shapes that each branch policy asks for."""
 
+import copy
+import dataclasses
+import math
+
 import pytest
+import torch
 from small_models import branching_tree, small_lm
 
 from reasoner.policy.engine import Sampling, place_key
@@ -278,3 +283,39 @@ def test_observers_see_each_wave_before_the_policy_does(lm):
         observe=observe,
     )
     assert sorted(seen) == sorted([3] * 5 + [len(t.nodes) for t in trees if len(t.nodes) > 3])
+
+
+def test_a_policy_of_nans_and_prompts_that_cannot_run_are_named_stops(lm):
+    broken = copy.deepcopy(lm)
+    with torch.no_grad():
+        broken.lm_head.weight[7] = math.nan
+    with pytest.raises(
+        UserError, match=r"all 20 continuations of prompts broke off: 20 nan \(the logits were not num"
+    ):
+        grown(broken, fan(4))
+    growth = Growth(mark_steps, MAX_TOKENS)
+
+    def grow_from(*prompts: list[int]) -> list[Tree]:
+        trees = [Tree.of_prompt(Problem(str(i), "", "math", {}), p) for i, p in enumerate(prompts)]
+        grow(trees, LocalEngine(lm, (0, 20), 8, max_context=16), fan(2), growth)
+        return trees
+
+    with pytest.raises(
+        UserError, match=r"all 6 continuations.*2 context \(.*2 empty \(.*2 vocabulary \("
+    ) as told:
+        grow_from([5] * 16, [], [64])
+    assert "\n" not in str(told.value)
+    assert len(grow_from([5] * 16, [], [64], [5])[3].nodes) == 3  # one that runs: the others are data
+
+
+def test_a_continuation_that_goes_wrong_under_way_is_data(lm):
+    broken = copy.deepcopy(lm)
+    with torch.no_grad():
+        broken.base_model.embed_tokens.weight[9] = math.nan
+    (tree,) = grown(lm, fan(1), numbers=[0])
+    grow([tree], LocalEngine(broken, (0, 20), 8, 64), lambda t, wave: [Branch(1, 2)] * (wave == 0),
+         Growth(mark_steps, MAX_TOKENS))  # fmt: skip
+    tree.nodes[1] = dataclasses.replace(tree.nodes[1], token_ids=(9, *tree.nodes[1].token_ids[1:]))
+    grow([tree], LocalEngine(broken, (0, 20), 8, 64), lambda t, wave: [Branch(1, 2)] * (wave == 0),
+         Growth(mark_steps, MAX_TOKENS))  # fmt: skip
+    assert tree.nodes[-1].stop_reason == "nan" and tree.nodes[-1].token_ids == ()
