@@ -8,6 +8,7 @@ A leaf: knows no model, no tree, no torch. Importing it loads nothing heavy and 
 
 import difflib
 import importlib
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
@@ -28,6 +29,7 @@ VERIFIERS = {
     "code": "verifiers.code_tests:code",
     "logic": "verifiers.logic:logic",
 }
+PATIENCE_S = 600.0  # for one verdict of a verifier from outside
 _loaded: dict[str, Verifier] = {}
 
 
@@ -74,36 +76,37 @@ def verify_many(
     What a verifier can settle in this process (its `quick` attribute) is settled at once; the rest
     waits for sandbox slots in `workers` threads (default: one per core), and comes back in the order
     in which it ends, so keep the ids. Requests are drawn lazily, a few ahead of the verdicts: a
-    generator may still be writing them. Raises UnknownVerifier.
+    generator may still be writing them. A verifier from outside that does not return in PATIENCE_S is an
+    error/unavailable. Raises UnknownVerifier.
     """
-    import queue
-    from concurrent.futures import ThreadPoolExecutor
+    from functools import partial
 
-    workers = workers or num_cores()
-    finished: queue.SimpleQueue = queue.SimpleQueue()
+    from verifiers.workers import Job, Workers
+
+    count = workers or num_cores()
+    threads: Workers[Id] = Workers(count)
     waiting = 0
-
-    def judge_and_tell(request_id, verifier, name, response, reference) -> None:
-        finished.put((request_id, _judge(verifier, name, response, reference)))
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="verify") as threads:
-        try:
-            for request_id, name, response, reference in requests:
-                verifier = lookup(name)
-                quick = getattr(verifier, "quick", None)
-                verdict = _timed(quick, name, response, reference) if quick is not None else None
-                if verdict is not None:
-                    yield request_id, verdict
-                else:
-                    threads.submit(judge_and_tell, request_id, verifier, name, response, reference)
-                    waiting += 1
-                while waiting and (waiting > 4 * workers or not finished.empty()):
-                    yield finished.get()
-                    waiting -= 1
-            for _ in range(waiting):
-                yield finished.get()
-        finally:
-            threads.shutdown(cancel_futures=True)
+    try:
+        for request_id, name, response, reference in requests:
+            verifier = lookup(name)
+            quick = getattr(verifier, "quick", None)
+            verdict = _timed(quick, name, response, reference) if quick is not None else None
+            if verdict is not None:
+                yield request_id, verdict
+            else:
+                # Ours bound themselves: each of their waits ends.
+                patience_s = None if name in VERIFIERS else PATIENCE_S
+                threads.submit(
+                    Job(request_id, partial(_judge, verifier, name, response, reference), name, patience_s)
+                )
+                waiting += 1
+            while waiting and (waiting > 4 * count or threads.has_finished()):
+                yield threads.next()
+                waiting -= 1
+        for _ in range(waiting):
+            yield threads.next()
+    finally:
+        threads.close()
 
 
 def _judge(verifier: Verifier, name: str, response: str | bytes, reference: dict) -> Verdict:
@@ -123,7 +126,10 @@ def _timed(
             return None
         if not isinstance(verdict, Verdict):
             verdict = failure(f"verifier {name!r} returned a {type(verdict).__name__}, expected a Verdict")
-    except Exception as problem:
+    except BaseException as problem:
+        # Ctrl-C reaches the main thread alone; whatever else a verifier raises is its failure, SystemExit too.
+        if isinstance(problem, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
         verdict = failure(f"verifier {name!r}: {type(problem).__name__}: {problem}"[:500])
     return replace(
         verdict,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from reasoner.registry import UserError
 from reasoner.tree import Node, Tree
-from verifiers import Verdict, verify, verify_many
+from verifiers import Verdict, verify_many
 
 _Request = tuple[tuple[int, int], str, str, dict]
 Decode = Callable[[Sequence[int]], str]
@@ -139,7 +139,8 @@ def _settle(
     for t, leaf in at:
         verdict = found[t, leaf]
         if verdict.status == "error":
-            first, verdict = verdict, verify(*_request(trees[t], texts[t, leaf]))
+            first = verdict
+            ((_, verdict),) = verify_many([((t, leaf), *_request(trees[t], texts[t, leaf]))], workers=1)
             if verdict.status == "error":
                 verdict = replace(verdict, detail=f"failed twice: {first.detail}; {verdict.detail}"[:500])
                 failed.append((trees[t].problem.verifier, verdict))

@@ -153,7 +153,7 @@ class Slot:
             self.end()
             raise SlotFailed(f"the slot is gone: {problem}") from problem
         # The slot itself gives up on a starved child after six times its wall limit.
-        answer, (stdout, stderr, value) = self._receive(6 * header["limits"]["wall_s"] + _GRACE_S)
+        answer, (stdout, stderr, value) = self._receive(_longest_s(header))
         if answer["ending"] == "failed":
             raise SlotFailed(answer["detail"])
         return Outcome(stdout=stdout, stderr=stderr, value=value, isolation=self.tier, **answer)
@@ -179,6 +179,11 @@ class Slot:
             self.process.kill()
         self.process.wait()
         self._groups.remove()
+
+
+def _longest_s(header: dict) -> float:
+    """Seconds in which a slot answers a request, or is given up on."""
+    return 6 * header["limits"]["wall_s"] + _GRACE_S
 
 
 _isolation: dict[tuple[str, ...], Isolation] = {}
@@ -227,7 +232,7 @@ class Pool:
                     f"isolation is tier {slot.tier}, expected at least {min_isolation}; "
                     f"see `python -m verifiers probe` ({problems})"
                 )
-            turn = _turns.take()
+            turn = _turns.take(_longest_s(header))
             try:
                 outcome = slot.run(header, *blobs)
             finally:
