@@ -13,6 +13,7 @@ from reasoner.evals.reward_quality import CalibrationPoint
 # Nothing invisible may act on the page: control characters, bidirectional overrides, lone surrogates.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 MAX_POINTS = 240
+MAX_LABEL = 40  # characters beside a chart
 
 
 class Estimate(NamedTuple):
@@ -75,8 +76,17 @@ def svg(width: float, height: float, label: str, body: Sequence[str], css_class:
     )
 
 
-def draw_text(x: float, y: float, text: object, css_class: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{css_class}" text-anchor="{anchor}">{safe(text)}</text>'
+def draw_text(
+    x: float, y: float, text: object, css_class: str, anchor: str = "start", most: int | None = None
+) -> str:
+    """A line of text; of more than `most` characters both ends, since names differ at either, and the whole as a tooltip."""
+    shown = whole = str(text)
+    if most is not None and len(whole) > most:
+        shown = f"{whole[: most // 2]}…{whole[len(whole) - (most - 1 - most // 2) :]}"
+    tip = f"<title>{safe(whole)}</title>" if shown != whole else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" class="{css_class}" text-anchor="{anchor}">{safe(shown)}{tip}</text>'
+    )
 
 
 def draw_line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> str:
@@ -93,11 +103,11 @@ def interval_chart(panels: Sequence[Panel], unit: str = "%") -> str:
     ]
     ticks = nice_ticks(min([0.0, *finite]), max([*finite, 1e-9]), 4)
     labels = [estimate.label for estimate in panels[0].estimates]
-    left, row, top, gap = 20 + 7.4 * min(max(map(len, labels)), 24), 34, 34, 44
+    left, row, top, gap = 20 + 7.4 * min(max(map(len, labels)), MAX_LABEL), 34, 34, 44
     panel_width = (920 - left - gap * (len(panels) - 1)) / len(panels)
     height = top + row * len(labels) + 26
     body = [
-        draw_text(left - 14, top + row * (i + 0.5) + 4, label[:24], "label", "end")
+        draw_text(left - 14, top + row * (i + 0.5) + 4, label, "label", "end", MAX_LABEL)
         for i, label in enumerate(labels)
     ]
     for i, panel in enumerate(panels):
@@ -114,7 +124,7 @@ def _interval_panel(
         return x0 + (value - ticks[0]) / (ticks[-1] - ticks[0]) * width
 
     bottom = top + row * len(panel.estimates)
-    body = [draw_text(x0, top - 14, panel.title, "title")]
+    body = [draw_text(x0, top - 14, panel.title, "title", most=int(width / 6.5))]
     for tick in ticks:
         body.append(draw_line(x_of(tick), top, x_of(tick), bottom, "grid"))
         mark = unit if tick == ticks[-1] else ""
@@ -175,11 +185,15 @@ def curve_chart(curve: Curve) -> str:
 
     The number in the corner is where the front line ends.
     """
-    width, height, left, right, top, bottom = 300.0, 168.0, 46.0, 288.0, 32.0, 144.0
+    width, height, right, top, bottom = 300.0, 168.0, 288.0, 32.0, 144.0
     curve = _thin(curve)
     noisy = len(curve.values) >= 30
     front = _smooth(curve.values) if noisy else curve.values
     ticks = nice_ticks(min(curve.values), max(curve.values), 3)
+    marks = [short_number(tick) for tick in ticks]
+    if len(set(marks)) < len(marks):  # a narrow range takes more digits
+        marks = [f"{tick:.6g}" for tick in ticks]
+    left = max(46.0, 10 + 6.6 * max(map(len, marks)))
     start, stop = min(curve.steps), max(curve.steps)
 
     def points(values: Sequence[float]) -> str:
@@ -188,13 +202,13 @@ def curve_chart(curve: Curve) -> str:
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
 
     body = [
-        draw_text(2, 14, curve.name[:30], "title"),
+        draw_text(2, 14, curve.name, "title", most=30),
         draw_text(right, 14, short_number(front[-1]), "value", "end"),
     ]
-    for tick in ticks:
+    for tick, mark in zip(ticks, marks, strict=True):
         y = bottom - (tick - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top)
         body.append(draw_line(left, y, right, y, "grid"))
-        body.append(draw_text(left - 6, y + 4, short_number(tick), "tick", "end"))
+        body.append(draw_text(left - 6, y + 4, mark, "tick", "end"))
     body.append(draw_text(left, bottom + 18, f"step {short_number(start)}", "tick"))
     body.append(draw_text(right, bottom + 18, short_number(stop), "tick", "end"))
     if noisy:
@@ -213,7 +227,7 @@ def calibration_chart(name: str, points: Sequence[CalibrationPoint]) -> str:
     def y_of(p: float) -> float:
         return top + (1 - min(max(p, 0.0), 1.0)) * size
 
-    body = [draw_text(2, 14, name[:34], "title")]
+    body = [draw_text(2, 14, name, "title", most=34)]
     for tick in (0, 0.25, 0.5, 0.75, 1):
         body += [draw_line(left, y_of(tick), left + size, y_of(tick), "grid")]
         body += [draw_text(left - 8, y_of(tick) + 4, f"{tick:g}", "tick", "end")]
@@ -235,12 +249,13 @@ def calibration_chart(name: str, points: Sequence[CalibrationPoint]) -> str:
 
 def bar_chart(bars: Sequence[tuple[str, float, str]]) -> str:
     """Horizontal bars of (label, value, text), for amounts that start at 0."""
-    left, row, width = 190.0, 28.0, 920.0
+    longest = max((len(label) for label, _, _ in bars), default=0)
+    left, row, width = max(190.0, 20 + 7.4 * min(longest, MAX_LABEL)), 28.0, 920.0
     largest = max((value for _, value, _ in bars), default=0.0) or 1.0
     body = []
     for i, (label, value, text) in enumerate(bars):
         y, length = row * i + 5, max(value, 0.0) / largest * (width - left - 110)
-        body.append(draw_text(left - 14, y + 14, label[:26], "label", "end"))
+        body.append(draw_text(left - 14, y + 14, label, "label", "end", MAX_LABEL))
         body.append(f'<rect x="{left}" y="{y}" width="{max(length, 1):.1f}" height="18" rx="2" class="bar"/>')
         body.append(draw_text(left + max(length, 1) + 8, y + 14, text, "value"))
     return svg(width, row * len(bars) + 4, "amounts", body, "wide")

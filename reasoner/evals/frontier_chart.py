@@ -99,7 +99,7 @@ def frontier_chart(curves: Sequence[MethodCurve]) -> str:
         body += _curve(curve, i, x_of, y_of)
         y = top + row * i + 6
         body.append(f'<line x1="{right + 18}" y1="{y}" x2="{right + 42}" y2="{y}" {_stroke(i)}/>')
-        body.append(draw_text(right + 50, y + 4, curve.method[:34], "value"))
+        body.append(draw_text(right + 50, y + 4, curve.method, "value", most=34))
     for p in best:
         body.append(f'<circle cx="{x_of(p.tokens):.1f}" cy="{y_of(p.value):.1f}" r="7" class="ring"/>')
     return svg(920, bottom + 44, "accuracy over tokens per problem", body, "wide")

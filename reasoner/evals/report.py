@@ -46,14 +46,14 @@ MAX_CHARS = 4000
 MAX_STEPS = 60
 MAX_PANELS = 3
 DENSE_COLUMNS = 5
-# A tile sums every counter that has all words of an entry: tokens_generated, num_tokens_generated, …
-COST_TILES = (
-    ("tokens generated", ("tokens", "generated")),
-    ("tokens scored", ("tokens", "scored")),
-    ("tokens trained", ("tokens", "trained")),
-    ("trajectories generated", ("trajectories", "generated")),
-    ("trajectories kept", ("trajectories", "kept")),
-)
+# A tile sums a counter of the ledger over stages and models.
+COST_TILES = {
+    "decoded": "tokens generated",
+    "scored": "tokens scored",
+    "trained": "tokens trained",
+    "trajectories_generated": "trajectories generated",
+    "trajectories_kept": "trajectories kept",
+}
 
 
 def write_report(
@@ -140,17 +140,16 @@ def _cost_tiles(ledger: Mapping[str, Any]) -> list[str]:
     seconds = sum(x for x in map(number, ledger.get(SECONDS, {}).values()) if math.isfinite(x))
     if seconds:
         tiles.append(_tile(_duration(seconds), "all stages"))
-    counted = [
-        (set(counter.split("_")), number(value))
-        for stage, models in ledger.items()
-        if stage != SECONDS
-        for counters in models.values()
-        for counter, value in counters.items()
-    ]
-    for label, words in COST_TILES:
-        found = [value for counter_words, value in counted if counter_words.issuperset(words)]
-        if found:
-            tiles.append(_tile(short_number(sum(found)), label))
+    for counter, label in COST_TILES.items():
+        counted = [
+            number(counters[counter])
+            for stage, models in ledger.items()
+            if stage != SECONDS
+            for counters in models.values()
+            if counter in counters
+        ]
+        if counted:
+            tiles.append(_tile(short_number(sum(counted)), label))
     return tiles
 
 

@@ -7,6 +7,7 @@ own chains against the exact truth of each written step.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from reasoner.search.chain import fan
 from reasoner.search.grow import Growth, grow
 from reasoner.tree import Problem, Tree
 from verifiers.arithmetic_steps import WrittenStep, check_steps
+
+NUM_SHOWN = 6  # chains of each policy in the report
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,13 @@ def measure(
     stage: str,
     progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> Measured:
-    """All rows of one policy. Subsets are the problems' domains and `all`."""
+    """All rows of one policy. Subsets are the problems' domains, where there are several, and `all`."""
     found = Measured()
     greedy = draw(problems, subject.engine, prompting, 1, max_tokens, 0.0, seed, progress)
     right = [_outcomes(t)[0] for t in greedy]
     _add(found, stage, "pass@1", "greedy", subject.when, problems, right)
     if not subject.num_samples:
+        found.samples = [sample(t, prompting, subject.when) for t in varied(greedy, NUM_SHOWN)]
         return found
     k = subject.num_samples
     trees = draw(problems, subject.engine, prompting, k, max_tokens, 1.0, seed + 1, progress)
@@ -138,6 +142,7 @@ def measure(
             ]
             _add(found, stage, f"best_of_{k}", method, subject.when, problems, best)
         _add_step_quality(found, stage, subject.when, trees, prompting, models.threshold)
+    found.samples = [sample(t, prompting, subject.when) for t in varied(trees, NUM_SHOWN)]
     return found
 
 
@@ -193,9 +198,11 @@ def judged(outcomes: Sequence[float], value: Callable[[], float]) -> float:
 def _add(
     found: Measured, stage: str, metric: str, method: str, when: str, problems: Sequence[Problem], values
 ) -> None:
-    subsets = sorted({p.domain for p in problems}, reverse=True)
-    for subset in [*subsets, "all"]:
-        of_subset = [v for p, v in zip(problems, values, strict=True) if subset in ("all", p.domain)]
+    domains = sorted({p.domain for p in problems}, reverse=True)
+    # of one domain `all` says it already
+    for domain in [*(domains if len(domains) > 1 else []), None]:
+        of_subset = [v for p, v in zip(problems, values, strict=True) if domain in (None, p.domain)]
+        subset = "all" if domain is None else domain or "other"
         # A problem with an answer that our side failed to judge has no value; `n` tells how many have one.
         known = [v for v in of_subset if not np.isnan(v)]
         if known:
@@ -224,8 +231,6 @@ def _add_step_quality(
             predicted.append(first_below([step.score for step in chain], threshold))
             truth.append(wrong)
         per_problem.append(steps)
-        if len(found.samples) < 12 and tree.leaves():
-            found.samples.append(_sample(tree, prompting, when))
     for subset, kept in (("steps", None), ("steps inside", False), ("steps at the end", True)):
         pairs = [
             [(s.score, bool(s.written.right)) for s in steps if kept is None or s.is_end == kept]
@@ -261,15 +266,37 @@ def _auroc_row(stage: str, when: str, subset: str, per_problem: list[list[tuple[
     return statistic_row(stage, "auroc", "prm", when, subset, np.arange(len(pairs)), of_problems)
 
 
-def _sample(tree: Tree, prompting: Prompting, when: str) -> dict[str, Any]:
+def varied(trees: Sequence[Tree], num: int) -> list[Tree]:
+    """`num` trees for people to read, as unlike as there are: by domain, family, and what came of the first answer."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    rest, chosen = [t for t in trees if t.leaves()], []
+    while rest and len(chosen) < num:
+        # new as a whole, then in its parts; of equally new ones the first
+        kinds = [_kinds(t) for t in rest]
+        best = min(range(len(rest)), key=lambda i: (seen[sum(kinds[i], ())], sum(seen[x] for x in kinds[i])))
+        seen.update([*kinds[best], sum(kinds[best], ())])
+        chosen.append(rest.pop(best))
+    return chosen
+
+
+def _kinds(tree: Tree) -> list[tuple[str, ...]]:
+    problem, verdict = tree.problem, tree.verdicts.get(tree.leaves()[0])
+    family = problem.id.rpartition("/")[0] or problem.source
+    return [("domain", problem.domain), ("family", family), ("status", verdict.status if verdict else "")]
+
+
+def sample(tree: Tree, prompting: Prompting, when: str) -> dict[str, Any]:
+    """The first answer for the report: its written calculations with their truth, or its lines where it has none."""
     leaf = tree.leaves()[0]
-    written = written_steps(prompting.decode(tree.completion_ids(leaf)), tree.problem.prompt)
-    scores = tree.path_scores("prm", leaf)
-    matched = scores if len(scores) == len(written) else [None] * len(written)
+    text = prompting.decode(tree.completion_ids(leaf))
+    written = written_steps(text, tree.problem.prompt)
+    steps: list[tuple[str, bool | None]] = [(w.text, w.right) for w in written]
+    steps = steps or [(line, None) for line in text.splitlines() if line.strip()]
+    scores = tree.path_scores("prm", leaf) if "prm" in tree.scores else []
+    matched = scores if len(scores) == len(steps) else [None] * len(steps)
+    status = tree.verdicts[leaf].status
     return {
         "prompt": f"{tree.problem.prompt}   ({when})",
-        "steps": [
-            {"text": w.text, "right": w.right, "prm": s} for w, s in zip(written, matched, strict=True)
-        ],
-        "correct": tree.verdicts[leaf].status == "correct",
+        "steps": [{"text": t, "right": r, "prm": s} for (t, r), s in zip(steps, matched, strict=True)],
+        "correct": None if status == "error" else status == "correct",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -89,11 +90,12 @@ def _by_methods(
     sets = {name: [i.problem for i in context.items([name])] for name in config.problems}
     longest = _longest([p for problems in sets.values() for p in problems], config, context)
     points = []
+    names = shown(config.policies)
     for i, policy in enumerate(config.policies):
         ledger = Ledger()
         engine = make_engine(policy, context, longest, config.num_slots)
         engine.ledger = ledger
-        solver = Solver(shown(policy), engine, context.prompting(policy), ledger, models.prm, models.orm)
+        solver = Solver(names[policy], engine, context.prompting(policy), ledger, models.prm, models.orm)
         for j, (name, problems) in enumerate(sets.items()):
             part = i * len(sets) + j
 
@@ -118,10 +120,19 @@ def _by_methods(
     return rows_of(points, config.name), []
 
 
-def shown(policy: str) -> str:
-    """A short name for a policy: of runs/demo/models/ppo/model, ppo."""
-    path = Path(policy)
-    return path.parent.name if path.name == "model" else path.name
+def shown(policies: Sequence[str]) -> dict[str, str]:
+    """A short name for each policy: of runs/demo/models/ppo/model ppo, and demo/ppo beside another run's ppo."""
+    parts = {p: [x for x in Path(p).parts if x not in ("model", "models")] or [p] for p in policies}
+    lengths = dict.fromkeys(parts, 1)
+    while True:
+        names = {p: "/".join(parts[p][-n:]) for p, n in lengths.items()}
+        alike = [p for p in names if list(names.values()).count(names[p]) > 1 and lengths[p] < len(parts[p])]
+        if not alike:
+            break
+        for policy in alike:
+            lengths[policy] += 1
+    # what differs in nothing but "model" keeps its whole path
+    return {p: name if list(names.values()).count(name) == 1 else p for p, name in names.items()}
 
 
 def _by_sampling(
@@ -136,18 +147,19 @@ def _by_sampling(
         score_steps(models.prm, trees, "prm")
         models = replace(models, threshold=calibrated_threshold(trees, prompting))
     rows, samples = [], []
+    names = shown(config.policies)
     for i, policy in enumerate(config.policies):
         num = config.num_samples if policy in config.sampled else 0
-        subject = Subject(policy, make_engine(policy, context, longest, config.num_slots), num)
+        subject = Subject(names[policy], make_engine(policy, context, longest, config.num_slots), num)
 
         def progress(done: int, total: int, note: str, i: int = i) -> None:
             context.session.progress(i * total + done, total * len(config.policies), note)
 
         found = measure(subject, problems, prompting, models, config.max_tokens, seed, config.name, progress)
         rows += found.rows
-        samples += found.samples[:6]
+        samples += found.samples
         if found.step_scores:
             scores, labels = zip(*found.step_scores, strict=True)
             curve = [p._asdict() for p in calibration_curve(scores, labels)]
-            context.session.log({"method": "prm", "when": policy, "calibration": curve}, i)
+            context.session.log({"method": "prm", "when": names[policy], "calibration": curve}, i)
     return rows, samples

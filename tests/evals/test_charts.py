@@ -68,3 +68,27 @@ def test_charts_are_well_formed_and_finite(svg):
     assert "nan" not in svg
     assert "<script" not in svg
     assert len(svg) < 30_000
+
+
+def test_long_labels_keep_both_ends_and_are_whole_as_tooltips():
+    names = [f"a-model-with-a-very-long-name-that-goes-on/seed-{i}" for i in (1, 2)]
+    drawings = (
+        interval_chart([Panel("p", [Estimate(name, 1.0, 0.5, 2.0) for name in names])]),
+        bar_chart([(name, 1.0, "1 s") for name in names]),
+    )
+    for drawing in drawings:
+        svg = ElementTree.fromstring(drawing)
+        labels = [text for text in svg.iter() if text.tag.endswith("text") and text.get("class") == "label"]
+        assert [len(text.text) for text in labels] == [40, 40]
+        assert [text.text[-7:] for text in labels] == ["/seed-1", "/seed-2"]
+        assert [text[0].text for text in labels] == names
+        # 7.4 units a character: what stands left of the chart has room
+        assert all(float(text.get("x")) >= 7.4 * 40 - 1 for text in labels)
+
+
+@pytest.mark.parametrize("values", [[16.41, 16.61], [0.009761, 0.009818], [6.2e-14, 6.5e-14], [-1e-8, 2e-8], [0, 0]])
+def test_marks_of_a_curve_differ_and_have_room(values):
+    svg = ElementTree.fromstring(curve_chart(Curve("x", [1.0, 2.0], values)))
+    marks = [t for t in svg.iter() if t.get("class") == "tick" and t.get("text-anchor") == "end"][:-1]
+    assert len({t.text for t in marks}) == len(marks) > 2
+    assert all(float(t.get("x")) >= 6.2 * len(t.text) for t in marks)

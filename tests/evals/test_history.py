@@ -34,3 +34,8 @@ def test_calibrations_round_trip_through_plain_lists():
     points = calibration_curve([0.1, 0.9, 0.8, 0.2], [0, 1, 1, 0], num_bins=2)
     history = [{"method": "prm", "when": "sft", "calibration": [p._asdict() for p in points]}, {"step": 1}]
     assert calibrations(history) == {"prm, sft": points}
+
+
+def test_metrics_of_a_renamed_stage_have_short_names():
+    entries = [{"stage": "second", "step": i, "ppo/reward": i, "contamination/exact_loss": i} for i in range(3)]
+    assert [c.name for c in curves_by_stage(entries)["second"]] == ["reward", "contamination/exact_loss"]

@@ -5,9 +5,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from reasoner.evals.report import write_report
+from reasoner.evals.report import COST_TILES, write_report
 from reasoner.evals.reward_quality import CalibrationPoint
 from reasoner.evals.rows import MetricRow, proportion_row
+from reasoner.ledger import COUNTERS
 
 VOID = {"meta", "circle", "line", "rect", "polyline"}
 HOSTILE = '</pre></script><script>alert(1)</script><img src=x onerror="alert(1)">\u202e\x00\ud800\'&amp;'
@@ -71,12 +72,14 @@ def test_a_full_run_shows_its_numbers(tmp_path):
             "seconds": {"sft": 62.0, "ppo": 3600.0},
             "ppo": {
                 "policy": {
-                    "tokens_generated": 2_000_000,
+                    "decoded": 1_500_000,
+                    "trained": 3_000_000,
                     "trajectories_generated": 800,
                     "trajectories_kept": 600,
                 },
-                "prm": {"tokens_scored": 1_500_000},
+                "prm": {"scored": 1_500_000},
             },
+            "rollout": {"policy": {"decoded": 500_000}},
         },
         config_yaml="seed: 0\n",
         history=[{"stage": "ppo", "step": i, "reward": i / 9} for i in range(9)]
@@ -97,6 +100,9 @@ def test_a_full_run_shows_its_numbers(tmp_path):
         "1.5M",
         "800",
         "600",
+        "tokens generated",
+        "tokens scored",
+        "tokens trained",
         "reward",
         "seed: 0",
         "1+1=3",
@@ -160,3 +166,7 @@ def test_numbers_that_are_no_shares_are_not_drawn(tmp_path, value):
     page = Page(report(tmp_path, rows=rows))
     assert "figure" not in page.tags and "table" in page.tags
     assert "figure" in Page(report(tmp_path, rows=[proportion_row("e", "pass@1", "greedy", "base", "all", 3, 9)])).tags
+
+
+def test_tiles_are_counters_of_the_ledger():
+    assert set(COST_TILES) <= set(COUNTERS)

@@ -1,12 +1,13 @@
 """PRM quality on chains of known truth, told apart for the steps inside and for the answers at the end."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from small_models import CORRECT, WRONG
 
-from reasoner.evals.run import Measured, _add_step_quality, _ranks
+from reasoner.evals.run import Measured, _add, _add_step_quality, _ranks, sample, varied
 from reasoner.tree import ROOT, Node, Problem, Tree
 
 CHARACTERS = SimpleNamespace(decode=lambda ids: "".join(map(chr, ids)))  # a token is a character
@@ -61,3 +62,40 @@ def test_answers_are_ranked_by_any_aggregate_and_one_without_steps_is_last():
     assert _ranks(tree, "last") == [0.4, 0.9, -math.inf]
     assert _ranks(tree, "min") == [0.4, 0.3, -math.inf]
     assert _ranks(tree, "product") == pytest.approx([0.16, 0.243, -math.inf])
+
+
+def judged_tree(id: str, domain: str, verdict, text: str = "1+2=3\n3+3=6\n#### 6") -> Tree:
+    tree = Tree.of_prompt(Problem(id, "1+2+3", "math", {"answer": "6"}, domain=domain), [ord("?")])
+    tree.verdicts[tree.add(Node(ROOT, 1, tuple(map(ord, text))))] = verdict
+    return tree
+
+
+def test_chains_to_read_are_of_all_kinds():
+    trees = [judged_tree(f"sum/{i}", "short", CORRECT) for i in range(50)]
+    trees += [judged_tree("sum/51", "short", WRONG), judged_tree("gcd/1", "longer", CORRECT)]
+    trees += [judged_tree("gcd/2", "longer", WRONG)]
+    # after the first, what shares nothing with it; then, of equally seen ones, the first
+    assert [t.problem.id for t in varied(trees, 4)] == ["sum/0", "gcd/2", "sum/51", "gcd/1"]
+    assert len(varied(trees[:3], 6)) == 3
+
+
+def test_a_text_without_calculations_is_shown_line_by_line():
+    tree = judged_tree("p", "", CORRECT, "I think\n\nit is six")
+    tree.problem = replace(tree.problem, prompt="How many?")
+    shown = sample(tree, CHARACTERS, "sft")
+    assert [(s["text"], s["right"], s["prm"]) for s in shown["steps"]] == [
+        ("I think", None, None), ("it is six", None, None)
+    ]  # fmt: skip
+    assert shown["correct"] is True
+    worked = sample(judged_tree("p", "", WRONG, "1+2=3\n3+3=7"), CHARACTERS, "sft")
+    assert [s["right"] for s in worked["steps"]] == [True, False] and worked["correct"] is False
+
+
+@pytest.mark.parametrize(
+    ("domains", "subsets"), [(["", ""], {"all"}), (["x", "x"], {"all"}), (["x", ""], {"x", "other", "all"})]
+)
+def test_no_number_stands_twice(domains, subsets):
+    found = Measured()
+    problems = [Problem(str(i), "", "math", {}, domain=d) for i, d in enumerate(domains)]
+    _add(found, "evaluate", "pass@1", "greedy", "sft", problems, [1.0, 0.0])
+    assert len(found.rows) == len(subsets) and {row.subset for row in found.rows} == subsets
