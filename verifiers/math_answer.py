@@ -21,8 +21,12 @@ _MAX_NESTING = 60
 _NO_VALUE = frozenset(("nan", "zoo", "undefined", "null", "none"))
 # What code would need and an answer would not; such text is refused unread.
 _CODE = re.compile(r"__|(?<!\\)\blambda\b(?!\s*[=<>,^*+/-])|\bimport\b|\bexec\(|\beval\(|\(\)\.|\bopen\(")
-# Words and nothing else, one of them longer than an abbreviation.
-_PROSE = re.compile(r"(?=.*[A-Za-z]{4})(?!.*(?:sqrt|infty))[A-Za-z][A-Za-z ,.'-]*")
+# Words and nothing else, one of them longer than an abbreviation; or labels, "(1)(3)".
+_PROSE = re.compile(
+    r"(?:\([0-9a-z]\)[ ,]?){2,10}|(?=.*[A-Za-z]{4})(?!.*(?:sqrt|infty))[A-Za-z][A-Za-z ,.'-]*"
+)
+_FOREIGN = re.compile("[^\x00-\x7f£€¥₹¢]")
+_SOME_ANSWER = "271828.5"
 _CHOICE = frozenset("ABCDEFGHIJ")
 _SECOND_CHOICE = re.compile(r"\b(?:or|and)\b|\([A-J]\)|\b[A-J][.:)]|[,/;] ?[A-J]\b")
 
@@ -67,6 +71,25 @@ def math_quick(response: str, answer, extract: str = "auto", places: int | None 
 
 
 math.quick = math_quick
+
+
+def unreadable(answer: str | int | float | list, extract: str = "auto", places: int | None = None) -> str:
+    """Why a reference can judge nobody: a gold that is empty, too long, in no notation that is read, or without a
+    value. "" where it can; also where no sandbox is to be had to tell."""
+    golds = _golds(answer)
+    if not golds:
+        return "an empty list of answers"
+    for gold in golds:
+        if not gold.strip() or len(gold) > MAX_ANSWER_CHARS:
+            return f"gold answer has {len(gold)} characters, expected 1 to {MAX_ANSWER_CHARS}"
+        for text in (gold, _SOME_ANSWER):
+            verdict = _compare(gold, text) or _ask(canonical(gold), canonical(text), text)
+            if verdict.status == "error" and verdict.reason != "unavailable":
+                return f"gold answer {gold[:100]!r}: {verdict.detail}"[:300]
+    return ""
+
+
+math.unreadable = unreadable
 
 
 def _golds(answer) -> list[str]:
@@ -118,7 +141,9 @@ def _compare(gold_text: str, found: str, places: int | None = None) -> Verdict |
     choice = _choice(gold)
     if choice and choice == _choice(answer):
         return right
-    if _PROSE.fullmatch(gold):
+    if choice and (said := gold.partition(choice)[2].lstrip(".:) ")):
+        return _compare(said, found, places)  # "C. 1-i": the letter, or what it stands for
+    if _PROSE.fullmatch(gold) or _FOREIGN.search(gold):
         return right if answer_compare.same_words(gold, answer) else wrong
     same_text = gold.replace(" ", "") == answer.replace(" ", "")
     try:
@@ -197,8 +222,12 @@ def _ask(gold: str, answer: str, found: str) -> Verdict:
     word, outcome = _question(gold, answer)
     if outcome is None:
         return failure(word, "unavailable")
-    if word in ("time_limit", "memory_limit", "too large") and not _gold_is_readable(gold):
+    if word == "starved":
+        return failure("no CPU was to be had for the comparison", "unavailable")
+    if word in ("time_limit", "memory_limit", "crashed", "too large") and not _gold_is_readable(gold):
         return failure(f"gold answer {gold[:100]!r} cannot be compared even with itself: {word}")
+    if word == "unreadable gold":
+        return failure(f"gold answer {gold[:100]!r} cannot be read")
     measured = {"answer": found, "isolation": outcome.isolation, "cpu_ms": outcome.cpu_ms}
     return _VERDICTS.get(word, _undecided)(word, outcome.detail, measured)
 
@@ -240,4 +269,5 @@ _VERDICTS = {
     "too large": _incorrect("refused"),
     "time_limit": _incorrect("time_limit"),
     "memory_limit": _incorrect("memory_limit"),
+    "crashed": _incorrect("runtime_error"),
 }

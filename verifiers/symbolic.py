@@ -56,11 +56,10 @@ def leaf(gold: tuple, answer: tuple) -> bool:
         return answer_compare.field_leaf(gold, answer)
     except Undecided:
         pass
-    left = to_sympy(gold)
     try:
-        return same_expressions(left, to_sympy(answer))
+        return same_expressions(to_sympy(gold), to_sympy(answer))
     except Malformed:
-        return False
+        return gold == answer
 
 
 def to_sympy(tree: tuple):

@@ -74,12 +74,15 @@ class Parser(Tokens):
             result = self.product()
         while True:
             token = self.peek()
-            if token == "+":
+            if token in ("+", "-"):
                 self.take()
-                result = ("add", result, self.product())
-            elif token == "-":
-                self.take()
-                result = ("add", result, ("neg", self.product()))
+                right = self.product()
+                # "480 + 480\\sqrt{3} feet": the unit is that of the sum
+                unit = right[2] if right[0] == "unit" and right[2] not in ("%", "$") else ""
+                right = right[1] if unit else right
+                result = result[1] if unit and result[0] == "unit" and result[2] == unit else result
+                result = ("add", result, right if token == "+" else ("neg", right))
+                result = ("unit", result, unit) if unit else result
             elif token in (r"\pm", r"\mp"):
                 self.take()
                 result = ("pm", result, self.product())

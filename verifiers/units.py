@@ -145,7 +145,7 @@ _RAISED_BEFORE = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
 _RAISED_BEHIND = {"squared": 2, "cubed": 3, "^2": 2, "^3": 3}
 _OVER = re.compile(r" ?/ ?| ?\b(?:per|an|a)\b(?!\.) ?")
 _POWER = re.compile(r"([^\^]+)\^(-?[1-4])")
-_LABEL = re.compile(r"[A-Za-z][a-z]{2,}(?:[ -][a-z]{2,}){0,4}")
+_LABEL = re.compile(r"[A-Za-z][a-z]{2,}(?:[ -][A-Za-z][a-z]+){0,5}")
 _MAX_CHARS = 60
 
 

@@ -23,6 +23,7 @@ OnNode = Callable[[int, int, Node], None]  # (tree's number, the node's id, node
 
 _MAX_FAILED = 0.2  # share of the responses, of all or of one verifier's
 _PATIENCE_S = 5.0  # of trying again, before it is asked whether so many have failed already
+_UNDECIDED_OF_PROBLEM = 1 / 8  # of a problem's responses, at least one, that may stay undecided
 _FEW_OF_ONE = 4  # failures of one verifier that say something about it where others judged most
 
 
@@ -43,8 +44,9 @@ class Judged:
 def judge_while(grow: Callable[[OnNode], None], trees: Sequence[Tree], decode: Decode) -> Judged:
     """Run `grow(on_node)`, judge each trajectory as soon as it ends, and then the leaves that are left.
 
-    A verdict of our own failure is retried once alone, and then stays an error, which nothing trains on. Raises
-    UserError where a fifth of the responses, however few, end so.
+    A verdict of our own failure is retried once alone, and then stays an error, which nothing trains on; but for
+    answers that stay undecided beyond an eighth of a problem's, which count as wrong. Raises UserError where a fifth
+    of the responses, however few, end so.
     """
     texts: dict[tuple[int, int], str] = {}
     early: dict[tuple[int, int], Node] = {}
@@ -132,7 +134,6 @@ def _settle(
     found: dict[tuple[int, int], Verdict],
 ) -> Counter[str]:
     """Write the verdicts into the trees, in the leaves' order; retry errors alone. Raises UserError."""
-    statuses: Counter[str] = Counter()
     failed: list[tuple[str, Verdict]] = []
     judged = Counter(trees[t].problem.verifier for t, _ in at)
     started = time.monotonic()
@@ -147,9 +148,39 @@ def _settle(
                 if time.monotonic() - started > _PATIENCE_S:
                     refuse_failures(failed, judged)  # the rest would fail as slowly
         trees[t].verdicts[leaf] = verdict
-        statuses[verdict.status] += 1
+    over = _over_the_cap(trees, at)
+    for t, leaf in over:
+        verdict = trees[t].verdicts[leaf]
+        failed.remove((trees[t].problem.verifier, verdict))
+        detail = f"one undecided answer of this problem too many: {verdict.detail}"[:500]
+        trees[t].verdicts[leaf] = replace(
+            verdict, status="incorrect", reason="refused", score=0.0, detail=detail
+        )
+    statuses = Counter(trees[t].verdicts[leaf].status for t, leaf in at)
     refuse_failures(failed, judged)
     return statuses
+
+
+def _over_the_cap(trees: Sequence[Tree], at: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The places of answers whose equality stayed undecided, beyond an eighth of their problem's responses.
+
+    A verdict of `error` that names an answer says that the checker worked and could not decide. Where it decided on
+    other answers of the problem, the rest is the answers' doing: else being undecidable would pay.
+    """
+    of_problem: dict[str, list[tuple[int, int]]] = {}
+    for t, leaf in at:
+        of_problem.setdefault(trees[t].problem.id, []).append((t, leaf))
+    over: list[tuple[int, int]] = []
+    for places in of_problem.values():
+        verdicts = [trees[t].verdicts[leaf] for t, leaf in places]
+        undecided = [place for place, v in zip(places, verdicts, strict=True) if _is_undecided(v)]
+        if any(v.status in ("correct", "incorrect") for v in verdicts):
+            over += undecided[max(1, int(_UNDECIDED_OF_PROBLEM * len(places))) :]
+    return over
+
+
+def _is_undecided(verdict: Verdict) -> bool:
+    return verdict.status == "error" and verdict.reason == "internal_error" and verdict.answer is not None
 
 
 def refuse_failures(failed: Sequence[tuple[str, Verdict]], judged: Counter[str]) -> None:

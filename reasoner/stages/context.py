@@ -6,6 +6,7 @@ A stage that needs an earlier one's output names that stage; a model may also be
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from accelerate import PartialState
 
+from reasoner.data.golds import judgeable
 from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
 from reasoner.data.sources import Item, SourceConfig, load_items
 from reasoner.data.splits import ContaminationConfig, HeldOut, Match
@@ -41,8 +44,10 @@ class Context:
     contamination: ContaminationConfig = field(default_factory=lambda: ContaminationConfig())
 
     def items(self, names: list[str]) -> list[Item]:
-        """The items of the named sets, distinct by prompt, without any that holds a problem of a set called test."""
+        """The items of the named sets, distinct by prompt, without any that holds a problem of a set called test, or
+        whose reference its verifier cannot read."""
         distinct = {i.problem.prompt: i for name in names for i in self._set(name)}
+        distinct = {i.problem.prompt: i for i in self._judgeable(distinct.values())}
         if "test" not in names:
             kept = self.clean(distinct.values(), lambda i: (i.problem.prompt, i.solution or ""))
             distinct = {i.problem.prompt: i for i in kept}
@@ -51,6 +56,23 @@ class Context:
                 f"the problem sets {', '.join(names)} are empty once test problems are left out; expected at least one"
             )
         return list(distinct.values())
+
+    def _judgeable(self, items: Iterable[Item]) -> list[Item]:
+        kept, unreadable = judgeable(items)
+        if unreadable:
+            shown = ", ".join(f"{u.problem_id} ({u.reason})" for u in unreadable[:5])
+            self.session.log(
+                {"unreadable": len(unreadable), "unreadable_problems": [u._asdict() for u in unreadable]}, 0
+            )
+            if PartialState().is_main_process:
+                told = f"left out, for no answer could be judged: {len(unreadable)} problems: {shown}"
+                print(told, file=sys.stderr)
+        if not kept and unreadable:
+            raise UserError(
+                f"none of {len(unreadable)} problems has a reference that can be read, such as "
+                f"{unreadable[0].problem_id}: {unreadable[0].reason}; correct the answers"
+            )
+        return kept
 
     def clean(self, rows: Iterable[R], texts: Callable[[R], tuple[str, str]]) -> Iterator[R]:
         """The rows whose texts (prompt, the rest) hold no problem of the set called test; the others are logged."""

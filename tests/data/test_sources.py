@@ -1,5 +1,6 @@
 """Problem sources: splits are disjoint, answers are exact, GSM8K rows become problems."""
 
+import json
 from fractions import Fraction
 
 import pytest
@@ -8,6 +9,7 @@ from small_models import first_rows
 from reasoner.config import read_yaml, validate
 from reasoner.data.sources import SourceConfig, load_items
 from reasoner.pipeline import RunConfig
+from reasoner.registry import UserError
 from reasoner.stages.context import Context
 from reasoner.trainers.loop import Session
 from verifiers import verify
@@ -77,3 +79,31 @@ def test_worked_sets_the_share_of_solutions_that_show_their_working():
     assert bare[1.0] == 0 and bare[0.0] == len(of[0.0])
     assert 0.35 < bare[0.5] / len(of[0.5]) < 0.65
     assert [i.problem for i in of[0.0]] == [i.problem for i in of[1.0]]
+
+
+def rows_with_answers(tmp_path, *answers):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": f"p{i}", "answer": a}) + "\n" for i, a in enumerate(answers))
+    )
+    return {"mine": [SourceConfig(name="jsonl", path=str(path))]}
+
+
+def test_problems_whose_answer_cannot_be_read_are_left_out_and_told(tmp_path, capsys, demo):
+    logged = []
+    session = Session(None, log=lambda metrics, step: logged.append(metrics))
+    context = Context(
+        None, rows_with_answers(tmp_path, "5", "0/0", r"\frac{1}{", "the second team"), demo.prompt, session
+    )
+    assert [i.problem.prompt for i in context.items(["mine"])] == ["p0", "p3"]
+    assert logged[0]["unreadable"] == 2 and "0/0" in logged[0]["unreadable_problems"][0]["reason"]
+    assert (
+        "left out" in (told := capsys.readouterr().err)
+        and logged[0]["unreadable_problems"][1]["problem_id"] in told
+    )
+
+
+def test_a_set_without_a_readable_answer_is_refused(tmp_path, demo):
+    context = Context(None, rows_with_answers(tmp_path, "0/0", "(("), demo.prompt, Session(None))
+    with pytest.raises(UserError, match="none of 2 problems"):
+        context.items(["mine"])

@@ -156,6 +156,47 @@ def test_a_checker_that_cannot_run_is_not_hidden_by_others_that_can():
         judge([broken, fine], decode)
 
 
+def undecidable(response: str, right: str) -> Verdict:
+    """Reads every answer; cannot decide about those that say "maybe"."""
+    if "maybe" in response:
+        return Verdict("error", "internal_error", answer=response, detail="undecided")
+    return Verdict("correct", "ok") if right in response else Verdict("incorrect", "wrong")
+
+
+def judged_by(verifier: str, words: list[str], *numbers: tuple[str, list[int]]) -> list[Tree]:
+    """Judge trees of (problem, the words of their leaves)."""
+    trees = [
+        Tree(Problem(name, "", f"{__name__}:{verifier}", {"right": "right"}),
+             make_tree([0], *[(0, 1, [i], [0]) for i in leaves]).nodes)
+        for name, leaves in numbers
+    ]  # fmt: skip
+    judge(trees, lambda ids: " ".join(words[i] for i in ids))
+    return trees
+
+
+def test_undecided_answers_are_masked_up_to_an_eighth_of_their_problem():
+    words = ["prompt", "right", "maybe", "wrong"]
+    # 24 responses of p in two trees: three may stay undecided, in the order of the leaves; q and r are other problems
+    p, again, q, _ = judged_by(
+        "undecidable",
+        words,
+        ("p", [2, 2] + [1] * 10),
+        ("p", [2, 2, 2] + [3] * 9),
+        ("q", [2, 1]),
+        ("r", [1] * 20),
+    )
+    assert [outcome_reward(p.verdicts[i]) for i in (1, 2, 3)] == [None, None, 1.0]
+    assert [outcome_reward(again.verdicts[i]) for i in (1, 2, 3, 4)] == [None, 0.0, 0.0, 0.0]
+    assert again.verdicts[2].reason == "refused" and "too many" in again.verdicts[2].detail
+    assert q.verdicts[1].status == "error"  # at least one may stay
+
+
+def test_where_no_answer_was_decided_none_is_wrong():
+    words = ["prompt", "right", "maybe", "wrong"]
+    p, _ = judged_by("undecidable", words, ("p", [2, 2, 2]), ("q", [1] * 30))
+    assert [v.status for v in p.verdicts.values()] == ["error"] * 3
+
+
 def test_an_unknown_verifier_is_told_once_growing_is_over(tree):
     tree = Tree(Problem("p", "", "maths", {}), tree.nodes)
     with pytest.raises(UnknownVerifier, match="did you mean 'math'"):

@@ -4,6 +4,7 @@ import pytest
 
 from verifiers import verify
 from verifiers.extract import final_answer
+from verifiers.math_answer import unreadable
 
 
 @pytest.mark.parametrize(
@@ -287,3 +288,25 @@ def test_junk_is_the_candidates_fault(answer, gold):
 def test_prose_is_compared_as_text():
     assert verify("math", r"\boxed{the second team}", {"answer": "The second team"}).status == "correct"
     assert verify("math", r"\boxed{The first team}", {"answer": "The second team"}).reason == "wrong"
+
+
+@pytest.mark.parametrize(
+    "gold", [["1/2", ""], [], "0/0", "nan", r"\frac{1}{", "((((", "1000000000!", "x" * 3000, r"\mho(a)=0 + )"]
+)
+def test_golds_that_judge_nobody_are_told(gold):
+    assert unreadable(gold)
+
+
+@pytest.mark.parametrize("gold", ["5", "the second team", r"\sqrt{3+2\sqrt{2}}", "-221_3", "C. 1-i", "(1)(3)", "第一象限",
+                                  r"480 + 480\sqrt{3}\text{ feet}", r"\sum_{k=1}^{10} k", 7, ["1/2", "0.5"]])  # fmt: skip
+def test_golds_that_can_judge(gold):
+    assert unreadable(gold) == ""
+
+
+def test_what_breaks_the_checker_is_the_candidates_fault():
+    verdict = verify("math", r"\boxed{\sum_{k=1}^{9999999999999} \sin(k^k)}", {"answer": "7"})
+    assert verdict.status == "incorrect" and verdict.reason in (
+        "time_limit",
+        "memory_limit",
+        "runtime_error",
+    ), verdict
