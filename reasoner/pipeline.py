@@ -175,7 +175,10 @@ def _run_stage(
             seed=config.seed,
             checkpoints=checkpoints,
         )
-        STAGES[stage.kind](stage, Context(out, config.problems, config.prompt, session, config.contamination))
+        with session.ending:
+            STAGES[stage.kind](
+                stage, Context(out, config.problems, config.prompt, session, config.contamination)
+            )
     tell(1, 1, "", seconds=ledger.seconds[stage.name])
 
 

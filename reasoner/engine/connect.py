@@ -34,7 +34,7 @@ class EngineConfig(Config):
     executable: str = Field(
         "", description="with spawn: the program, as the path of vllm in an environment of its own"
     )
-    model: str = Field("policy", description="name that the servers know the model by (--served-model-name)")
+    served: str = Field("policy", description="name that the servers know the model by (--served-model-name)")
     dtype: str = Field("auto", description="with spawn: what the servers compute in")
     logprobs: Literal["raw", "processed"] = Field(
         "raw",
@@ -81,7 +81,7 @@ def connect(
 ) -> RemoteEngine:
     """An engine on checked servers, started first where `spawn` says so; UserError for each thing that does not fit."""
     dialect = DIALECTS[config.kind]
-    urls = config.urls
+    urls, fleet = config.urls, None
     if config.spawn:
         fleet = servers.start(
             dialect, model_path, config.spawn, folder / "servers", max_context, config.dtype, config.logprobs,
@@ -89,9 +89,10 @@ def connect(
         )  # fmt: skip
         urls = fleet.urls
     engine = RemoteEngine(
-        dialect, urls, eos_ids, vocab_size, max_context, StopStrings(tokenizer, vocab_size), config.model,
+        dialect, urls, eos_ids, vocab_size, max_context, StopStrings(tokenizer, vocab_size), config.served,
         config.in_flight, config.timeout, config.patience, config.num_top, config.logprobs == "processed", ledger,
     )  # fmt: skip
+    engine.fleet = fleet
     try:
         for server in engine.servers:
             check_server(engine, server, tokenizer, config)
@@ -112,12 +113,12 @@ def check_server(engine: RemoteEngine, server: Server, tokenizer, config: Engine
             f"{server.url}{dialect.describe.path} answered {str(told)[:200]!r}; expected a {dialect.name} server's "
             "list of models: correct engine.urls or engine.kind"
         ) from problem
-    if engine.model not in models:
+    if engine.served not in models:
         raise UserError(
-            f"{server.url} serves {', '.join(models) or 'nothing'}; expected {engine.model!r}: start it with "
-            f"--served-model-name {engine.model}, or set engine.model"
+            f"{server.url} serves {', '.join(models) or 'nothing'}; expected {engine.served!r}: start it with "
+            f"--served-model-name {engine.served}, or set engine.served"
         )
-    room = models[engine.model]
+    room = models[engine.served]
     if room is not None and room < engine.max_context:
         raise UserError(
             f"{server.url} has a context of {room} tokens and the run needs {engine.max_context} (prompt and "
@@ -131,7 +132,7 @@ def _check_tokens(engine: RemoteEngine, server: Server, tokenizer) -> None:
     if engine.dialect.tokenize is None:
         return
     for text in TEXTS:
-        theirs = engine.call(server, engine.dialect.tokenize(text, engine.model), 30.0).get("tokens")
+        theirs = engine.call(server, engine.dialect.tokenize(text, engine.served), 30.0).get("tokens")
         ours = tokenizer(text, add_special_tokens=False).input_ids
         if theirs != ours:
             raise UserError(
@@ -146,7 +147,7 @@ def _check_logprobs(engine: RemoteEngine, server: Server, tokenizer, config: Eng
 
     def drawn(sampling: Sampling) -> Sequence[float]:
         request = Request("check", prefix, 8, place=1, sampling=sampling)
-        call = engine.dialect.ask(request, Ask(engine.model, 1, (), 0))
+        call = engine.dialect.ask(request, Ask(engine.served, 1, (), 0))
         return engine.dialect.read(engine.call(server, call)).logprobs
 
     try:

@@ -22,6 +22,7 @@ import httpx
 
 from reasoner.engine.completion import completion_of
 from reasoner.engine.dialect import Ask, Call, Dialect
+from reasoner.engine.servers import Fleet
 from reasoner.ledger import Ledger
 from reasoner.policy.engine import Completion, Request
 from reasoner.policy.stopping import StopStrings
@@ -52,11 +53,11 @@ class Server:
 class RemoteEngine:
     """Draws through one or several servers of one dialect.
 
-    `in_flight` bounds the requests under way per server, `timeout` one request, `patience` how long a round waits for a
-    server that is gone (both in seconds). `num_top` likeliest tokens are asked for at each place to bound the entropy
-    from below; with 0 completions have none. `processed` is True where the servers give log-probabilities under the
-    sampling distribution; the full ones are then read by a second call. `sync(server)` gives a server that came back
-    the present weights before it gets requests.
+    `served` is the name that the servers know the model by. `in_flight` bounds the requests under way per server,
+    `timeout` one request, `patience` how long a round waits for a server that is gone (both in seconds). `num_top`
+    likeliest tokens are asked for at each place to bound the entropy from below; with 0 completions have none.
+    `processed` is True where the servers give log-probabilities under the sampling distribution; the full ones are
+    then read by a second call. `sync(server)` gives a server that came back the present weights before it gets requests.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class RemoteEngine:
         vocab_size: int,
         max_context: int,
         strings: StopStrings,
-        model: str = "policy",
+        served: str = "policy",
         in_flight: int = 64,
         timeout: float = 600.0,
         patience: float = 300.0,
@@ -76,7 +77,8 @@ class RemoteEngine:
         ledger: Ledger | None = None,
         name: str = "policy",
     ):
-        self.dialect, self.model, self.name, self.ledger = dialect, model, name, ledger
+        self.dialect, self.served, self.name, self.ledger = dialect, served, name, ledger
+        self.model: Any = None  # the trainer's own copy, for what a server does not tell
         self.eos_ids = frozenset(eos_ids)
         self.vocab_size, self.max_context, self.strings = vocab_size, max_context, strings
         self.in_flight, self.timeout, self.patience = in_flight, timeout, patience
@@ -86,6 +88,7 @@ class RemoteEngine:
             None  # how new weights get to the servers: engine/weights
         )
         self.sync: Callable[[Server], None] = lambda server: None
+        self.fleet: Fleet | None = None  # servers that end with this engine
         self.home: dict[Hashable, Server] = {}  # by tree
         self.done: queue.SimpleQueue[Completion | BaseException] = queue.SimpleQueue()
         self.waiting = 0  # completions that poll has yet to hand out
@@ -163,12 +166,14 @@ class RemoteEngine:
             self.install(version)
 
     def close(self) -> None:
-        """End all calls and the thread."""
+        """End all calls, the thread, and the servers that were started for this engine."""
         if self.thread.is_alive():
             self.cancel(list(self.tasks))
             self._run(self.client.aclose())
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.thread.join(timeout=10)
+        if self.fleet is not None:
+            self.fleet.close()
 
     def call(self, server: Server, call: Call, timeout: float | None = None) -> dict[str, Any]:
         """One control call to one server, from the caller's thread; a UserError with the server's words if it fails."""
@@ -177,7 +182,7 @@ class RemoteEngine:
     def score_on(self, server: Server, token_ids: Sequence[int], model: str = "") -> list[float]:
         """`score` of one text on this very server."""
         return self.dialect.read_score(
-            self.call(server, self.dialect.ask_score(token_ids, model or self.model))
+            self.call(server, self.dialect.ask_score(token_ids, model or self.served))
         )
 
     async def _control(self, server: Server, call: Call, timeout: float) -> dict[str, Any]:
@@ -349,7 +354,7 @@ class RemoteEngine:
         return "" if request.max_tokens > 0 else "length"
 
     def _name_of(self, adapter: str) -> str:
-        return adapter or self.model
+        return adapter or self.served
 
     def _empty(self, request: Request, reason: str) -> Completion:
         return Completion(request.id, (), (), (), (), reason, self.weights_version, request.adapter)

@@ -18,6 +18,7 @@ import torch
 
 from reasoner.engine.dialect import Ask, Call
 from reasoner.engine.remote import RemoteEngine, Server
+from reasoner.policy.adapters import activate, causal_lm
 from reasoner.policy.attention import evaluating
 from reasoner.policy.engine import Request
 from reasoner.policy.logprobs import sequence_logprobs
@@ -68,10 +69,10 @@ class Sender:
         shutil.rmtree(target, ignore_errors=True)  # of a run that was killed here
         half.rename(target)
         self.written.append(target)
-        self.unloaded = self.engine.model if self.as_adapter and self.sent is not None else ""
+        self.unloaded = self.engine.served if self.as_adapter and self.sent is not None else ""
         self.sent = target
         if self.as_adapter:
-            self.engine.model = f"{self.name}-{version}"
+            self.engine.served = f"{self.name}-{version}"
         with ThreadPoolExecutor(len(self.engine.servers)) as several:
             list(several.map(self.send, self.engine.servers))
         for server in self.engine.servers:  # one after the other: the trainer's own pass is not thread-safe
@@ -93,8 +94,8 @@ class Sender:
         dialect = self.engine.dialect
         place = str(self.sent.resolve()) if self.sent is not None else ""
         if self.as_adapter:
-            self._commands(server, dialect.load_adapter(self.engine.model, place))
-            if self.unloaded and self.unloaded != self.engine.model:
+            self._commands(server, dialect.load_adapter(self.engine.served, place))
+            if self.unloaded and self.unloaded != self.engine.served:
                 self._commands(server, dialect.unload_adapter(self.unloaded))
             return
         try:
@@ -120,13 +121,15 @@ class Sender:
     def _answer(self, server: Server) -> Answer:
         # drawn and not given, since reading a text's log-probabilities ends some servers that hold adapters
         request = Request("probe", tuple(self.probe_ids), PROBE_TOKENS, place=0)
-        ask = Ask(self.engine.model, 0, (), 0)
+        ask = Ask(self.engine.served, 0, (), 0)
         reply = self.engine.dialect.read(
             self.engine.call(server, self.engine.dialect.ask(request, ask), CONTROL_TIMEOUT)
         )
         whole = [*self.probe_ids, *reply.token_ids]
-        with torch.inference_mode(), evaluating(self.model):
-            own = sequence_logprobs(self.model, [whole])[0][len(self.probe_ids) - 1 :]
+        activate(self.model)
+        lm = causal_lm(self.model)
+        with torch.inference_mode(), evaluating(lm):
+            own = sequence_logprobs(lm, [whole])[0][len(self.probe_ids) - 1 :]
         return Answer(reply.token_ids, reply.logprobs, tuple(own))
 
     def _commands(self, server: Server, calls: Sequence[Call]) -> None:

@@ -40,4 +40,11 @@ STAGES: dict[str, Callable] = {
     "evaluate": run_evaluate,
     "step_benchmarks": run_step_benchmarks,
 }
-TRAINERS = ("sft", "prm", "orm", "pairwise", "ppo", "dpo")  # these run on every process, the others on the first
+TRAINERS = (
+    "sft",
+    "prm",
+    "orm",
+    "pairwise",
+    "ppo",
+    "dpo",
+)  # these run on every process, the others on the first

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from reasoner.config import Config, MayChange
+from reasoner.engine.connect import EngineConfig
 from reasoner.folder import StageName
 from reasoner.policy.engine import Sampling
 from reasoner.registry import UserError
@@ -43,6 +44,7 @@ class Complete(Config):
     max_tokens: int = Field(default=256, ge=1, description="longest completion")
     temperature: float = Field(default=1.0, gt=0, description="sampling temperature")
     num_slots: Annotated[int, MayChange()] = Field(default=256, ge=1, description="sequences decoded at once")
+    engine: Annotated[EngineConfig, MayChange()] = EngineConfig()
 
 
 def run_complete(config: Complete, context: Context) -> None:
@@ -58,7 +60,7 @@ def run_complete(config: Complete, context: Context) -> None:
     stale = [is_stale(tree, config.version) for tree in stored]
     trees = [chains_only(t) if is_old else t for t, is_old in zip(stored, stale, strict=True)]
     longest = max(len(t.nodes[ROOT].token_ids) for t in trees) + config.max_tokens
-    engine = make_engine(config.model, context, longest, config.num_slots)
+    engine = make_engine(config.model, context, longest, config.num_slots, config.engine)
     engine.load_weights(config.version)
     growth = Growth(
         prompting.mark_steps,

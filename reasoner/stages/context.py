@@ -21,6 +21,9 @@ from reasoner.data.golds import judgeable
 from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
 from reasoner.data.sources import Item, SourceConfig, load_items
 from reasoner.data.splits import ContaminationConfig, HeldOut, Match
+from reasoner.engine.connect import EngineConfig
+from reasoner.engine.open import open_engine
+from reasoner.engine.remote import RemoteEngine
 from reasoner.policy.adapters import load_merged
 from reasoner.policy.local import LocalEngine
 from reasoner.records import SFTExample
@@ -31,6 +34,7 @@ from reasoner.trainers.loop import Session
 from reasoner.tree import Tree
 
 R = TypeVar("R")
+PROBE = "A baker has 24 rolls and sells 9 of them. How many are left?"  # what servers are asked to prove their weights
 
 
 @dataclass
@@ -128,19 +132,21 @@ def examples(names: list[str], context: Context, prompting: Prompting) -> list[S
     ]  # fmt: skip
 
 
-def make_engine(model: str, context: Context, longest: int, num_slots: int) -> LocalEngine:
-    prompting = context.prompting(model)
+def make_engine(
+    model: str, context: Context, longest: int, num_slots: int, config: EngineConfig
+) -> LocalEngine | RemoteEngine:
+    """What draws for a stage, by its options; servers end with the stage."""
+    prompting, session = context.prompting(model), context.session
     lm = load_merged(context.model(model))
     check_room(lm.config, longest)
     lm.to("cuda" if torch.cuda.is_available() else "cpu")
-    return LocalEngine(
-        lm,
-        prompting.eos_ids,
-        num_slots,
-        longest,
-        ledger=context.session.ledger,
-        tokenizer=prompting.tokenizer,
-    )
+    engine = open_engine(
+        config, lm, prompting.tokenizer, prompting.eos_ids, longest, num_slots, session.out / "engine",
+        prompting.prompt_ids(PROBE), session.ledger, lambda note: session.progress(0, 0, note),
+    )  # fmt: skip
+    if isinstance(engine, RemoteEngine):
+        session.ending.callback(engine.close)
+    return engine
 
 
 def shuffled(items: list[Item], seed: int):

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from reasoner.config import Config, MayChange
 from reasoner.economics.cost import Prices
+from reasoner.engine.connect import EngineConfig
 from reasoner.evals.frontier import Bench, points_of, rows_of, to_plain
 from reasoner.evals.reward_quality import calibration_curve
 from reasoner.evals.rows import MetricRow, to_json
@@ -58,6 +59,7 @@ class Evaluate(Config):
         None, description="stage whose judged trees set the PRM's error threshold"
     )
     num_slots: Annotated[int, MayChange()] = Field(256, ge=1, description="sequences decoded at once")
+    engine: Annotated[EngineConfig, MayChange()] = EngineConfig()
     prices: Prices = Field(default=Prices.model_validate({}), description="machine to price tokens on")
 
 
@@ -93,7 +95,7 @@ def _by_methods(
     names = shown(config.policies)
     for i, policy in enumerate(config.policies):
         ledger = Ledger()
-        engine = make_engine(policy, context, longest, config.num_slots)
+        engine = make_engine(policy, context, longest, config.num_slots, config.engine)
         engine.ledger = ledger
         solver = Solver(names[policy], engine, context.prompting(policy), ledger, models.prm, models.orm)
         for j, (name, problems) in enumerate(sets.items()):
@@ -150,7 +152,8 @@ def _by_sampling(
     names = shown(config.policies)
     for i, policy in enumerate(config.policies):
         num = config.num_samples if policy in config.sampled else 0
-        subject = Subject(names[policy], make_engine(policy, context, longest, config.num_slots), num)
+        engine = make_engine(policy, context, longest, config.num_slots, config.engine)
+        subject = Subject(names[policy], engine, num)
 
         def progress(done: int, total: int, note: str, i: int = i) -> None:
             context.session.progress(i * total + done, total * len(config.policies), note)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, MayChange
+from reasoner.engine.connect import EngineConfig
 from reasoner.folder import StageName
 from reasoner.registry import lookup
 from reasoner.scoring.critique import critic, judge_with
@@ -53,6 +54,7 @@ class Label(Config):
     critic: ModelName = Field(
         default="", description="critique model that is asked as second labeller, in the place of `judge`"
     )
+    engine: Annotated[EngineConfig, MayChange()] = EngineConfig()
     pairs: PairConfig = PairConfig()
     step_pairs: StepPairConfig = StepPairConfig()
     traces: TraceConfig = TraceConfig()
@@ -97,5 +99,5 @@ def run_label(config: Label, context: Context) -> None:
 def _critic(config: Label, context: Context) -> StepJudge:
     """The critique model behind an engine of its own."""
     room = 4096
-    engine = make_engine(config.critic, context, room, num_slots=64)
+    engine = make_engine(config.critic, context, room, 64, config.engine)
     return judge_with(critic(engine, context.prompting(config.critic), seed=context.session.seed))

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from reasoner.config import Config, MayChange
 from reasoner.data.prompting import Prompting
+from reasoner.engine.connect import EngineConfig
 from reasoner.folder import StageName
 from reasoner.policy.engine import Sampling
 from reasoner.policy.heads import ScoreNet
@@ -60,6 +61,7 @@ class Rollout(Config):
     max_tokens: int = Field(256, ge=1, description="longest completion")
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     num_slots: Annotated[int, MayChange()] = Field(256, ge=1, description="sequences decoded at once")
+    engine: Annotated[EngineConfig, MayChange()] = EngineConfig()
 
 
 def run_rollout(config: Rollout, context: Context) -> None:
@@ -78,7 +80,7 @@ def run_rollout(config: Rollout, context: Context) -> None:
     value = outcome_or_score("prm" if config.prm else "orm" if config.orm else None)
     policy = within(policy_of(config.tree, value), config.budget)
     policy = pruned(policy, config.prune, session.seed, is_dead_end=_dead_end(config.dead_end, prompting))
-    engine = make_engine(config.model, context, longest, config.num_slots)
+    engine = make_engine(config.model, context, longest, config.num_slots, config.engine)
     observe = _observer(config, context, prompting)
 
     def growing(on_node: OnNode) -> None:

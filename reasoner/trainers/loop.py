@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from reasoner.registry import lookup
 class Session:
     """Where a stage writes and whom it tells: `log(metrics, step)`, `progress(done, total, note)`.
 
-    `checkpoints` is the folder from which a killed loop goes on; None keeps none.
+    `checkpoints` is the folder from which a killed loop goes on; None keeps none. What must be ended with the stage,
+    as servers, is given to `ending`.
     """
 
     out: Path
@@ -30,6 +32,7 @@ class Session:
     progress: Callable[[int, int, str], None] = lambda done, total, note: None
     seed: int = 0
     checkpoints: Path | None = None
+    ending: ExitStack = field(default_factory=ExitStack)
 
 
 class OptimizerConfig(Config):

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from reasoner.config import Config, MayChange
+from reasoner.engine.connect import EngineConfig
 from reasoner.policy.adapters import LoRA
 from reasoner.search.branch import BranchConfig
 from reasoner.signals.credit import AdvantageConfig
@@ -80,6 +81,7 @@ class PolicyGradientStage(Config):
     num_slots: Annotated[int, MayChange()] = Field(
         128, ge=1, description="sequences that the engine decodes at once"
     )
+    engine: Annotated[EngineConfig, MayChange()] = EngineConfig()
     lora: LoRA | None = Field(
         None,
         description="train a LoRA adapter instead of all weights; reference, critic and PRM share its base",

@@ -23,8 +23,7 @@ from accelerate import Accelerator
 
 from reasoner.config import decisive
 from reasoner.data.prompting import Prompting
-from reasoner.policy.engine import Sampling
-from reasoner.policy.local import LocalEngine
+from reasoner.policy.engine import Engine, Sampling
 from reasoner.policy.models import save
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
@@ -52,6 +51,7 @@ from reasoner.trainers.policy_report import book, describe
 from reasoner.trainers.policy_update import fitting, update_once
 from reasoner.trainers.prm_refresh import refresh
 from reasoner.trainers.ranks import check_supported, summed
+from reasoner.trainers.sampler import open_sampler
 from reasoner.tree import Problem, Tree
 
 logger = logging.getLogger(__name__)
@@ -111,13 +111,13 @@ def train_policy(
             frozen.to(accelerator.device)
     longest = max(len(prompting.prompt_ids(p.prompt)) for p in problems)
     check_room(sampler.config, longest + config.max_tokens)
-    engine = LocalEngine(
-        sampler.to(accelerator.device), prompting.eos_ids, config.num_slots,
-        max_context=longest + config.max_tokens, ledger=session.ledger, tokenizer=prompting.tokenizer,
+    probe_ids = prompting.prompt_ids(problems[0].prompt)
+    engine = open_sampler(
+        config.engine, sampler, model_path, prompting, longest + config.max_tokens, config.num_slots, probe_ids,
+        session, accelerator, config.lora.r if config.lora is not None else 0,
     )  # fmt: skip
     weights = [p for group in trained.optimizers[0].param_groups for p in group["params"]]
-    # the engine runs the trained module itself: only old KV must go
-    check_liveness(weights, engine, prompting.prompt_ids(problems[0].prompt), lambda: engine.load_weights(-1))
+    check_liveness(weights, engine, probe_ids)
     fingerprint = _fingerprint(config, session.seed, problems, accelerator.num_processes)
     begun = time.monotonic()
     round, at, spent = _resume(session, trained, fingerprint, accelerator)
@@ -271,7 +271,7 @@ def draw(
     problems: Sequence[Problem],
     at: Position,
     round: int,
-    engine: LocalEngine,
+    engine: Engine,
     prompting: Prompting,
     config: PolicyGradientStage,
     seed: int,
@@ -308,7 +308,7 @@ def draw(
 
 def rollout(
     problems: Sequence[Problem],
-    engine: LocalEngine,
+    engine: Engine,
     prompting: Prompting,
     config: PolicyGradientStage,
     seed: int,

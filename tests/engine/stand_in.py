@@ -1,12 +1,13 @@
 """A small server that speaks vLLM's or SGLang's interface over a model of two layers: what real ones cannot be made to do.
 
 It fails when it is told to: ignores new weights, answers with 5xx, gives no log-probabilities. `python stand_in.py
-FOLDER PORT` runs one in a process of its own, which can be killed. The real vLLM is tried in test_vllm_server.py.
+serve FOLDER --port PORT` runs one in a process of its own, as vLLM is started. The real one is tried in
+test_vllm_server.py.
 """
 
+import argparse
 import contextlib
 import json
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -168,6 +169,14 @@ def serve(server: StandIn, port: int = 0, kind: str = "vllm") -> ThreadingHTTPSe
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    running = serve(StandIn(sys.argv[1]), int(sys.argv[2]))
+    options = argparse.ArgumentParser()
+    options.add_argument("serve")
+    options.add_argument("model")
+    options.add_argument("--port", type=int)
+    options.add_argument("--max-model-len", type=int, default=128)
+    options.add_argument("--logprobs-mode", default="raw_logprobs")
+    given, _ = options.parse_known_args()
+    standing = StandIn(given.model, given.max_model_len, given.logprobs_mode == "processed_logprobs")
+    running = serve(standing, given.port)
     print("ready", flush=True)
     threading.Event().wait()

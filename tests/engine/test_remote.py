@@ -146,7 +146,7 @@ def test_a_server_that_fails_is_asked_again_for_the_same_place(folder, standing)
 
 
 def test_a_4xx_ends_the_run_with_the_servers_own_words(folder, standing):
-    engine = engine_on(folder, [standing[1]], model="somebody")
+    engine = engine_on(folder, [standing[1]], served="somebody")
     with pytest.raises(UserError, match=r"answered 404.*no model somebody"):
         engine.sample(asked(3))
     engine.close()
@@ -154,7 +154,14 @@ def test_a_4xx_ends_the_run_with_the_servers_own_words(folder, standing):
 
 def test_a_server_that_is_killed_and_started_again_gets_the_weights_before_requests(folder, tmp_path):
     port = free_port()
-    command = [sys.executable, str(Path(__file__).with_name("stand_in.py")), str(folder), str(port)]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("stand_in.py")),
+        "serve",
+        str(folder),
+        "--port",
+        str(port),
+    ]
 
     def started() -> subprocess.Popen:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -234,7 +241,7 @@ def test_a_cancelled_request_comes_back_as_such(folder, standing):
 @pytest.mark.parametrize(
     "config, fault, words",
     [
-        ({"model": "mine"}, None, "serves policy; expected 'mine'"),
+        ({"served": "mine"}, None, "serves policy; expected 'mine'"),
         ({}, lambda s: setattr(s, "max_context", 64), "context of 64 tokens and the run needs 128"),
         ({}, lambda s: setattr(s, "gives_logprobs", False), "gives no log-probabilities"),
         ({"logprobs": "processed"}, None, "gives raw log-probabilities and engine.logprobs is processed"),
@@ -250,7 +257,7 @@ def test_what_does_not_fit_is_found_before_the_first_request(folder, standing, c
     if fault is not None:
         fault(server)
     options = EngineConfig(kind="vllm", urls=[url], **config)
-    engine = engine_on(folder, [url], model=options.model)
+    engine = engine_on(folder, [url], served=options.served)
     with pytest.raises(UserError, match=words):
         check_server(engine, engine.servers[0], load_tokenizer(str(folder)), options)
     engine.close()

@@ -21,7 +21,7 @@ STAND_IN = str(Path(__file__).with_name("stand_in.py"))
 
 
 def command(model, port, *_):
-    return [sys.executable, STAND_IN, model, str(port)], {}
+    return [sys.executable, STAND_IN, "serve", model, "--port", str(port)], {}
 
 
 SMALL = replace(DIALECT, command=command)

@@ -259,6 +259,6 @@ def test_an_adapter_is_exchanged_between_two_rounds(there, tokenizer, tmp_path):
         said.append([c.token_ids for c in engine.sample(asked(prefixes, 12))])
         assert said[-1] == [c.token_ids for c in local.sample(asked(prefixes, 12))]
     assert said[0] != said[1]
-    assert engine.model == "policy-1"
+    assert engine.served == "policy-1"
     engine.close()
     running.close()

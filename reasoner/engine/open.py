@@ -1,0 +1,79 @@
+"""The engine that a stage's options name, ready to draw: in this process, or on servers that have proven their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from reasoner.engine.connect import EngineConfig, connect
+from reasoner.engine.remote import RemoteEngine
+from reasoner.engine.weights import Sender
+from reasoner.ledger import Ledger
+from reasoner.policy.adapters import causal_lm
+from reasoner.policy.local import LocalEngine
+from reasoner.policy.logprobs import LogitHead
+from reasoner.policy.models import save
+from reasoner.registry import UserError
+
+
+def open_engine(
+    config: EngineConfig,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    eos_ids: Iterable[int],
+    max_context: int,
+    num_slots: int,
+    folder: Path,
+    probe_ids: Sequence[int],
+    ledger: Ledger | None = None,
+    progress: Callable[[str], None] = lambda note: None,
+    base: str = "",
+    lora_rank: int = 0,
+) -> LocalEngine | RemoteEngine:
+    """An engine for `model`, a causal LM, a PEFT model or an Adapter.
+
+    Servers that are started here read the weights from `folder`; with `lora_rank` they hold the model `base` and get
+    the adapter. Servers that are there are asked first, and get the weights where they have others.
+    """
+    if config.kind == "local":
+        return LocalEngine(model, eos_ids, num_slots, max_context, ledger=ledger, tokenizer=tokenizer)
+    served = base
+    if config.spawn and not lora_rank:
+        served = str(folder / "served")
+        save(model, tokenizer, folder / "served")
+    vocab_size = LogitHead(causal_lm(model)).vocab_size
+    engine = connect(
+        config, tokenizer, eos_ids, vocab_size, max_context, served, folder, ledger, lora_rank, progress
+    )
+    engine.model = causal_lm(model)
+
+    def write(to: Path) -> None:
+        if lora_rank:
+            model.save_pretrained(to)
+        else:
+            save(model, tokenizer, to)
+
+    sender = Sender(
+        engine, model, write, folder / "weights", list(probe_ids), bool(lora_rank), config.tolerance
+    )  # fmt: skip
+    engine.install, engine.sync = sender.install, sender.restore
+    try:
+        if lora_rank:
+            engine.load_weights(0)
+        else:
+            _prove_or_send(engine, sender)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _prove_or_send(engine: RemoteEngine, sender: Sender) -> None:
+    try:
+        for server in engine.servers:
+            sender.prove(server)
+    except UserError:
+        engine.load_weights(0)
