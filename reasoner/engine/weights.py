@@ -120,16 +120,18 @@ class Sender:
 
     def _answer(self, server: Server) -> Answer:
         # drawn and not given, since reading a text's log-probabilities ends some servers that hold adapters
-        request = Request("probe", tuple(self.probe_ids), PROBE_TOKENS, place=0)
+        room = self.engine.max_context
+        asked = tuple(self.probe_ids[-max(1, room // 2) :])
+        request = Request("probe", asked, min(PROBE_TOKENS, room - len(asked)), place=0)
         ask = Ask(self.engine.served, 0, (), 0)
         reply = self.engine.dialect.read(
             self.engine.call(server, self.engine.dialect.ask(request, ask), CONTROL_TIMEOUT)
         )
-        whole = [*self.probe_ids, *reply.token_ids]
+        whole = [*asked, *reply.token_ids]
         activate(self.model)
         lm = causal_lm(self.model)
         with torch.inference_mode(), evaluating(lm):
-            own = sequence_logprobs(lm, [whole])[0][len(self.probe_ids) - 1 :]
+            own = sequence_logprobs(lm, [whole])[0][len(asked) - 1 :]
         return Answer(reply.token_ids, reply.logprobs, tuple(own))
 
     def _commands(self, server: Server, calls: Sequence[Call]) -> None:

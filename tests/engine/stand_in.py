@@ -161,8 +161,11 @@ def serve(server: StandIn, port: int = 0, kind: str = "vllm") -> ThreadingHTTPSe
         def log_message(self, *_):
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    http.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # connections that come together; 5 by default, the others are reset
+        daemon_threads = True
+
+    http = Server(("127.0.0.1", port), Handler)
     threading.Thread(target=http.serve_forever, daemon=True).start()
     return http
 
