@@ -187,8 +187,8 @@ def test_bad_input_stops_by_name(folder, tmp_path, options, of, part):
 
 
 def test_errors_of_the_checker_teach_nothing(folder, tmp_path):
-    """An error twice on a response counts as wrong, so groups of errors are groups of equal rewards."""
-    with pytest.raises(UserError, match="nothing could be learned in 2 rounds"):
+    """A checker that cannot answer at all is no reward of 0: the run stops, and says so."""
+    with pytest.raises(UserError, match="failed twice on 12 of 12 responses"):
         train(folder, tmp_path, {"patience": 2}, problems("small_verifiers:broken", {}))
 
 
