@@ -26,7 +26,7 @@ DRAWN_WORDS = (
 )
 MAX_PER_WORD = 2
 MAX_PER_STAGE = 12
-SHARED = ("contamination",)  # prefixes that stages of every kind log under
+TRAINERS = ("sft", "dpo", "ppo", "prm", "orm", "pairwise")  # prefixes of their metrics, whatever the stage is called
 STEP_KEYS = ("step", "global_step", "_step")
 
 
@@ -49,8 +49,7 @@ def curves_by_stage(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Curv
                 continue
             prefix, _, rest = key.partition("/")
             stage = str(entry["stage"]) if "stage" in entry else prefix if rest else ""
-            # a stage's own metrics are named after its kind: ppo/reward of a stage called second_round
-            name = rest if rest and (prefix == stage or ("stage" in entry and prefix not in SHARED)) else key
+            name = rest if rest and prefix in (stage, *TRAINERS) else key
             curve = series.setdefault(stage, {}).setdefault(name, Curve(name, [], []))
             curve.steps.append(step)
             curve.values.append(number(value))
