@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reasoner.registry import UserError, nearest
-from reasoner.store import write_text
+from reasoner.store import no_utf8, write_text
 
 
 class ConfigError(UserError, ValueError):
@@ -107,13 +107,14 @@ def _parse(text: str, where: str) -> Any:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError for a missing file, broken YAML, a key twice, or no mapping."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        data = Path(path).read_bytes()
+    except OSError as error:
         raise ConfigError(
-            f"got config {path}: {reason}; expected a readable YAML file, check the path"
+            f"got config {path}: {error.strerror}; expected a readable YAML file, check the path"
         ) from error
-    raw = _parse(text, str(path))
+    if why := no_utf8(data):
+        raise ConfigError(f"got config {path}: {why}")
+    raw = _parse(data.decode("utf-8-sig"), str(path))
     if not isinstance(raw, dict):
         got = "nothing" if raw is None else f"a {type(raw).__name__}"
         raise ConfigError(f"{path}: got {got}, expected a mapping; write lines of `key: value`")

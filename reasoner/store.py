@@ -53,6 +53,17 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, to_json(value, indent=2) + "\n")
 
 
+def no_utf8(data: bytes) -> str:
+    """Why bytes are no UTF-8 text, and the remedy; "" where they are."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        remedy = f"iconv -f {'UTF-16' if wide else 'WINDOWS-1252'} -t UTF-8 FILE > NEW"
+        return f"no UTF-8 text: 0x{data[problem.start]:02x} at byte {problem.start + 1}, convert it: {remedy}"
+    return ""
+
+
 def read_json(path: str | Path) -> Any:
     """The value of a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))

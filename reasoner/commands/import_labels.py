@@ -8,8 +8,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from reasoner.data.files import ACCOUNT, LeftOut, data_files, read_rows
+from reasoner.data.files import ACCOUNT, data_files
 from reasoner.data.importers import FORMATS, FileReport, Import
+from reasoner.data.rows import file_rows
 from reasoner.registry import UserError
 from reasoner.store import RecordWriter, write_json
 
@@ -57,8 +58,8 @@ def _withdraw(out: Path, new: list[Path]) -> None:
 
 
 def known_questions(path: Path) -> list[str]:
-    """The texts under question, problem or prompt of a file's rows."""
-    rows = (row.value for file in data_files(path) for row in read_rows(file) if not isinstance(row, LeftOut))
+    """The texts under question, problem or prompt of a file's rows; one that can't be read is a UserError."""
+    rows = (row for file in data_files(path) for row in file_rows(file))
     found = (row.get("question") or row.get("problem") or row.get("prompt") for row in rows)
     return [text for text in found if isinstance(text, str)]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from reasoner.registry import UserError
+from reasoner.store import no_utf8
 
 SUFFIXES = (".jsonl", ".json", ".gz", ".csv", ".parquet", ".yaml", ".yml")
 ACCOUNT = "import.json"  # what `reasoner import` says of a folder that it wrote, and no data
@@ -81,11 +82,17 @@ def _json(file: Path) -> Iterator[Row | LeftOut]:
 def _parsed(file: Path, line: int, raw: bytes) -> Row | LeftOut:
     try:
         value = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as problem:
-        return LeftOut(file.name, line, f"no UTF-8 text ({problem.reason} at byte {problem.start})")
+    except UnicodeDecodeError:
+        return LeftOut(file.name, line, no_utf8(raw))
     except (ValueError, RecursionError) as problem:
         return LeftOut(file.name, line, f"broken JSON ({problem})")
     return _row(file, line, value)
+
+
+def _no_text(file: Path) -> LeftOut:
+    """The first line of a file that is no UTF-8 text."""
+    with _opened(file) as lines:
+        return next(LeftOut(file.name, i, why) for i, raw in enumerate(lines, start=1) if (why := no_utf8(raw)))
 
 
 def _row(file: Path, line: int, value: Any) -> Row | LeftOut:
@@ -110,8 +117,8 @@ def _document(file: Path, raw: bytes) -> Iterator[Row | LeftOut]:
     """A file that is one JSON value: a list of rows, an object of lists of rows (by any key), or a single row."""
     try:
         value = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as problem:
-        yield LeftOut(file.name, 1, f"no UTF-8 text ({problem.reason} at byte {problem.start})")
+    except UnicodeDecodeError:
+        yield _no_text(file)
         return
     except (ValueError, RecursionError) as problem:
         yield LeftOut(file.name, 1, f"broken JSON ({problem})")
@@ -139,8 +146,8 @@ def _csv(file: Path) -> Iterator[Row | LeftOut]:
                     yield Row(line, dict(zip(header, cells, strict=True)))
                 elif cells:
                     yield LeftOut(file.name, line, f"{len(cells)} cells under a header of {len(header)}")
-    except UnicodeDecodeError as problem:
-        yield LeftOut(file.name, line + 1, f"no UTF-8 text ({problem.reason})")
+    except UnicodeDecodeError:  # of a chunk that was read ahead
+        yield _no_text(file)
     except (EOFError, OSError, zlib.error, csv.Error) as problem:
         yield LeftOut(file.name, line + 1, f"the file can't be read from here on ({problem})")
     finally:
@@ -167,7 +174,10 @@ def _yaml(file: Path) -> Iterator[Row | LeftOut]:
     try:
         with _opened(file) as raw:
             documents = list(yaml.safe_load_all(raw.read().decode("utf-8-sig")))
-    except (yaml.YAMLError, UnicodeDecodeError, EOFError, OSError, zlib.error) as problem:
+    except UnicodeDecodeError:
+        yield _no_text(file)
+        return
+    except (yaml.YAMLError, EOFError, OSError, zlib.error) as problem:
         yield LeftOut(file.name, 1, f"broken YAML ({' '.join(str(problem).split())[:200]})")
         return
     values = [v for document in documents for v in (document if isinstance(document, list) else [document])]

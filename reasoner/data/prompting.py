@@ -15,6 +15,7 @@ from reasoner.data.steps import RULES, Marking, StepConfig
 from reasoner.policy.models import base_of, load_tokenizer
 from reasoner.policy.vocabulary import end_of_turn, generation_ends, opening, token_bytes
 from reasoner.registry import UserError, lookup
+from reasoner.store import no_utf8
 
 
 class PromptConfig(Config):
@@ -158,8 +159,11 @@ def _jinja(given: str) -> str:
     if "{{" in given or "{%" in given:
         return given
     try:
-        return Path(given).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
+        data = Path(given).read_bytes()
+    except OSError as problem:
         raise UserError(
             f"prompt.chat_template is {given!r}, which is neither Jinja nor a readable file; expected either"
         ) from problem
+    if why := no_utf8(data):
+        raise UserError(f"prompt.chat_template is {given!r}: {why}")
+    return data.decode("utf-8-sig")
