@@ -8,21 +8,17 @@ it the rows come from the hub. Licences travel with the problems.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from reasoner.data.programs import PROGRAMS
-from reasoner.data.rows import Item, SourceConfig, first_of, read_rows, text_of
+from reasoner.data.rows import Item, SourceConfig, first_of, golds_of, read_rows, text_of, where_of
 from reasoner.registry import UserError
 from reasoner.tree import Problem
 from verifiers.extract import boxed
 
 Source = Callable[[SourceConfig], Iterator[Item]]
-
-
-def _whole_number(value: object) -> object:
-    """27.0 as 27: some files hold integer answers as floats."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def mathematics(
@@ -32,28 +28,33 @@ def mathematics(
     question: tuple[str, ...] = ("problem", "question"),
     answer: tuple[str, ...] = ("answer",),
     subset: str | None = None,
+    split: str = "train",
 ) -> Source:
     """A source of questions with one final answer; where no field holds it, it is the solution's last box."""
 
     def source(config: SourceConfig) -> Iterator[Item]:
-        for i, row in enumerate(read_rows(config, hub, subset), start=config.start):
+        for i, row in enumerate(read_rows(config, hub, subset, split), start=config.start):
             prompt = text_of(row, question, config, i, "question")
-            if row.get("body") or row.get("Body"):
-                prompt = f"{first_of(row, ('body', 'Body'))} {prompt}"
+            body = first_of(row, ("body", "Body"))
+            if isinstance(body, str) and not prompt.startswith(body.strip()):
+                prompt = f"{body.strip()} {prompt}"
             solution = row.get("solution") if isinstance(row.get("solution"), str) else None
-            gold: Any = _whole_number(first_of(row, answer))
+            gold: Any = first_of(row, answer)
             if gold is None and solution:
                 gold = boxed(solution)
+            where = where_of(row, config, i)
             if gold is None:
                 raise UserError(
-                    f"row {i} of {config.path or hub} has no answer; expected {' or '.join(answer)}, or a box in its solution"
+                    f"{where} has no answer; expected {' or '.join(answer)}, or a box in its solution, and it has the "
+                    f"keys {sorted(map(str, row))}"
                 )
+            number = first_of(row, ("id", "ID", "unique_id", "idx"))
             yield Item(
                 Problem(
-                    id=f"{name}/{row.get('id', row.get('unique_id', row.get('idx', i)))}",
+                    id=f"{name}/{i if number is None else number}",
                     prompt=prompt,
                     verifier="math",
-                    reference={"answer": gold if isinstance(gold, list) else str(gold)},
+                    reference={"answer": golds_of(gold, where)},
                     domain=config.domain or name,
                     source=hub,
                     licence=licence,
@@ -64,9 +65,28 @@ def mathematics(
     return source
 
 
+def math_train(config: SourceConfig) -> Iterator[Item]:
+    """The problems that MATH (Hendrycks et al. 2021) has for training, with their solutions; by path any of its files
+    that is not for testing. Rows that say that they are of the test split, from which MATH-500 comes, are left out."""
+    if config.split not in ("", "train"):
+        raise UserError(
+            f"source math_train has split {config.split!r}; expected train: of the others are the problems of MATH-500, "
+            "which is the source math500"
+        )
+    plain = mathematics("math_train", "DigitalLearningGmbH/MATH-lighteval", "MIT")
+    left_out = 0
+    for item in plain(config):
+        if item.problem.id.startswith("math_train/test/"):
+            left_out += 1
+        else:
+            yield item
+    if left_out:
+        warnings.warn(f"math_train: {left_out} rows are of MATH's test split and are left out", stacklevel=2)
+
+
 def asdiv(config: SourceConfig) -> Iterator[Item]:
     """ASDiv (Miao et al. 2020): the unit in parentheses behind the answer is left out."""
-    plain = mathematics("asdiv", "EleutherAI/asdiv", "CC BY-NC 4.0")
+    plain = mathematics("asdiv", "EleutherAI/asdiv", "CC BY-NC 4.0", split="validation")
     for item in plain(config):
         answer = re.sub(r"\s*\([^()]*\)\s*$", "", item.problem.reference["answer"])
         reference = {**item.problem.reference, "answer": answer}
@@ -84,7 +104,8 @@ def olympiadbench(config: SourceConfig) -> Iterator[Item]:
         "OE_TO_maths_en_COMP",
     )
     for item in plain(config):
-        answers = [str(a).strip().strip("$") for a in item.problem.reference["answer"]]
+        listed = item.problem.reference["answer"]
+        answers = [a.strip().strip("$") for a in ([listed] if isinstance(listed, str) else listed)]
         reference = {**item.problem.reference, "answer": ", ".join(answers)}
         yield Item(Problem(**{**_fields(item.problem), "reference": reference}), None)
 
@@ -102,7 +123,7 @@ def countdown(config: SourceConfig) -> Iterator[Item]:
             numbers, target, name = row.get("nums") or row.get("numbers"), row.get("target"), "countdown"
         if not numbers or target is None:
             raise UserError(
-                f"row {i} of {config.path or 'Countdown'} has no numbers and target; expected nums and target, or Puzzles"
+                f"{where_of(row, config, i)} has no numbers and target; expected nums and target, or Puzzles"
             )
         listed = ", ".join(map(str, numbers))
         yield Item(
@@ -121,11 +142,15 @@ def countdown(config: SourceConfig) -> Iterator[Item]:
 
 
 BENCHMARKS: dict[str, Source] = {
-    "math": mathematics("math", "HuggingFaceH4/MATH-500", "MIT"),
+    "math500": mathematics("math500", "HuggingFaceH4/MATH-500", "MIT", split="test"),
+    "math_train": math_train,
     "aime": mathematics("aime", "HuggingFaceH4/aime_2024", "see source"),
     "amc": mathematics("amc", "AI-MO/aimo-validation-amc", "Apache-2.0"),
     "svamp": mathematics(
         "svamp", "ChilleD/SVAMP", "MIT", ("question_concat", "Question", "question"), ("Answer", "answer")
+    ),
+    "mawps": mathematics(
+        "mawps", "MU-NLPC/Calc-mawps", "MIT", ("question", "input"), ("result", "target", "answer")
     ),
     "asdiv": asdiv,
     "olympiadbench": olympiadbench,

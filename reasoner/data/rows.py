@@ -26,7 +26,7 @@ class SourceConfig(Config):
     path: Annotated[str, DataFile()] = Field(
         "", description="file or folder with the rows; empty: the hub, for sources that live there"
     )
-    split: str = Field("train", description="split of a hub data set")
+    split: str = Field("", description="split of a hub data set; empty: the one that the source is used for")
     families: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="reasoning-gym families with their options; `share` sets a family's part",
@@ -96,6 +96,13 @@ def text_of(row: dict, keys: tuple[str, ...], config: SourceConfig, i: int, what
     return found.strip()
 
 
+def golds_of(value: Any, where: str) -> str | list[str]:
+    """A gold answer, or a list of them of which any one is right."""
+    if isinstance(value, list) and value:
+        return [gold_of(one, where) for one in value]
+    return gold_of(value, where)
+
+
 def gold_of(value: Any, where: str) -> str:
     """A gold answer as text: text or a finite number, 27.0 as 27; a UserError for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float) or is_empty(value):
@@ -107,8 +114,10 @@ def gold_of(value: Any, where: str) -> str:
     return str(value).strip()
 
 
-def read_rows(config: SourceConfig, hub_name: str, subset: str | None = None) -> Iterator[SourceRow]:
-    """`size` rows from `start` on, of a local file or folder, else of the hub."""
+def read_rows(
+    config: SourceConfig, hub_name: str, subset: str | None = None, split: str = "train"
+) -> Iterator[SourceRow]:
+    """`size` rows from `start` on, of a local file or folder, else of the hub: of `split` where the config names none."""
     if config.path:
         rows = (row for file in data_files(config.path) for row in file_rows(file))
         yield from islice(rows, config.start, config.start + config.size)
@@ -116,14 +125,14 @@ def read_rows(config: SourceConfig, hub_name: str, subset: str | None = None) ->
     import datasets  # slow to import
 
     try:
-        rows = datasets.load_dataset(hub_name, subset, split=config.split)
+        rows = datasets.load_dataset(hub_name, subset, split=config.split or split)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0][:160]
         raise UserError(
             f"cannot get {hub_name} from the hub ({reason}); expected a network, or path: a local file ({', '.join(SUFFIXES)})"
         ) from problem
     for i, row in enumerate(rows.skip(config.start).take(config.size), start=config.start):
-        yield _placed(dict(row), f"row {i} of {hub_name}, {config.split}")
+        yield _placed(dict(row), f"row {i} of {hub_name}, {config.split or split}")
 
 
 def file_rows(path: Path) -> Iterator[SourceRow]:

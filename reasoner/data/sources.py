@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from reasoner.data.benchmarks import BENCHMARKS
 from reasoner.data.demonstrator import work_out
 from reasoner.data.puzzles import bracket_sums, gym
-from reasoner.data.rows import Item, SourceConfig, gym_rows, need, read_rows
+from reasoner.data.rows import (
+    Item,
+    SourceConfig,
+    first_of,
+    golds_of,
+    gym_rows,
+    is_empty,
+    need,
+    read_rows,
+    where_of,
+)
 from reasoner.registry import UserError, lookup
 from reasoner.tree import Problem
 from verifiers import lookup as lookup_verifier
 
 
 def load_items(config: SourceConfig) -> list[Item]:
-    """The items of a source, distinct by prompt; none at all is a UserError."""
+    """The items of a source, distinct by prompt and each with an id of its own; none at all is a UserError.
+
+    Of rows with one prompt the first counts; where their answers differ, a warning says how many do.
+    """
     source = lookup(SOURCES, config.name, "problem source")
     distinct: dict[str, Item] = {}
+    repeated, contradicted = 0, 0
     for item in source(config):
-        distinct.setdefault(item.problem.prompt, item)
+        first = distinct.setdefault(item.problem.prompt, item)
+        repeated += first is not item
+        contradicted += first.problem.reference != item.problem.reference
+    if contradicted or (repeated and config.path):
+        warnings.warn(
+            f"{config.path or config.name}: {repeated} rows repeat the prompt of an earlier one and are left out, "
+            f"{contradicted} of them have another answer",
+            stacklevel=2,
+        )
     for name in {i.problem.verifier for i in distinct.values()}:
         try:
             lookup_verifier(name)
@@ -34,7 +61,27 @@ def load_items(config: SourceConfig) -> list[Item]:
         raise UserError(
             f"the source {config.name} ({config.path or config.start}) is empty; expected at least one problem"
         )
-    return list(distinct.values())
+    return own_ids(distinct.values())
+
+
+def own_ids(items: Iterable[Item]) -> list[Item]:
+    """The items, of which those that share an id have a hash of their prompt behind it.
+
+    What is drawn for a problem, stored of it and found again hangs on its id, and files have sentinels and numbers that
+    begin anew.
+    """
+    items = list(items)
+    times = Counter(i.problem.id for i in items)
+    return [
+        i
+        if times[i.problem.id] == 1
+        else i._replace(problem=replace(i.problem, id=f"{i.problem.id}#{_digest(i.problem.prompt)}"))
+        for i in items
+    ]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def arithmetic(config: SourceConfig) -> Iterator[Item]:
@@ -64,16 +111,16 @@ def arithmetic(config: SourceConfig) -> Iterator[Item]:
 
 def gsm8k(config: SourceConfig) -> Iterator[Item]:
     """Grade-school word problems (Cobbe et al. 2021); solutions without their calculator marks."""
-    for i, row in enumerate(read_rows(config, "openai/gsm8k", "main")):
+    for i, row in enumerate(read_rows(config, "openai/gsm8k", "main"), start=config.start):
         need(row, ("question", "answer"), config, i)
         working, mark, answer = row["answer"].rpartition("####")
         if not mark or not answer.strip():
             raise UserError(
-                f"row {i} of {config.path or 'GSM8K'} has no answer after ####; expected '#### number': {row['answer'][-60:]!r}"
+                f"{where_of(row, config, i)} has no answer after ####; expected '#### number': {row['answer'][-60:]!r}"
             )
         yield Item(
             Problem(
-                id=f"gsm8k/{config.split}/{i}",
+                id=f"gsm8k/{config.split or 'train'}/{i}",
                 prompt=row["question"].strip(),
                 verifier="math",
                 reference={"answer": answer.strip().replace(",", "")},
@@ -89,23 +136,38 @@ def jsonl(config: SourceConfig) -> Iterator[Item]:
     """Rows {prompt, reference: {...}} or {prompt, answer}; optional id, verifier, solution, licence."""
     if not config.path:
         raise UserError("source jsonl has no path; expected path: FILE.jsonl with rows of prompt and answer")
-    for i, row in enumerate(read_rows(config, "")):
+    for i, row in enumerate(read_rows(config, ""), start=config.start):
         need(row, ("prompt",), config, i)
-        reference = row.get("reference", {"answer": row["answer"]} if "answer" in row else None)
-        if not isinstance(reference, dict) or reference.get("answer", "") is None:
-            raise UserError(f"row {i} of {config.path} has no answer; expected a key 'answer' or 'reference'")
+        where = where_of(row, config, i)
+        verifier = first_of(row, ("verifier",)) or "math"
+        solution = first_of(row, ("solution",))
+        if solution is not None and not isinstance(solution, str):
+            raise UserError(f"{where} has a {type(solution).__name__} as its solution; expected text")
+        number = first_of(row, ("id",))
         yield Item(
             Problem(
-                id=str(row.get("id", f"{Path(config.path).stem}/{i}")),
+                id=f"{Path(config.path).stem}/{i}" if number is None else str(number),
                 prompt=row["prompt"],
-                verifier=row.get("verifier", "math"),
-                reference=reference,
-                domain=config.domain or row.get("domain", ""),
-                source=row.get("source", Path(config.path).name),
-                licence=row.get("licence", ""),
+                verifier=verifier,
+                reference=_reference(row, verifier, where),
+                domain=config.domain or first_of(row, ("domain",)) or "",
+                source=first_of(row, ("source",)) or Path(config.path).name,
+                licence=first_of(row, ("licence", "license")) or "",
             ),
-            row.get("solution"),
+            solution,
         )
+
+
+def _reference(row: dict, verifier: str, where: str) -> dict[str, Any]:
+    """What a row's verifier is asked with: its `reference`, else its `answer`."""
+    reference = first_of(row, ("reference",))
+    if reference is None:
+        reference = {"answer": row.get("answer")}
+    if not isinstance(reference, dict) or is_empty(reference.get("answer", "0")):
+        raise UserError(f"{where} has no answer; expected a key 'answer', or an object under 'reference'")
+    if verifier == "math" and "answer" in reference:
+        reference = {**reference, "answer": golds_of(reference["answer"], where)}
+    return reference
 
 
 def labelled(config: SourceConfig) -> Iterator[Item]:

@@ -19,7 +19,8 @@ from reasoner.config import Config
 from reasoner.tree import Problem
 
 _SET = re.compile(r"\\(?:left|right|displaystyle|[,;:! ])|[$\\{}]|\s+")
-_WORD = re.compile(r"[^\W_]+|[^\w\s]")
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # Japanese, Chinese, Korean: a character is a word
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+|[^\w\s]")
 
 
 class ContaminationConfig(Config):
@@ -56,35 +57,39 @@ class HeldOut:
 
     def __init__(self, problems: Iterable[Problem], config: ContaminationConfig):
         self.config = config
-        self._exact: dict[str, str] = {}
-        self._normalised: dict[str, str] = {}
-        self._of_ngram: dict[int, list[str]] = defaultdict(list)
-        self._num_ngrams: dict[str, int] = {}
+        self._ids: list[str] = []  # of the distinct problems; an id may stand for several of them
+        self._exact: dict[str, int] = {}
+        self._normalised: dict[str, int] = {}
+        self._of_ngram: dict[int, list[int]] = defaultdict(list)
+        self._num_ngrams: list[int] = []
         for problem in problems:
-            self._exact.setdefault(problem.prompt, problem.id)
-            self._normalised.setdefault(normalised(problem.prompt), problem.id)
+            if problem.prompt in self._exact:
+                continue
+            number = len(self._ids)
             ngrams = _ngrams(words(problem.prompt), config.ngram)
-            if problem.id not in self._num_ngrams:
-                self._num_ngrams[problem.id] = len(ngrams)
-                for ngram in ngrams:
-                    self._of_ngram[ngram].append(problem.id)
+            self._ids.append(problem.id)
+            self._num_ngrams.append(len(ngrams))
+            self._exact[problem.prompt] = number
+            self._normalised.setdefault(normalised(problem.prompt), number)
+            for ngram in ngrams:
+                self._of_ngram[ngram].append(number)
 
     def matches(self, prompt: str, text: str = "") -> list[Match]:
         """The problems that a training example holds: its prompt equals one, or prompt and `text` share its n-grams."""
-        found: dict[str, Match] = {}
+        found: dict[int, Match] = {}
         for how, table, key in (
             ("exact", self._exact, prompt),
             ("normalised", self._normalised, normalised(prompt)),
         ):
             if key in table:
-                found.setdefault(table[key], Match(table[key], how, 1.0))
-        shared: Counter[str] = Counter()
+                found.setdefault(table[key], Match(self._ids[table[key]], how, 1.0))
+        shared: Counter[int] = Counter()
         for ngram in _ngrams(words(f"{prompt}\n{text}"), self.config.ngram):
             shared.update(self._of_ngram.get(ngram, ()))
-        for problem_id, num in shared.items():
-            share = num / self._num_ngrams[problem_id]
+        for number, num in shared.items():
+            share = num / self._num_ngrams[number]
             if share >= self.config.share:
-                found.setdefault(problem_id, Match(problem_id, "ngram", share))
+                found.setdefault(number, Match(self._ids[number], "ngram", share))
         return list(found.values())
 
 

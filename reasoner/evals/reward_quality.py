@@ -44,7 +44,7 @@ class Threshold(NamedTuple):
 
 
 def _scored(
-    scores: Sequence[float], labels: Sequence[float], is_soft: bool = False
+    scores: Sequence[float] | np.ndarray, labels: Sequence[float] | np.ndarray, is_soft: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     scores_N, labels_N = np.asarray(scores, dtype=float), np.asarray(labels, dtype=float)
     if scores_N.shape != labels_N.shape or scores_N.ndim != 1 or not len(scores_N):
@@ -77,7 +77,7 @@ def _midranks(values_N: np.ndarray) -> np.ndarray:
     return (last - (counts - 1) / 2)[inverse]
 
 
-def auroc(scores: Sequence[float], labels: Sequence[float]) -> float:
+def auroc(scores: Sequence[float] | np.ndarray, labels: Sequence[float] | np.ndarray) -> float:
     """Probability that a random positive outscores a random negative, a tie counting one half.
 
     (sum of the positives' midranks - n1 (n1 + 1) / 2) / (n1 n0): the Mann-Whitney statistic (Hanley and McNeil 1982),

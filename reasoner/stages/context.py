@@ -19,7 +19,7 @@ from accelerate import PartialState
 
 from reasoner.data.golds import judgeable
 from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
-from reasoner.data.sources import Item, SourceConfig, load_items
+from reasoner.data.sources import Item, SourceConfig, load_items, own_ids
 from reasoner.data.splits import ContaminationConfig, HeldOut, Match
 from reasoner.engine.connect import EngineConfig
 from reasoner.engine.open import open_engine
@@ -59,7 +59,7 @@ class Context:
             raise UserError(
                 f"the problem sets {', '.join(names)} are empty once test problems are left out; expected at least one"
             )
-        return list(distinct.values())
+        return own_ids(distinct.values())
 
     def _judgeable(self, items: Iterable[Item]) -> list[Item]:
         kept, unreadable = judgeable(items)

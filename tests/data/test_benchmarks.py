@@ -18,12 +18,16 @@ def items(name: str, **options):
 @pytest.mark.parametrize(
     ("name", "file", "num"),
     [
-        ("math", "math/MATH_test_minus_MATH500.jsonl.gz", 40),
-        ("math", "math/MATH_train_problem_answer.jsonl.gz", 40),
+        ("math500", "math/MATH_test_minus_MATH500.jsonl.gz", 40),
+        ("math_train", "math/MATH_train_problem_answer.jsonl.gz", 40),
         ("aime", "math/aime24__test.jsonl", 30),
         ("aime", "math/aimo-validation-aime.jsonl.gz", 40),
         ("amc", "math/amc23__test.jsonl", 40),
         ("asdiv", "math/asdiv__test.jsonl.gz", 40),
+        ("mawps", "math/mawps__addsub.jsonl", 40),
+        ("mawps", "math/mawps__multiarith.jsonl", 40),
+        ("mawps", "math/mawps__singleeq.jsonl", 40),
+        ("mawps", "math/mawps__singleop.jsonl", 38),
         ("olympiadbench", "math/olympiadbench__test.jsonl.gz", 40),
     ],
 )
@@ -138,8 +142,17 @@ def test_any_reasoning_gym_family():
 @pytest.mark.parametrize(
     ("name", "row", "message"),
     [
-        ("math", {"problem": "1+1?"}, "has no answer"),
-        ("math", {"answer": "3"}, "has no question"),
+        ("math500", {"problem": "1+1?"}, "has no answer"),
+        ("math500", {"answer": "3"}, "has no question"),
+        ("math500", {"problem": 3, "answer": "3"}, "has a int as question; expected text"),
+        ("mawps", {"input": "1+1?", "target": float("nan")}, "has no answer"),
+        (
+            "mawps",
+            {"input": "1+1?", "target": float("inf")},
+            "inf as its answer; expected text or a finite number",
+        ),
+        ("mawps", {"input": "1+1?", "target": True}, "True as its answer; expected text or a number"),
+        ("mawps", {"input": "1+1?", "target": {"value": 3}}, "as its answer; expected text or a number"),
         ("mbpp", {"text": "Write a function"}, "has no test_list"),
         ("countdown", {"nums": [1, 2]}, "has no numbers and target"),
         ("livecodebench", {"problem": "Print x"}, "has no tests"),
@@ -147,11 +160,67 @@ def test_any_reasoning_gym_family():
 )
 def test_rows_without_what_is_needed_are_one_line(tmp_path, name, row, message):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as told:
         items(name, path=str(tmp_path / "rows.jsonl"))
+    assert "rows.jsonl" in str(told.value) and "expected" in str(told.value)
 
 
 def test_an_empty_benchmark_is_one_line(tmp_path):
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(UserError, match="is empty"):
-        items("math", path=str(tmp_path / "rows.jsonl"))
+        items("math500", path=str(tmp_path / "rows.jsonl"))
+
+
+def test_the_problems_of_math_for_training_hold_none_for_testing(tmp_path):
+    """MATH-500 says of its rows that they are of the test split; only what the training source keeps can be trained on."""
+    rows = [
+        {"problem": "1+1?", "answer": "2", "unique_id": "test/algebra/1.json"},
+        {"problem": "1+2?", "solution": "It is \\boxed{3}.", "unique_id": "train/algebra/1.json"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.warns(UserWarning, match="1 rows are of MATH's test split"):
+        (item,) = items("math_train", path=str(tmp_path / "rows.jsonl"))
+    assert (item.problem.prompt, item.problem.reference, item.solution) == (
+        "1+2?",
+        {"answer": "3"},
+        "It is \\boxed{3}.",
+    )
+    assert len(items("math500", path=str(tmp_path / "rows.jsonl"))) == 2
+    with pytest.raises(UserError, match="split 'test'; expected train"):
+        items("math_train", split="test")
+    with pytest.raises(UserError, match="math_train"):
+        items("math")
+
+
+@pytest.mark.parametrize(
+    ("name", "hub", "split"),
+    [
+        ("math_train", "DigitalLearningGmbH/MATH-lighteval", "train"),
+        ("math500", "HuggingFaceH4/MATH-500", "test"),
+        ("mawps", "MU-NLPC/Calc-mawps", "train"),
+        ("asdiv", "EleutherAI/asdiv", "validation"),
+        ("svamp", "ChilleD/SVAMP", "train"),
+        ("gsm8k", "openai/gsm8k", "train"),
+    ],
+)
+def test_without_a_path_the_hub_is_asked_for_the_usual_split(monkeypatch, name, hub, split):
+    asked = []
+
+    def load_dataset(hub_name, subset, split):
+        asked.append((hub_name, split))
+        raise OSError("no network")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(
+        UserError, match=rf"cannot get {hub} from the hub \(no network\); expected a network, or path"
+    ):
+        items(name)
+    assert asked == [(hub, split)]
+
+
+def test_svamp_rows_of_the_hub_ask_once(tmp_path):
+    row = {"ID": "chal-1", "Body": "There are 5 birds.", "Question": "How many birds are there?", "Answer": "5",
+           "question_concat": "There are 5 birds. How many birds are there?"}  # fmt: skip
+    (tmp_path / "svamp.jsonl").write_text(json.dumps(row) + "\n")
+    (item,) = items("svamp", path=str(tmp_path / "svamp.jsonl"))
+    assert (item.problem.id, item.problem.prompt) == ("svamp/chal-1", row["question_concat"])

@@ -51,6 +51,19 @@ def test_ngrams():
     assert how(held_out(LONG), half) == []  # of 13 words there is none
 
 
+def test_problems_of_one_id_are_all_held_out():
+    other = LONG.replace("cows", "hens").replace("farmer", "baker")
+    held = HeldOut([Problem("-1", p, "math", {}) for p in (LONG, other)], ContaminationConfig())
+    for text in (LONG, other):
+        assert how(held, "Solve:", f"It says: {text}") == [("-1", "ngram")]
+
+
+def test_text_without_spaces_has_ngrams():
+    asked = "小勇拍皮球，第一次拍了77下，第二次比第一次少了9下，第二次拍了多少下？"
+    assert how(held_out(asked), "题目", f"请看：{asked}好") == [("t0", "ngram")]
+    assert how(held_out(asked), "芳芳买了一本书有99页，看了90页，她还剩多少页没有看？") == []
+
+
 def rows(path, prompts):
     made = [{"prompt": p, "completions": ["a", "b"], "labels": [True, False], "answer": "1"} for p in prompts]
     path.write_text("\n".join(map(json.dumps, made)))
