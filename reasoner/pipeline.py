@@ -35,7 +35,7 @@ from reasoner.stages.references import (
     earlier_stages,
     named,
 )
-from reasoner.store import is_done, to_json, write_json, write_text
+from reasoner.store import is_done, saying_what_is_full, to_json, write_json, write_text
 from reasoner.tracking import Tracker, wandb_run
 from reasoner.trainers.checkpoint import latest_step
 from reasoner.trainers.loop import Session
@@ -133,13 +133,14 @@ def _run_whole(
     """Run a stage and mark it as done; where a fault of the user's ends it, nothing half-made stays."""
     folder = out / "stages" / stage.name
     try:
-        data = fingerprint(data_files(stage, config)) if is_main else {}
-        _run_stage(stage, config, out, ledger, is_main, progress, tracked)
-        if is_main:
-            ledger.save(out / "ledger.json")
-            facts = {"seconds": ledger.seconds[stage.name], "basis": basis(stage, config), "data": data}
-            seal(out, stage.name, facts)
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        with saying_what_is_full(folder):
+            data = fingerprint(data_files(stage, config)) if is_main else {}
+            _run_stage(stage, config, out, ledger, is_main, progress, tracked)
+            if is_main:
+                ledger.save(out / "ledger.json")
+                facts = {"seconds": ledger.seconds[stage.name], "basis": basis(stage, config), "data": data}
+                seal(out, stage.name, facts)
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     except UserError:
         if is_main:
             withdraw(out, stage.name)

@@ -129,9 +129,26 @@ def saying_what_is_full(path: Path, size: int | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_full(error):
+        if isinstance(error, UserError) or not is_full(error):
             raise
         raise UserError(_full(path, size)) from error
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """Around the filling of a folder: where the disk is full, what was written into it goes, and a UserError says so."""
+    before = set(folder.rglob("*")) if folder.is_dir() else None
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with saying_what_is_full(folder):
+            yield
+    except UserError:
+        if before is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in folder.rglob("*"):
+            if before is not None and path not in before and path.is_file():
+                path.unlink()
+        raise
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -306,12 +323,17 @@ def _tables(folder: str | Path, schema: pa.Schema, columns: list[str] | None = N
         )
     for path in shards:
         try:
+            with open(path, "rb"):
+                pass  # what the file system refuses has its own words here, which Arrow does not keep
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 found = file.schema_arrow
                 table = file.read(columns=columns) if found.equals(schema) else None
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the file system's fault, not the content's
+            if not _is_torn(error):
+                raise UserError(
+                    f"got {type(error).__name__} while reading {path} ({error}), which says nothing of its content; expected "
+                    "rights, memory and threads enough (ulimit -a): see to them and start the same command again"
+                ) from error
             logger.warning("dropped the torn shard %s (%s); its rows are not read", path, error)
             continue
         if table is None:
@@ -320,6 +342,13 @@ def _tables(folder: str | Path, schema: pa.Schema, columns: list[str] | None = N
                 "in the types of this version; read the folder as what was written there"
             )
         yield table
+
+
+def _is_torn(error: BaseException) -> bool:
+    """Whether a reader's error is about what stands in a file; all others are the machine's, and the file may be whole."""
+    if isinstance(error, OSError):
+        return error.errno is None  # with a number it is the file system's
+    return isinstance(error, pa.ArrowInvalid | pa.ArrowNotImplementedError | UnicodeDecodeError)
 
 
 def _num_tokens(tree: Tree) -> int:

@@ -86,7 +86,7 @@ def _cut(path: Path, resume_step: int | None) -> list[tuple[int, frozenset[str]]
         try:
             row = json.loads(line)
             step, names = row.pop("step"), frozenset(row.keys() - {"time"})
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue  # torn by a power cut
         if resume_step is None or 0 < resume_step >= step:
             kept.append(line)

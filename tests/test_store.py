@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -362,3 +363,38 @@ def test_write_text_replaces_whole_files(tmp_path):
         seen.add((len(text), text == text[:1] * len(text)))
     assert child.returncode == 0
     assert seen <= {(5, False), (2_000_000, True)} and len(seen) == 2
+
+
+STARVED = """
+import os, resource, sys
+from reasoner.registry import UserError
+from reasoner.store import read_trees
+if os.getuid() == 0:
+    os.setgid(65533)
+    os.setuid(65533)  # limits of processes do not bind root
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+try:
+    print(len(list(read_trees(sys.argv[1]))), "trees")
+except UserError as problem:
+    print("refused:", problem)
+"""
+
+
+def test_a_machine_without_threads_left_drops_no_whole_shard():
+    """The process really cannot start a thread; the shard is whole."""
+    with tempfile.TemporaryDirectory() as name:  # where another user may read
+        Path(name).chmod(0o755)
+        write_trees(Path(name) / "trees", [small_tree()])
+        done = subprocess.run(
+            [sys.executable, "-c", STARVED, f"{name}/trees"],
+            cwd=ROOT, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    assert "refused: got ArrowException" in done.stdout and "thread" in done.stdout, done.stdout + done.stderr
+    assert "dropped" not in done.stderr
+
+
+def test_rights_are_no_damage(tmp_path):
+    write_trees(tmp_path / "trees", [small_tree()])
+    (tmp_path / "trees" / "00001.parquet").mkdir()  # what cannot be opened, also by root
+    with pytest.raises(UserError, match="says nothing of its content"):
+        list(read_trees(tmp_path / "trees"))

@@ -139,3 +139,38 @@ def test_without_options_there_is_no_wandb_run(tmp_path):
     with wandb_run(tmp_path / "run", None, {}, "") as run:
         assert run is None
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_that_starts_again_doubles_no_line(tmp_path):
+    """Without a checkpoint all is logged again; with one, what comes before and after the loop is."""
+
+    def stage(resume_step: int, rounds: range) -> None:
+        with Tracker(tmp_path, resume_step=resume_step) as tracker:
+            tracker.log({"contamination/exact": 0}, 0)
+            tracker.log({"contamination/exact": 1}, 0)
+            for step in rounds:
+                tracker.log({"loss": step}, step)
+            tracker.log({"heldout": 0.5}, 4)
+
+    def steps():
+        return [(line["step"], *sorted(line.keys() - {"step", "time"})) for line in lines(tmp_path)]
+
+    whole = [(0, "contamination/exact")] * 2 + [(n, "loss") for n in (1, 2, 3, 4)] + [(4, "heldout")]
+    stage(0, range(1, 5))
+    assert steps() == whole
+    stage(0, range(1, 5))  # killed before its first checkpoint
+    assert steps() == whole
+    stage(2, range(3, 5))  # killed between two
+    assert steps() == whole
+    stage(4, range(5, 5))  # killed after the last
+    assert steps() == whole
+
+
+def test_a_torn_line_in_the_middle_is_dropped(tmp_path):
+    with Tracker(tmp_path) as tracker:
+        tracker.log({"loss": 1}, 1)
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 2, "lo\n\0\0\0\n[]\n')
+    with Tracker(tmp_path, resume_step=2) as tracker:
+        tracker.log({"loss": 3}, 3)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 3]

@@ -25,10 +25,18 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from reasoner.config import Config
-from reasoner.policy.models import CONFIG_FILE, base_of, is_adapter, load_model, load_tokenizer, save
+from reasoner.policy.models import (
+    CONFIG_FILE,
+    base_of,
+    is_adapter,
+    load_model,
+    load_tokenizer,
+    note_base,
+    save,
+)
 from reasoner.policy.recompute import recompute_layers
 from reasoner.registry import UserError
-from reasoner.store import read_json
+from reasoner.store import read_json, whole
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -172,10 +180,11 @@ def merge(path: str, out: Path) -> None:
 def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save what was trained: an Adapter or PEFT's adapter "default" in PEFT's format, or all weights."""
     if isinstance(model, PeftModel):
-        folder.mkdir(parents=True, exist_ok=True)
         # a reference adapter that a trainer put beside it is not part of the result
-        model.save_pretrained(str(folder), selected_adapters=["default"])
-        tokenizer.save_pretrained(folder)
+        with whole(folder):
+            model.save_pretrained(str(folder), selected_adapters=["default"])
+            tokenizer.save_pretrained(folder)
+            note_base(folder, str(model.peft_config["default"].base_model_name_or_path))
     else:
         save(model, tokenizer, folder)
 
@@ -224,11 +233,11 @@ class SharedBase:
 
     def fits(self, folder: str | Path) -> bool:
         """Whether a folder holds an adapter that was trained on this base, with the embeddings that it now has."""
-        return (
-            is_adapter(folder)
-            and base_of(folder) == self.path
-            and _same_embeddings(folder, self.peft, self.lm)
-        )
+        if not is_adapter(folder):
+            return False
+        own = base_of(folder)
+        is_here = Path(own).is_dir() and Path(self.path).is_dir() and Path(own).samefile(self.path)
+        return (own == self.path or is_here) and _same_embeddings(folder, self.peft, self.lm)
 
     def view(self, name: str | None) -> Adapter:
         """The causal LM as the adapter `name` makes it; None is the base alone."""
@@ -323,6 +332,7 @@ class Adapter(torch.nn.Module):
         config.base_model_name_or_path = self.shared.path
         config.inference_mode = True
         config.save_pretrained(str(folder))
+        note_base(folder, self.shared.path)
 
 
 def causal_lm(model: Any) -> Any:

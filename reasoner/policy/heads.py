@@ -23,6 +23,7 @@ from reasoner.policy.logprobs import LogitHead, token_logprobs
 from reasoner.policy.models import save
 from reasoner.policy.tree_attention import blocks_of, suits, tree_attention
 from reasoner.registry import UserError
+from reasoner.store import whole
 
 HEAD_FILE = "score_head.safetensors"
 
@@ -100,8 +101,9 @@ class ScoreNet(torch.nn.Module):
 
     def save(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         """The language model in its own format, the head beside it."""
-        save(self.lm, tokenizer, folder)
-        save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, folder / HEAD_FILE)
+        with whole(folder):
+            save(self.lm, tokenizer, folder)
+            save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, folder / HEAD_FILE)
 
     @classmethod
     def load(cls, folder: Path, lm=None) -> ScoreNet:

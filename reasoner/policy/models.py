@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +24,11 @@ from transformers import set_seed as set_all_seeds
 from reasoner.config import Config
 from reasoner.policy.vocabulary import PROBES, reads_back
 from reasoner.registry import UserError
-from reasoner.store import read_json
+from reasoner.store import read_json, whole, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 CONFIG_FILE = "adapter_config.json"
+BASE_FILE = "base_model.json"  # ours: the path of an adapter's base from its folder
 
 
 class TinyModel(Config):
@@ -78,9 +80,10 @@ def make_tiny(config: TinyModel, texts: Iterable[str], folder: Path) -> Path:
 
 
 def save(model, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    """Write weights and tokenizer in the Hugging Face format; on a full disk nothing stays of them (UserError)."""
+    with whole(folder):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 class ModelConfig(Config):
@@ -132,8 +135,31 @@ def is_adapter(path: str | Path) -> bool:
 
 
 def base_of(path: str | Path) -> str:
-    """The model that an adapter folder was trained on; any other path is its own base."""
-    return read_json(Path(path) / CONFIG_FILE)["base_model_name_or_path"] if is_adapter(path) else str(path)
+    """The model that an adapter folder was trained on, also where both have moved; any other path is its own base.
+
+    A base that is nowhere is a UserError.
+    """
+    if not is_adapter(path):
+        return str(path)
+    named = str(read_json(Path(path) / CONFIG_FILE)["base_model_name_or_path"])
+    noted = read_json(Path(path) / BASE_FILE) if (Path(path) / BASE_FILE).is_file() else {}
+    if noted.get("named") == named:
+        beside = Path(path).resolve() / noted["path"]
+        if beside.is_dir():
+            return str(beside.resolve())
+        if not Path(named).is_dir():
+            raise UserError(
+                f"the adapter {path} was trained on {named}, which is not there, nor is {beside}; expected its base: move "
+                f"the two together, or set base_model_name_or_path in its {CONFIG_FILE}"
+            )
+    return named
+
+
+def note_base(folder: Path, base: str) -> None:
+    """Write beside an adapter where its base is from there, so that the two may move together."""
+    if Path(base).is_dir():
+        near = os.path.relpath(os.path.realpath(base), folder.resolve())
+        write_json(folder / BASE_FILE, {"named": base, "path": near})
 
 
 def load_tokenizer(

@@ -14,7 +14,7 @@ import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from accelerate import Accelerator
 
 from reasoner.registry import UserError
 from reasoner.seal import sha256
-from reasoner.store import read_json, sync_folder, write_json
+from reasoner.store import read_json, saying_what_is_full, sync_folder, write_json
 
 NUM_KEPT = 2
 MANIFEST = "manifest.json"
@@ -54,6 +54,23 @@ def save_checkpoint(
 ) -> None:
     """Write the state after `step` steps; `loop` holds numbers, text, lists and dicts, and may differ by process."""
     whole, temporary = folder / f"{step:05d}", folder / f".{step:05d}.tmp"
+    try:
+        _save(whole, temporary, step, trained, loop, fingerprint, accelerator)
+    except UserError:
+        shutil.rmtree(temporary, ignore_errors=True)  # the disk is full: the older ones stay
+        raise
+
+
+def _save(
+    whole: Path,
+    temporary: Path,
+    step: int,
+    trained: Trained,
+    loop: dict[str, Any],
+    fingerprint: str,
+    accelerator: Accelerator,
+) -> None:
+    folder = whole.parent
     if accelerator.is_main_process:
         for leftover in folder.glob(".*.tmp"):
             shutil.rmtree(leftover)
@@ -156,8 +173,30 @@ def _set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
+class _Sink:
+    """A file for torch.save, which forgets why a write failed and tells of a wrong position instead."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def _write(path: Path, value: dict[str, Any]) -> None:
-    with open(path, "wb") as file:
-        torch.save(value, file)
+    with saying_what_is_full(path), open(path, "wb") as file:
+        sink = _Sink(file)
+        try:
+            torch.save(value, sink)  # pyright: ignore[reportArgumentType]
+        except RuntimeError as error:
+            raise sink.error or error from error
         file.flush()
         os.fsync(file.fileno())

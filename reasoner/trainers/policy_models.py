@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from reasoner.signals.advantages import CRITIC
 from reasoner.store import read_json
 from reasoner.trainers.policy_batch import Models
 from reasoner.trainers.policy_config import PolicyGradientStage
+
+logger = logging.getLogger(__name__)
 
 
 def load_models(
@@ -87,6 +90,11 @@ def _score_net(shared: SharedBase, name: str, path: str, trained: bool) -> Score
         return ScoreNet.load(Path(path), shared.load(name, path, trained))
     net = ScoreNet.load(Path(path))
     net.lm.requires_grad_(trained)
+    if trained:
+        logger.warning(
+            "the %s %s is no adapter of %s: it is loaded whole, and all its %s weights are trained", name, path, shared.path,
+            f"{sum(p.numel() for p in net.lm.parameters()):,}",
+        )  # fmt: skip
     return net
 
 

@@ -1,6 +1,7 @@
 """One base, many adapters: the numbers and gradients of separate models, in memory and through the files."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from reasoner.policy.adapters import (
     LoRA,
     SharedBase,
+    base_of,
     load_for_head,
     load_merged,
     load_trainable,
@@ -20,7 +22,7 @@ from reasoner.policy.adapters import (
 from reasoner.policy.engine import Request
 from reasoner.policy.heads import HEAD_FILE, PolicyNet, ScoreNet
 from reasoner.policy.local import LocalEngine
-from reasoner.policy.models import load_tokenizer
+from reasoner.policy.models import load_tokenizer, save
 from reasoner.policy.recompute import recompute_layers
 from reasoner.registry import UserError
 
@@ -222,3 +224,26 @@ def test_four_bits_need_their_library(folder, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="bitsandbytes is not there"):
         SharedBase(folder, LoRA(four_bit=True))
+
+
+def test_an_adapter_finds_its_base_after_both_have_moved(tmp_path, monkeypatch):
+    """Named from the working folder or whole, moved or copied: the critic stays an adapter on the shared base."""
+    monkeypatch.chdir(tmp_path)
+    save_small_qwen(tmp_path / "run" / "base", ["1+1=2"] * 20)
+    for named in ("run/base", str(tmp_path / "run" / "base")):
+        shared = SharedBase(named, LoRA(r=2, alpha=4), "policy")
+        save(shared.view("policy"), load_tokenizer(named), tmp_path / "run" / "sft")
+        shutil.copytree("run", "copy")
+        (tmp_path / "run").rename("moved")
+        monkeypatch.chdir("/")
+        for folder in (tmp_path / "copy", tmp_path / "moved"):
+            assert base_of(folder / "sft") == str(folder / "base")
+            assert SharedBase(str(folder / "sft"), LoRA(r=2, alpha=4)).fits(folder / "sft")
+        assert not SharedBase(str(tmp_path / "copy/base"), LoRA(r=2, alpha=4)).fits(tmp_path / "moved" / "sft")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "moved").rename("run")
+        shutil.rmtree("copy")
+    (tmp_path / "run" / "sft").rename("alone")
+    (tmp_path / "run").rename("gone")
+    with pytest.raises(UserError, match=r"alone was trained on .*run/base, which is not there"):
+        base_of("alone")
