@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
 
-from verifiers.extract import fenced_code, final_answer
-from verifiers.sandbox import pool, values
-from verifiers.sandbox.limits import Limits, Outcome
+from verifiers.extract import final_answer
+from verifiers.fences import program
+from verifiers.sandbox import equality, pool, values
+from verifiers.sandbox.limits import MAX_OUTPUT, NOT_PLAIN, Limits, Outcome
 from verifiers.verdict import Verdict, failure
 
 _LOOKS_LIKE_CODE = re.compile(
@@ -34,6 +35,10 @@ _WRAPPERS = frozenset(("abs", "set", "sorted", "tuple", "list", "round", "len", 
 
 class _Starved(Exception):
     """The machine did not give a runnable child its CPU."""
+
+
+class _Untestable(Exception):
+    """A test does what cannot be done across two processes."""
 
 
 def code(
@@ -69,17 +74,21 @@ def code(
         return failure(f"code tests: {problem}")
     if not tests:
         return failure("a test suite without tests, expected inputs and outputs, asserts, or test")
-    candidate = _candidate(response, prompt, entry_point, extract)
+    candidate = _candidate(response, prompt, entry_point, extract, _names(asserts, entry_point))
     if candidate is None:
         return Verdict("no_answer", "unparseable", detail="no code in the response")
     if len(candidate) > _MAX_CODE:
         return Verdict("incorrect", "refused", detail=f"a program of {len(candidate)} characters")
     candidate = _behind(preamble, candidate)
-    limits = Limits(cpu_s=cpu_s, wall_s=3 * cpu_s, memory=memory_mb << 20)
+    longest = max((len(str(text)) for text in outputs or []), default=0) if entry_point is None else 0
+    limits = Limits(cpu_s=cpu_s, wall_s=3 * cpu_s, memory=memory_mb << 20,
+                    stdout=max(MAX_OUTPUT, 8 * longest + 1000))  # fmt: skip
     try:
         return _judge(candidate, tests, limits, warm)
     except _Starved:
         return failure("a candidate was runnable and did not get the CPU")
+    except _Untestable as problem:
+        return failure(f"a test cannot be run here: {problem}")
     except pool.SlotFailed as problem:
         return failure(f"sandbox: {problem}", "unavailable")
 
@@ -125,14 +134,24 @@ def _last_line(outcome: Outcome) -> str:
     return text.splitlines()[-1][:200] if text else ""
 
 
-def _candidate(response: str, prompt: str, entry_point: str | None, extract: str) -> str | None:
+def _names(asserts: list[str] | None, entry_point: str | None) -> tuple[str, ...]:
+    """The names that the program has to define, where the tests say."""
+    if entry_point:
+        return (entry_point.rpartition(".")[2],)
+    return tuple(_entries(asserts or []))
+
+
+def _candidate(
+    response: str, prompt: str, entry_point: str | None, extract: str, names: tuple[str, ...]
+) -> str | None:
     """The program: fenced code, else the response itself where it looks like code."""
     if extract != "auto":
         found = final_answer(response, extract)
     else:
-        found = fenced_code(response)
+        text = response.rpartition("</think>")[2]
+        found = program(text, names)
         if found is None:
-            found = response if _LOOKS_LIKE_CODE.search(response) and "```" not in response else None
+            found = text if _LOOKS_LIKE_CODE.search(text) and "```" not in text else None
     if found is None or not found.strip():
         return None
     if not prompt:
@@ -193,23 +212,29 @@ def _entries(asserts: list[str]) -> list[str]:
     """The function that the asserts are about: the call common to all that is no builtin's, else one
     that tests do not wrap results in. Only it may shadow a builtin: `abs` in a test stays Python's,
     whatever the candidate defines."""
-    called = []
-    for statement in asserts:
-        names = [
-            node.func.id for node in ast.walk(ast.parse(statement))
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        ]  # fmt: skip
-        called.append(names)
+    called = [_called(statement) for statement in asserts]
     if not called:
         return []
     common = [name for name in called[0] if all(name in names for names in called)]
-    own = [name for name in common if not hasattr(builtins, name)]
-    return (own or [name for name in common if name not in _WRAPPERS] or common)[:1]
+    if any(not hasattr(builtins, name) for names in called for name in names):
+        # They are about functions that are not Python's, so that what is called like one of Python's is Python's.
+        return [name for name in common if not hasattr(builtins, name)][-1:]
+    return ([name for name in common if name not in _WRAPPERS] or common)[:1]
+
+
+def _called(statement: str) -> list[str]:
+    """The names that a statement calls, outermost first."""
+    return [
+        node.func.id for node in ast.walk(ast.parse(statement))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]  # fmt: skip
 
 
 def _reached(outcome: Outcome) -> str:
     if outcome.ending == "done":
         return "" if outcome.value == b"every test reached" else "wrong"
+    if outcome.detail == NOT_PLAIN:  # the tests' own child says so: a test passes on what cannot travel
+        raise _Untestable(_last_line(outcome))
     if (
         outcome.ending == "crashed"
         and outcome.detail == "exception"
@@ -225,7 +250,10 @@ def _accepted(expected) -> list:
 
 
 def _value_check(expected, tolerance: float) -> Callable[[Outcome], str]:
-    accepted = _accepted(expected)
+    try:
+        accepted = [equality.Expected(value) for value in _accepted(expected)]
+    except values.NotPlain as problem:
+        raise ValueError(f"an output is {problem}") from problem
 
     def check(outcome: Outcome) -> str:
         if outcome.ending != "done":
@@ -233,10 +261,10 @@ def _value_check(expected, tolerance: float) -> Callable[[Outcome], str]:
         if outcome.detail != "done":
             return "runtime_error"  # the program left (SystemExit) before it returned anything
         try:
-            found = values.decode(outcome.value)
+            is_right = any(value.equals(outcome.value, tolerance) for value in accepted)
         except values.NotPlain:
             return "security"
-        return "" if any(values.same(value, found, tolerance) for value in accepted) else "wrong"
+        return "" if is_right else "wrong"
 
     return check
 

@@ -5,6 +5,7 @@ Every rule is linear in the length of the response, since the response may be ma
 
 import re
 
+from verifiers.fences import program
 from verifiers.units import is_label, is_measure
 
 # What comes before the last million characters can't be a final answer.
@@ -27,7 +28,6 @@ _NUMBER_AND_WORDS = re.compile(
 )
 _LETTER_AND_WORDS = re.compile(r"\(?([A-J])\)?[,;:] [a-z]")
 _SENTENCE_END = re.compile(r"\.(?=\s|$|\*\*)")
-_FENCE = re.compile(r"^[ \t]*```+[ \t]*([\w+-]*)[^\n]*$", re.MULTILINE)
 _PROSE = re.compile(r"[A-Za-z']{2,}(?:[ ,;]+[A-Za-z']{2,}){3}")
 
 
@@ -228,22 +228,9 @@ def choice(response: str) -> str | None:
     return alone[-1] if alone else None
 
 
-def fenced_code(response: str, languages: tuple[str, ...] = ("", "python", "py", "python3")) -> str | None:
-    """The last complete ``` block in one of the languages ("" = none named); None if there is none."""
-    last = None
-    opened: tuple[int, str] | None = None
-    for match in _FENCE.finditer(response):
-        if opened is None:
-            opened = (match.end() + 1, match.group(1).lower())
-            continue
-        start, language = opened
-        if match.group(1):  # an opening fence inside a block: the block before it was never closed
-            opened = (match.end() + 1, match.group(1).lower())
-            continue
-        if language in languages:
-            last = response[start : match.start()]
-        opened = None
-    return last
+def fenced_code(response: str) -> str | None:
+    """The program among the fenced blocks, see verifiers.fences; None if there is none."""
+    return program(response)
 
 
 def whole(response: str) -> str | None:

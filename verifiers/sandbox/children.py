@@ -82,6 +82,7 @@ def open_streams() -> None:
 def _fresh_main(name: str, code: str) -> types.ModuleType:
     """A new __main__."""
     sys.argv = [name]
+    sys.set_int_max_str_digits(0)  # long numbers cost CPU time, which is bounded
     module = types.ModuleType("__main__")
     module.__file__ = name
     module.__dict__["__builtins__"] = __builtins__
@@ -169,7 +170,9 @@ def _function(module: types.ModuleType, entry: str):
     owner, _, name = entry.rpartition(".")
     if owner:
         return getattr(module.__dict__[owner](), name)
-    if name not in module.__dict__ and hasattr(module.__dict__.get("Solution"), name):
+    found = module.__dict__.get(name)
+    # A name that only an import brought (search, of re) is not what the program was asked for.
+    if getattr(found, "__module__", None) != "__main__" and hasattr(module.__dict__.get("Solution"), name):
         return getattr(module.__dict__["Solution"](), name)
     return module.__dict__[name]
 

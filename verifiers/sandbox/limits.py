@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+MAX_OUTPUT = 1 << 20  # bytes, unless a test expects more
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -15,7 +17,7 @@ class Limits:
     cpu_s: float = 2.0
     wall_s: float = 6.0
     memory: int = 512 << 20
-    stdout: int = 1 << 20
+    stdout: int = MAX_OUTPUT
     stderr: int = 64 << 10
     file_size: int = 16 << 20
     open_files: int = 64
@@ -29,6 +31,9 @@ class Limits:
 # How a child ended. "done" needs its completed frame: an exit code means nothing. "starved" (no CPU was to be
 # had) and "failed" (no walls, or a kill from outside) are our failures.
 ENDINGS = ("done", "crashed", "time_limit", "memory_limit", "output_limit", "security", "starved", "failed")
+
+
+NOT_PLAIN = "the return value is no plain data"  # detail of a crash
 
 
 @dataclass(frozen=True, slots=True)

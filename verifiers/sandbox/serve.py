@@ -6,11 +6,11 @@ import secrets
 import signal
 import time
 
-from verifiers.sandbox import children, frames, linux, suite, supervise
+from verifiers.sandbox import children, frames, linux, suite, supervise, values
 
 _NONCE = 16
 _FRAME_HEAD = _NONCE + 4 + 8
-_RESULT_CAP = (1 << 20) + _FRAME_HEAD + len(supervise.READY)
+_RESULT_CAP = values.MAX_BYTES + _FRAME_HEAD + len(supervise.READY)
 _RECYCLE_ASKS = 3000
 _SERVER_GONE = "the child that answers has ended"
 

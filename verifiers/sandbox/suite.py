@@ -3,12 +3,16 @@
 The tests' child holds expected values and decides; it sees the candidate's functions as `Remote`
 objects, whose calls travel as plain data over a pipe. The candidate's child holds the candidate and
 never a test. So an object that claims to equal everything stays where it was made: what arrives is
-plain data, or a Remote, which equals nothing.
+plain data, or a Remote, which equals nothing. A function that a test passes on is called back where it
+was made. What tests call beside the candidate's names is Python's own, also where the candidate has a name like it.
 """
 
+import ast
 import builtins
+import importlib
 import os
 import struct
+import sys
 
 from verifiers.sandbox import children, values
 
@@ -32,17 +36,20 @@ def _receive(handle=None):
     (size,) = _LENGTH.unpack(_exactly(_LENGTH.size))
     if size > values.MAX_BYTES:
         raise Gone(f"a message of {size} bytes")
-    return values.decode(_exactly(size), handle)
+    try:
+        return values.decode(_exactly(size), handle)
+    except values.NotPlain as problem:
+        raise Gone(str(problem)) from problem
 
 
 def _exactly(size: int) -> bytes:
-    parts = b""
+    parts = bytearray()
     while len(parts) < size:
         part = os.read(children.LINK_IN, size - len(parts))
         if not part:
             raise Gone("the candidate's process has ended")
         parts += part
-    return parts
+    return bytes(parts)
 
 
 # --- the candidate's child ---
@@ -61,40 +68,75 @@ def run_candidate(nonce: bytes, job: dict, blobs: list[bytes]) -> None:
             children._report(skip=1)
             failed = ("raise", type(problem).__name__, str(problem)[:500])
         _serve(module.__dict__, failed)
-        return b""
+        return b""  # not reached: the link's end ends the process
 
     children._guarded(nonce, action)
 
 
-def _serve(names: dict, failed) -> None:
-    kept: list = []
+_kept: list = []
 
-    def keep(value) -> int:
-        if len(kept) >= _MAX_HANDLES:
-            raise values.NotPlain("too many objects")
-        kept.append(value)
-        return len(kept) - 1
 
+class _Lent:
+    """A function of the tests' in the candidate's child; a call of it is made over there."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __call__(self, *arguments, **named):
+        _send(("callback", self.number, arguments, named), _keep)
+        reply = _serve(sys.modules["__main__"].__dict__, None, until_reply=True)
+        if reply[0] == "ok":
+            return reply[1]
+        raise _exception(reply)
+
+
+def _keep(value) -> int:
+    if type(value) is _Lent:
+        return value.number
+    if len(_kept) >= _MAX_HANDLES:
+        raise values.NotPlain("too many objects")
+    _kept.append(value)
+    return len(_kept) - 1
+
+
+def _given(number: int):
+    return _Lent(number) if number < 0 else _kept[number]
+
+
+def _serve(names: dict, failed, until_reply: bool = False):
+    """Answer the tests' requests until the link closes, or until the reply to a call of theirs comes."""
     while True:
         try:
-            operation, target, arguments, named = _receive(kept.__getitem__)
+            message = _receive(_given)
         except Gone:
-            return
+            os._exit(0)
+        if until_reply and message[0] in ("ok", "raise"):
+            return message
+        operation, target, arguments, named = message
         if failed is not None:
             _send(failed)
             continue
         try:
-            result = _OPERATIONS[operation](names, target, arguments, named)
-            reply = ("ok", result)
+            before = _contents(arguments) if operation == "call" else []
+            reply = ("ok", _OPERATIONS[operation](names, target, arguments, named))
+            if before:
+                after = _contents(arguments)
+                changed = {i: arguments[i] for i, old in before.items() if after[i] != old}
+                reply = (*reply, changed) if changed else reply
         except RecursionError:
             reply = ("raise", "RecursionError", "")
         except (Exception, SystemExit) as problem:
             children._report(skip=1)
             reply = ("raise", type(problem).__name__, str(problem)[:500])
         try:
-            _send(reply, keep)
+            _send(reply, _keep)
         except values.NotPlain as problem:
             _send(("raise", "TypeError", f"the result is {problem}"))
+
+
+def _contents(arguments) -> dict[int, bytes]:
+    """What is in the arguments that a function can change."""
+    return {i: values.encode(a, id) for i, a in enumerate(arguments) if type(a) in (list, dict, set)}
 
 
 def _name(names, target, arguments, named):
@@ -109,6 +151,7 @@ _OPERATIONS = {
     "get": lambda names, target, arguments, named: getattr(target, arguments),
     "set": lambda names, target, arguments, named: setattr(target, *arguments),
     "item": lambda names, target, arguments, named: target[arguments],
+    "truth": lambda names, target, arguments, named: bool(target),
     "size": lambda names, target, arguments, named: len(target),
     "items": lambda names, target, arguments, named: _bounded(target),
 }
@@ -127,7 +170,8 @@ def _bounded(iterable) -> list:
 
 
 class Remote:
-    """Something of the candidate's that is no plain data. Equal only to itself; of unknown truth."""
+    """Something of the candidate's that is no plain data. Equal only to itself; as true as it says, which is no
+    more than the candidate could have returned."""
 
     __slots__ = ("_number",)
 
@@ -159,43 +203,133 @@ class Remote:
         return iter(items if type(items) is list else [])
 
     def __bool__(self):
-        raise TypeError("the candidate returned an object, expected plain data")
+        truth = _ask("truth", self, (), {})
+        if type(truth) is not bool:
+            raise TypeError("the candidate's object is neither true nor false")
+        return truth
 
 
 _remotes: dict[int, Remote] = {}
+_lent: list = []
+_pending: list = []  # (a test's object, what the candidate made of it) of the last call
 
 
-def _remote(number: int) -> Remote:
+def _remote(number: int):
+    if number < 0:
+        return _lent[-number - 1]
     # The same handle is the same object here, so that `is` and identity comparisons hold.
     return _remotes.setdefault(number, Remote(number))
 
 
 def _number(value) -> int:
-    if type(value) is not Remote:
+    if type(value) is Remote:
+        return object.__getattribute__(value, "_number")
+    if not callable(value) or len(_lent) >= _MAX_HANDLES:
         raise values.NotPlain(f"a test's value of type {type(value).__name__}")
-    return object.__getattribute__(value, "_number")
+    _lent.append(value)
+    return -len(_lent)
 
 
 def _ask(operation: str, target, arguments, named):
     _send((operation, target, arguments, named), _number)
-    reply = _receive(_remote)
-    if type(reply) is not tuple or not reply or reply[0] not in ("ok", "raise"):
-        raise Gone("the candidate's process sent no reply")
-    if reply[0] == "ok":
-        return reply[1]
+    while True:
+        reply = _receive(_remote)
+        if type(reply) is not tuple or not reply or reply[0] not in ("ok", "raise", "callback"):
+            raise Gone("the candidate's process sent no reply")
+        if reply[0] != "callback":
+            break
+        _send(_called_back(*reply[1:]), _number)
+    if reply[0] == "raise":
+        raise _exception(reply)
+    _pending[:] = []
+    if len(reply) > 2:
+        _pending[:] = [(arguments[i], changed) for i, changed in reply[2].items()]
+        if reply[1] is None:
+            _take_effects()
+    return reply[1]
+
+
+def _called_back(number: int, arguments, named) -> tuple:
+    try:
+        return ("ok", _lent[-number - 1](*arguments, **named))
+    except Exception as problem:
+        return ("raise", type(problem).__name__, str(problem)[:500])
+
+
+def _exception(reply) -> Exception:
+    """The exception of the other side, as the builtin of its name where that stops nothing but its caller."""
     kind = getattr(builtins, str(reply[1]), None)
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        kind = RuntimeError
-    raise kind(f"{reply[1]}: {reply[2]}")
+    if not (isinstance(kind, type) and issubclass(kind, Exception)) or kind in (
+        StopIteration,
+        StopAsyncIteration,
+    ):
+        kind = RuntimeError  # as in a generator (PEP 479): it would end map and zip in the tests
+    return kind(f"{reply[1]}: {reply[2]}")
+
+
+def _take_effects() -> None:
+    """Change the tests' own objects as the candidate changed its copies. Only where the call's result is None or
+    thrown away: a test that reads the result compares it with what it gave."""
+    for own, changed in _pending:
+        if type(own) is not type(changed):
+            continue
+        own.clear()
+        own.extend(changed) if type(own) is list else own.update(changed)
+    _pending[:] = []
+
+
+class _Effects(ast.NodeTransformer):
+    """Behind each call whose result is thrown away, what it did to its arguments is taken over."""
+
+    def visit_Expr(self, node):
+        call = node.value
+        if not isinstance(call, ast.Call) or (
+            isinstance(call.func, ast.Name) and hasattr(builtins, call.func.id)
+        ):
+            return node
+        taken = ast.Expr(ast.Call(ast.Name("__take_effects__", ast.Load()), [], []))
+        return [node, ast.fix_missing_locations(ast.copy_location(taken, node))]
+
+
+# Names of Python's own that tests use without saying where from; modules are known by being asked for something.
+_ALIASES = {"np": "numpy", "pd": "pandas", "sp": "sympy"}
+_FUNCTIONS = {
+    name: module
+    for module, names in {
+        "math": "isclose isnan isinf isfinite sqrt fabs floor ceil gcd lcm comb factorial log exp pi inf nan",
+        "collections": "Counter OrderedDict defaultdict deque namedtuple",
+        "itertools": "permutations combinations product chain",
+        "functools": "reduce",
+        "copy": "deepcopy",
+        "fractions": "Fraction",
+        "decimal": "Decimal",
+    }.items()
+    for name in names.split()
+}
+
+
+def _modules_in(tree: ast.AST) -> frozenset[str]:
+    """The names that are asked for something and are Python's modules."""
+    asked = {
+        node.value.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    return frozenset(name for name in asked if name in sys.stdlib_module_names or name in _ALIASES)
 
 
 class _Names(dict):
     """The tests' globals: what the tests do not define is the candidate's."""
 
     def __missing__(self, name):
-        # A builtin is ours, unless the tests are about a function of that name.
-        if hasattr(builtins, name) and name not in self["__entries__"]:
-            raise KeyError(name)
+        # A builtin or a module is ours, unless the tests are about a function of that name.
+        if name not in self["__entries__"]:
+            if hasattr(builtins, name):
+                raise KeyError(name)
+            if name in self["__modules__"]:
+                return importlib.import_module(_ALIASES.get(name, name))
+            if name in _FUNCTIONS:
+                return getattr(importlib.import_module(_FUNCTIONS[name]), name)
         try:
             found = _ask("name", name, (), {})
         except NameError as problem:
@@ -210,13 +344,18 @@ def run_tests(nonce: bytes, job: dict, blobs: list[bytes]) -> None:
     """
     prelude, tests = (blob.decode() for blob in blobs)
     children._fresh_main("tests.py", tests)
-    names = _Names({"__name__": "tests", "__entries__": frozenset(job["entries"]), "__builtins__": builtins})
+    names = _Names({
+        "__name__": "tests", "__entries__": frozenset(job["entries"]), "__builtins__": builtins,
+        "__modules__": frozenset(), "__take_effects__": _take_effects,
+    })  # fmt: skip
 
     def action() -> bytes:
         exec(compile(prelude, "prelude.py", "exec", dont_inherit=True), names)
         for entry in job["entries"]:
             names.pop(entry, None)
-        exec(compile(tests, "tests.py", "exec", dont_inherit=True), names)
+        tree = ast.parse(tests)
+        names["__modules__"] = _modules_in(tree)
+        exec(compile(_Effects().visit(tree), "tests.py", "exec", dont_inherit=True), names)
         return b"every test reached"
 
     children._guarded(nonce, action)

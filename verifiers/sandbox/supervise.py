@@ -15,6 +15,8 @@ import signal
 import time
 from dataclasses import dataclass, field
 
+from verifiers.sandbox.limits import NOT_PLAIN
+
 _TICK_S = 0.05
 _STARVED_FACTOR = 6.0
 READY = b"R"  # what a child writes to its result pipe when its walls stand
@@ -206,7 +208,7 @@ def ending_of(child: Watched, frame_status: str, ran_out: bool) -> tuple[str, st
     if frame_status == "memory":
         return "memory_limit", "MemoryError"
     if frame_status == "notplain":
-        return "crashed", "the return value is no plain data"
+        return "crashed", NOT_PLAIN
     if frame_status == "crashed":
         return "crashed", "exception"
     if os.WIFSIGNALED(child.status):
