@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from reasoner.engine.check import check_sampler
 from reasoner.engine.connect import EngineConfig, connect
 from reasoner.engine.remote import RemoteEngine
 from reasoner.engine.weights import Sender
@@ -39,7 +40,9 @@ def open_engine(
     the adapter. Servers that are there are asked first, and get the weights where they have others.
     """
     if config.kind == "local":
-        return LocalEngine(model, eos_ids, num_slots, max_context, ledger=ledger, tokenizer=tokenizer)
+        local = LocalEngine(model, eos_ids, num_slots, max_context, ledger=ledger, tokenizer=tokenizer)
+        check_sampler(local)
+        return local
     served = base
     if config.spawn and not lora_rank:
         served = str(folder / "served")

@@ -57,27 +57,36 @@ def attend(
     window: int | None,
     scale: float,
     cap: float | None = None,
+    sink_H: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """softmax(scale · q·k, soft-capped, + bias) · v, as [R, K, G, T, D]; query heads of a group share their keys."""
+    """softmax(scale · q·k, soft-capped, + bias) · v, as [R, K, G, T, D]; query heads of a group share their keys.
+
+    `sink_H` holds a logit per head that takes its share of the softmax and gives nothing (GPT-OSS).
+    """
     num_queries = query_RKGTD.shape[3]
     query_RKQD = query_RKGTD.flatten(2, 3)
-    if cap is None and num_queries == 1:
+    if cap is None and sink_H is None and num_queries == 1:
         heads = key_RKSD.shape[1]
         query_NGD, key_NSD, value_NSD = (x.flatten(0, 1) for x in (query_RKQD, key_RKSD, value_RKSD))
         out_NGD = attend_one(query_NGD, key_NSD, value_NSD, seen.bias_of_heads(window, heads), scale)
         return out_NGD.unflatten(0, (-1, heads))[:, :, :, None]
     bias_R1TS = seen.bias(window)
     bias_R1QS = bias_R1TS.repeat(1, 1, query_RKGTD.shape[2], 1) if num_queries > 1 else bias_R1TS
-    if cap is None:
+    if cap is None and sink_H is None:
         out_RKQD = F.scaled_dot_product_attention(
             query_RKQD, key_RKSD, value_RKSD, attn_mask=bias_R1QS, scale=scale
         )
     else:
         scores_RKQS = (query_RKQD * scale) @ key_RKSD.transpose(-1, -2)
-        scores_RKQS = torch.tanh(scores_RKQS / cap) * cap
-        scores_RKQS += bias_R1QS
+        if cap is not None:
+            scores_RKQS = torch.tanh(scores_RKQS / cap) * cap
+        scores_RKQS = scores_RKQS + bias_R1QS
+        if sink_H is not None:
+            sink_KQ = sink_H.view(key_RKSD.shape[1], -1).repeat_interleave(num_queries, 1)
+            sink_RKQ1 = sink_KQ[None, :, :, None].expand(len(key_RKSD), -1, -1, 1)
+            scores_RKQS = torch.cat((scores_RKQS, sink_RKQ1.to(scores_RKQS.dtype)), -1)
         weights_RKQS = torch.softmax(scores_RKQS, -1, dtype=torch.float32).to(value_RKSD.dtype)
-        out_RKQD = weights_RKQS @ value_RKSD
+        out_RKQD = weights_RKQS[..., : key_RKSD.shape[2]] @ value_RKSD
     return out_RKQD.unflatten(2, (-1, num_queries))
 
 
@@ -110,13 +119,14 @@ def _slot_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     seen: Seen | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
     """transformers' signature: query [R, H, T, D], keys and values [R, K, S, D]; returns [R, T, H, D]."""
     assert seen is not None
     query_RKGTD = query.unflatten(1, (key.shape[1], -1))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out_RKGTD = attend(query_RKGTD, key, value, seen, sliding_window, scale, softcap)
+    out_RKGTD = attend(query_RKGTD, key, value, seen, sliding_window, scale, softcap, s_aux)
     return out_RKGTD.flatten(1, 2).transpose(1, 2), None
 
 

@@ -8,11 +8,17 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
+from reasoner.engine.check import COARSE
 from reasoner.engine.remote import RemoteEngine
+from reasoner.policy.attention import evaluating
 from reasoner.policy.engine import Engine
+from reasoner.policy.heads import PolicyNet
+from reasoner.policy.logprobs import LogitHead
 from reasoner.policy.models import load_tokenizer
 from reasoner.registry import UserError
+from reasoner.signals.packing import pack
 from reasoner.trainers.ranks import highest, summed
+from reasoner.tree import Node, Problem, Tree
 
 PERTURBED, PUT_BACK = -2, -1  # versions of weights that draw nothing
 NUM_PERTURBED = 4  # tensors: the last ones, among them a LoRA's B and a full model's final norm
@@ -39,6 +45,43 @@ def check_liveness(parameters: Sequence[torch.Tensor], engine: Engine, token_ids
         raise UserError(
             "changing the trained weights does not change what the sampler would say; expected the sampler to run "
             "them: check that the adapter that is trained is the one that is sampled from"
+        )
+
+
+def check_packed(lm) -> None:
+    """The training pass over a packed tree gives each path's own log-probabilities, else UserError.
+
+    Layers that carry a state from token to token, as in hybrids with linear attention, read a packed row as one text.
+    """
+    kind = lm.config.model_type
+    ids = [(11 * i + 5) % min(LogitHead(lm).vocab_size, 997) for i in range(16)]
+    tree = Tree.of_prompt(Problem("check", "", "", {}), ids[:4])
+    for parent, offset, tokens in ((0, 4, ids[4:10]), (0, 4, ids[10:14]), (1, 3, ids[14:])):
+        tree.add(Node(parent, offset, tuple(tokens)))
+    packed = pack([tree], row_tokens=32)
+    device = next(lm.parameters()).device
+    rows = (packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N)
+    own: list[float] = []
+    with torch.no_grad(), evaluating(lm):
+        try:
+            found_N, _ = PolicyNet(lm)(*(x.to(device) for x in rows))
+        except Exception as problem:
+            raise UserError(
+                f"{kind} models cannot be trained on packed trees ({type(problem).__name__}: {problem}); expected an "
+                "architecture with ordinary attention: choose another model"
+            ) from problem
+        for number, node in enumerate(tree.nodes[1:], start=1):
+            path = tree.token_ids(number, len(node.token_ids))
+            logits = lm(torch.tensor([path], device=device), use_cache=False).logits[0].float()
+            start = len(path) - len(node.token_ids)
+            table = torch.log_softmax(logits[start - 1 : -1], -1)
+            own += [float(table[i, t]) for i, t in enumerate(node.token_ids)]
+    furthest = float((found_N.float().cpu() - torch.tensor(own)).abs().max())
+    limit = 1e-3 if lm.dtype == torch.float32 else COARSE
+    if not furthest <= limit:
+        raise UserError(
+            f"the training pass computes {kind} models wrongly on packed trees: log-probabilities are off by up to "
+            f"{furthest:.2g}; expected at most {limit:g}: choose a model with ordinary attention"
         )
 
 
