@@ -34,7 +34,7 @@ from reasoner.search.grow import Growth, grow
 from reasoner.signals.advantages import ADVANTAGES, CRITIC
 from reasoner.trainers.alarms import alarms
 from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
-from reasoner.trainers.gates import check_liveness, check_room, check_same_tokens, sampler_gap
+from reasoner.trainers.gates import check_liveness, check_packed, check_room, check_same_tokens, sampler_gap
 from reasoner.trainers.loop import OptimizerConfig, Session, by_share, by_steps, make_optimizer
 from reasoner.trainers.policy_batch import (
     Models,
@@ -117,6 +117,7 @@ def train_policy(
         session, accelerator, config.lora.r if config.lora is not None else 0,
     )  # fmt: skip
     weights = [p for group in trained.optimizers[0].param_groups for p in group["params"]]
+    check_packed(sampler)
     check_liveness(weights, engine, probe_ids)
     fingerprint = _fingerprint(config, session.seed, problems, accelerator.num_processes)
     begun = time.monotonic()

@@ -29,6 +29,7 @@ from reasoner.registry import UserError, lookup
 from reasoner.signals.labelled import Labelled
 from reasoner.signals.packing import batches, num_tokens, pack
 from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
+from reasoner.trainers.gates import check_packed
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
 from reasoner.trainers.ranks import same_count, summed
 from reasoner.trainers.reward_loss import LOSSES, mass, weighted_sum
@@ -108,6 +109,7 @@ def train_reward_model(
         )
     tokenizer = load_tokenizer(model_path)
     lm = load_for_head(model_path, config.lora, config.gradient_checkpointing)
+    check_packed(lm)
     good_bad = label_ids(config.label_tokens, tokenizer)
     net = ScoreNet(lm, LabelTokens(lm, good_bad) if good_bad else lookup(HEADS, config.reads, "reading")(lm))
     train_what_is_read(net)
