@@ -17,6 +17,7 @@ Leaf = Callable[[tuple, tuple], bool]
 _MAX_ITEMS = 100
 _SETS_OF_REALS = frozenset(("union", "meet", "minus", "rel", "list"))
 _DOTS = ("dots",)
+_FUNCTIONS = tuple(("sym", letter) for letter in "fgh")
 _EXPRESSIONS = frozenset(("num", "sym", "add", "neg", "mul", "div", "pow", "root", "fn"))
 
 
@@ -156,6 +157,8 @@ def _is_expression(tree: tuple) -> bool:
 
 def _value(tree: tuple, leaf: Leaf) -> tuple:
     """The value that a relation with a name states, to be compared with what is no relation."""
+    if tree[0] in ("mul", "neg", "div"):
+        return _scaled(tree) or tree
     if tree[0] != "rel":
         return tree
     sides, signs = tree[1], tree[2]
@@ -174,13 +177,26 @@ def _value(tree: tuple, leaf: Leaf) -> tuple:
     return between if between is not None else tree
 
 
+def _scaled(tree: tuple) -> tuple | None:
+    """The matrix that a number times a matrix is; None for other products."""
+    if tree[0] == "neg":
+        factor, matrix = ("num", Fraction(-1)), tree[1]
+    elif tree[0] == "div":
+        factor, matrix = ("div", ("num", Fraction(1)), tree[2]), tree[1]
+    else:
+        factor, matrix = (tree[2], tree[1]) if tree[1][0] == "matrix" else (tree[1], tree[2])
+    if matrix[0] != "matrix" or not _is_expression(factor):
+        return None
+    return ("matrix", tuple(tuple(("mul", factor, item) for item in row) for row in matrix[1]))
+
+
 def _same_relations(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
     if gold == answer:
         return True
     signs = {gold[2], answer[2]}
     if signs == {("=",)}:
         (a, b), (c, d) = gold[1], answer[1]
-        if names_something(a) and names_something(c) and a == c:
+        if names_something(a) and names_something(c) and (a == c or _is_graph(a, c)):
             return same(b, d, leaf)
         try:
             return fields.proportional(("add", a, ("neg", b)), ("add", c, ("neg", d)))
@@ -200,6 +216,12 @@ def _same_relations(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
     if gold[2] == answer[2] and len(gold[1]) == len(answer[1]):
         return _pairwise(gold[1], answer[1], leaf)
     return False
+
+
+def _is_graph(left: tuple, right: tuple) -> bool:
+    """y and f(x): two names of a function's value."""
+    names = [tree for tree in (left, right) if tree != ("sym", "y")]
+    return len(names) == 1 and names[0][0] == "mul" and names[0][1] in _FUNCTIONS and names[0][2][0] == "sym"
 
 
 def _same_inequalities(gold: tuple, answer: tuple) -> bool:
@@ -352,6 +374,12 @@ def _same_units(gold: tuple, answer: tuple, leaf: Leaf) -> bool:
         return same_quantity(Quantity(values[0], gold_unit), Quantity(values[1], answer_unit))
     except NoImage:
         pass
+    if {gold_unit, answer_unit} == {"degree", ""} or {gold_unit, answer_unit} == {"degree", "radian"}:
+        # 120 degrees and 2 pi / 3 are one angle
+        turned = [("mul", tree, ("div", ("sym", "pi"), ("num", Fraction(180)))) if unit == "degree" else tree
+                  for tree, unit in ((gold, gold_unit), (answer, answer_unit))]  # fmt: skip
+        if all(map(_is_expression, turned)) and leaf(turned[0], turned[1]):
+            return True
     if not same_units(gold_unit, answer_unit):
         return False
     return same(gold, answer, leaf)

@@ -67,6 +67,12 @@ _NUMBER = re.compile(
     (?P<space>\s*)(?P<unit>[A-Za-z\\%$€£¥₹¢µΩÅ/^(][^=<>,;&_0-9]{{0,40}}(?:\^\{{?-?[1-4]\}}?)?|)\s*""",
     re.VERBOSE,
 )
+# Words that say what a sign says.
+_SAID = {
+    "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "the real numbers": r"\mathbb{R}",
+    "real numbers": r"\mathbb{R}", "empty set": r"\emptyset", "the empty set": r"\emptyset",
+    "dne": "does not exist", "negative infinity": r"-\infty", "positive infinity": r"\infty",
+}  # fmt: skip
 _CURRENCIES = "$€£¥₹"
 _ONES = "one two three four five six seven eight nine".split()
 _TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
@@ -118,6 +124,7 @@ def canonical(answer: str) -> str:
     while text.endswith((".", ";", ",")) and not text.endswith("..."):
         text = text[:-1].rstrip()
     text = _unwrap(text)
+    text = _SAID.get(text.lower(), text) if text.isascii() and text[:1].isalpha() else text
     return _TO.sub(r"\1:\2", text) if " to " in text else text
 
 
@@ -194,6 +201,8 @@ def quantity(text: str) -> Quantity | None:
     if not part["unit"]:
         return Quantity(value, currency)
     times, unit = _magnitude_and_unit(part["unit"].strip(), currency)
+    if unit and part["space"] and (part["exponent"] or part["power"]):
+        unit = unit.removeprefix("?")  # behind 1.6e-19 a letter is a unit
     return None if unit is None else Quantity(value * times, unit)
 
 

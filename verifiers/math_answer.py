@@ -18,7 +18,7 @@ from verifiers.verdict import Verdict, failure
 
 TIME_LIMIT_S = 0.5
 _MAX_NESTING = 60
-_NO_VALUE = frozenset(("nan", "zoo", "undefined", "null", "none"))
+_NO_VALUE = frozenset(("nan", "zoo", "null"))
 # What code would need and an answer would not; such text is refused unread.
 _CODE = re.compile(r"__|(?<!\\)\blambda\b(?!\s*[=<>,^*+/-])|\bimport\b|\bexec\(|\beval\(|\(\)\.|\bopen\(")
 # Words and nothing else, one of them longer than an abbreviation; or labels, "(1)(3)".

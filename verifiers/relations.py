@@ -41,6 +41,10 @@ def interval(tree: tuple) -> tuple | None:
         sides, signs = sides[::-1], tuple(FLIPPED[sign] for sign in signs[::-1])
     if not all(sign in ("<", "<=") for sign in signs):
         return None
+    if len(sides) == 2 and _is_distance(sides[1]):
+        return None  # |x| > 1 is no interval
+    if len(sides) == 2 and _is_distance(sides[0]):
+        sides, signs = (("neg", sides[1]), sides[0][2], sides[1]), signs * 2  # |x| < 2
     if len(sides) == 2:
         if names_something(sides[0]):
             sides, signs = (("neg", ("inf",)), *sides), ("<", *signs)
@@ -51,6 +55,10 @@ def interval(tree: tuple) -> tuple | None:
     if len(sides) != 3 or not names_something(sides[1]):
         return None
     return ("tuple", "(" if signs[0] == "<" else "[", (sides[0], sides[2]), ")" if signs[1] == "<" else "]")
+
+
+def _is_distance(tree: tuple) -> bool:
+    return tree[0] == "fn" and tree[1] == "abs" and tree[2][0] == "sym"
 
 
 def assignments(tree: tuple) -> list[tuple[tuple, tuple]] | None:
@@ -101,6 +109,9 @@ def _parts(tree: tuple) -> list[Ends] | None:
     if kind == "rel" and tree[2] == ("in",) and names_something(tree[1][0]):
         return real_set(tree[1][1])
     if kind == "rel":
+        if tree[2] in ((">",), (">=",)) and _is_distance(tree[1][0]):
+            inside = _parts(("rel", tree[1], ("<=",) if tree[2] == (">",) else ("<",)))
+            return _rest(inside) if inside else None
         between = interval(tree)
         return None if between is None else _parts(between)
     if kind == "list" and all(item[0] == "rel" and set(item[2]) <= {*FLIPPED, "!="} for item in tree[1]):
