@@ -88,17 +88,20 @@ class Tree:
     """Continuations of one prompt: node 0 holds the prompt, verdicts and scores lie beside the nodes.
 
     `verdicts[node]` judges the trajectory that ends with that node; `scores[name][node]` holds one number
-    per step end of the node, in order.
+    per step end of the node, in order. `occurrence` counts the trees that the same problem had before in
+    its round, so that each of them draws its own.
     """
 
     problem: Problem
     nodes: list[Node] = field(default_factory=list)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     scores: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+    occurrence: int = 0
 
     @classmethod
-    def of_prompt(cls, problem: Problem, prompt_ids: list[int]) -> Tree:
-        return cls(problem, [Node(NO_PARENT, 0, tuple(prompt_ids), stop_reason="prompt")])
+    def of_prompt(cls, problem: Problem, prompt_ids: list[int], occurrence: int = 0) -> Tree:
+        root = Node(NO_PARENT, 0, tuple(prompt_ids), stop_reason="prompt")
+        return cls(problem, [root], occurrence=occurrence)
 
     def add(self, node: Node) -> int:
         """Append a node and return its id; its parent must be there and have at least `offset` tokens."""

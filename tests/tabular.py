@@ -1,17 +1,22 @@
 """A policy small enough to enumerate: exact values, the exact policy gradient, and every tree with its probability.
 
-Tokens are actions; a completion has exactly `depth` of them, each one a step. Whatever is random is asked of a
-chooser, `choose(probabilities) -> index`, so the same code samples trees and enumerates them.
+Tokens are actions, each one a step; a completion has `depth` of them, or ends before with the action `end`.
+Whatever is random is asked of a chooser, `choose(probabilities) -> index`, so the same code samples trees and enumerates them.
 """
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
+from reasoner.policy.engine import Completion, Engine, Request
 from reasoner.records import PolicySample
+from reasoner.search.branch import BranchConfig, tree_of
+from reasoner.search.grow import Growth, StepStop, grow
 from reasoner.tree import ROOT, Node, Problem, Tree
 from verifiers import Verdict
 
@@ -27,6 +32,7 @@ class Tabular:
     depth: int
     logits: dict[Prefix, np.ndarray]
     right: set[Prefix]
+    end: int | None = None  # the action that ends a completion
 
     def __post_init__(self) -> None:
         exps = {p: np.exp(x) for p, x in self.logits.items()}
@@ -34,19 +40,30 @@ class Tabular:
         self._values: dict[Prefix, float] = {}
 
     @classmethod
-    def random(cls, depth: int, num_actions: int, seed: int, share_right: float = 0.4) -> "Tabular":
+    def random(
+        cls, depth: int, num_actions: int, seed: int, share_right: float = 0.4, end: int | None = None
+    ) -> "Tabular":
         rng = np.random.default_rng(seed)
-        prefixes = [p for d in range(depth) for p in itertools.product(range(num_actions), repeat=d)]
+        prefixes = [
+            p for d in range(depth) for p in itertools.product(range(num_actions), repeat=d) if end not in p
+        ]
         whole = list(itertools.product(range(num_actions), repeat=depth))
+        if end is not None:
+            whole = [p for p in whole if end not in p[:-1]] + [
+                (*p, end) for p in prefixes if len(p) < depth - 1
+            ]
         right = {w for w in whole if rng.random() < share_right} | {whole[1]}
-        return cls(depth, {p: rng.normal(size=num_actions) for p in prefixes}, right - {whole[0]})
+        return cls(depth, {p: rng.normal(size=num_actions) for p in prefixes}, right - {whole[0]}, end)
+
+    def is_whole(self, prefix: Prefix) -> bool:
+        return len(prefix) == self.depth or (self.end is not None and self.end in prefix)
 
     def probabilities(self, prefix: Prefix) -> np.ndarray:
         return self._probabilities[prefix]
 
     def value(self, prefix: Prefix) -> float:
         """The chance that a completion from here is right."""
-        if len(prefix) == self.depth:
+        if self.is_whole(prefix):
             return float(prefix in self.right)
         if prefix not in self._values:
             chances = enumerate(self.probabilities(prefix))
@@ -58,7 +75,7 @@ class Tabular:
         found = {p: np.zeros_like(x) for p, x in self.logits.items()}
 
         def visit(prefix: Prefix, reach: float) -> None:
-            if len(prefix) == self.depth:
+            if self.is_whole(prefix):
                 return
             probabilities = self.probabilities(prefix)
             q = np.array([self.value((*prefix, a)) for a in range(len(probabilities))])
@@ -105,6 +122,46 @@ class Tabular:
             is_right = prefix in self.right
             tree.verdicts[node] = Verdict("correct", "ok") if is_right else Verdict("incorrect", "wrong")
         return node
+
+
+class ChoosingEngine:
+    """The policy behind the engine's face: one completion a poll, in the order asked, every token by `choose`."""
+
+    def __init__(self, policy: Tabular, choose: Choose):
+        self.policy, self.choose = policy, choose
+        self.waiting: deque[Request] = deque()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.waiting.extend(requests)
+
+    def poll(self) -> list[Completion]:
+        if not self.waiting:
+            return []
+        request = self.waiting.popleft()
+        prefix = begin = tuple(request.prefix_ids[len(PROMPT) :])
+        entropies, logprobs = [], []
+        while not self.policy.is_whole(prefix):
+            probabilities = self.policy.probabilities(prefix)
+            action = self.choose(probabilities)
+            entropies.append(float(-probabilities @ np.log(probabilities)))
+            logprobs.append(float(np.log(probabilities[action])))
+            prefix = (*prefix, action)
+        ids = prefix[len(begin) :]
+        return [Completion(request.id, ids, tuple(logprobs), tuple(logprobs), tuple(entropies), "eos", 0)]
+
+
+def grown(policy: Tabular, choose: Choose, config: BranchConfig, seed: int = 0) -> Tree:
+    """A judged tree by the repository's own branch rules and growth."""
+    tree = new_tree()
+    actions = frozenset(range(len(policy.probabilities(()))))
+    growth = Growth(
+        lambda ids, *_: list(range(len(ids))), policy.depth, seed=seed, step_stop=StepStop(actions)
+    )
+    grow([tree], cast(Engine, ChoosingEngine(policy, choose)), tree_of(config, growth), growth)
+    for leaf in tree.leaves():
+        is_right = tuple(tree.completion_ids(leaf)) in policy.right
+        tree.verdicts[leaf] = Verdict("correct", "ok") if is_right else Verdict("incorrect", "wrong")
+    return tree
 
 
 def new_tree() -> Tree:

@@ -1,16 +1,17 @@
-"""Branch in the middle of finished chains: at every step end, where the next token is least certain, or led by a PRM."""
+"""Branch in the middle of finished chains: where a rule of the prefix says so, or by a look at the whole chain."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from reasoner.config import Config
 from reasoner.registry import UserError, lookup
 from reasoner.search.budgets import node_depths
-from reasoner.search.grow import Branch, BranchPolicy
+from reasoner.search.grow import Branch, BranchPolicy, Growth, place_paths
+from reasoner.search.places import RULES, Seen, points
 from reasoner.tree import ROOT, Tree
 
 
@@ -21,39 +22,63 @@ class BranchConfig(Config):
     num_roots: int = Field(default=4, ge=1, description="independent chains from the prompt")
     where: str = Field(
         default="entropy",
-        description="which inner states branch: every_step | entropy | score_falls | score_unsure",
+        description="which inner states branch. By the prefix alone, for policy gradients and all else: entropy (the next "
+        "token is less certain than most before it) | every_step (the first num_points step ends) | coin (step ends, by "
+        "lot), or module:function. By a look at the whole chain, for search and labels only: spread_steps | "
+        "highest_entropy | score_falls | score_unsure",
     )
-    num_points: int = Field(
-        default=2, ge=0, description="branch points per chain; of every_step, the most that are used"
-    )
+    num_points: int = Field(default=2, ge=0, description="most branch points per chain")
     num_children: int = Field(default=2, ge=1, description="continuations from each branch point")
     num_rounds: int = Field(default=1, ge=0, description="how often the newest chains are branched again")
+    share: float = Field(
+        default=0.5, gt=0, le=1, description="of coin: the chance that a step's end branches"
+    )
 
 
-def tree_of(config: BranchConfig) -> BranchPolicy:
+def tree_of(config: BranchConfig, growth: Growth) -> BranchPolicy:
     """Wave 0 draws the roots; each further wave branches the chains of the wave before.
 
-    Each continuation is an independent draw from exactly its state. By the first two rules the state is chosen
-    without looking at what the chain became after it; led by scores the rest of the chain is no fair draw any
-    more, and only the new continuations tell a state's value (tree.counts leaves the rest out).
+    Each continuation is an independent draw from exactly its state. A rule of the prefix (search/places) is asked
+    at each state without being shown what the chain became after it, so that the chain's own rest is one more
+    independent draw, and gradients and values may count it. By a rule that looks at the whole chain that rest is no
+    fair draw, and only the new continuations tell a state's value (tree.counts leaves the rest out).
     """
-    choose = lookup(WHERE, config.where, "branch rule")
+    whole_chain = WHOLE_CHAIN.get(config.where)
+    rule: Any = lookup({**RULES, **WHOLE_CHAIN}, config.where, "branch rule")
+
+    def chosen(tree: Tree, newest: set[int]) -> list[tuple[int, int]]:
+        if whole_chain is not None:
+            return [(i, offset) for i in sorted(newest) for offset in whole_chain(tree, i, config.num_points)]
+        found, paths, seen = [], place_paths(tree), Seen()
+        for i in range(1, len(tree.nodes)):
+            if i in newest:
+                at = points(tree, i, paths[i], rule, config, growth, seen)
+                found += [(i, offset) for offset in at]
+            seen.add(tree.nodes[i].entropy)
+        return found
 
     def policy(tree: Tree, wave: int) -> list[Branch]:
         if wave == 0:
             return [Branch(ROOT, len(tree.nodes[ROOT].token_ids))] * config.num_roots
-        if wave > config.num_rounds:
+        if wave > config.num_rounds or not config.num_points:
             return []
         depth = node_depths(tree)
-        newest = [i for i in range(1, len(tree.nodes)) if depth[i] == wave]
+        newest = {i for i in range(1, len(tree.nodes)) if depth[i] == wave}
         return [
-            Branch(node, offset)
-            for node in newest
-            for offset in choose(tree, node, config.num_points)
-            for _ in range(config.num_children)
+            Branch(node, offset) for node, offset in chosen(tree, newest) for _ in range(config.num_children)
         ]
 
     return policy
+
+
+def check_by_prefix(config: BranchConfig) -> BranchConfig:
+    """ValueError for a rule that looks at the whole chain: with it a policy gradient is biased."""
+    if config.where in WHOLE_CHAIN:
+        raise ValueError(
+            f"got where={config.where}, which chooses states by what came after them and biases a policy gradient; "
+            f"expected a rule of the prefix alone: {', '.join(RULES)}, or module:function"
+        )
+    return config
 
 
 def _inner_states(tree: Tree, node: int) -> list[int]:
@@ -62,7 +87,7 @@ def _inner_states(tree: Tree, node: int) -> list[int]:
     return [i + 1 for i in n.step_ends if i + 1 < len(n.token_ids)]
 
 
-def every_step(tree: Tree, node: int, num_points: int) -> list[int]:
+def spread_steps(tree: Tree, node: int, num_points: int) -> list[int]:
     """All step ends, or `num_points` of them evenly spread."""
     states = _inner_states(tree, node)
     if len(states) <= num_points:
@@ -99,9 +124,9 @@ def _scores(tree: Tree, node: int) -> list[float]:
     return scores
 
 
-WHERE: dict[str, Callable[[Tree, int, int], list[int]]] = {
-    "every_step": every_step,
-    "entropy": highest_entropy,
+WHOLE_CHAIN: dict[str, Callable[[Tree, int, int], list[int]]] = {
+    "spread_steps": spread_steps,
+    "highest_entropy": highest_entropy,
     "score_falls": score_falls,
     "score_unsure": score_unsure,
 }

@@ -198,13 +198,19 @@ def _requests(tree: Tree, t: int, branches: Sequence[Branch], growth: Growth) ->
                 id=(t, i),
                 prefix_ids=prefix,
                 max_tokens=min(room, growth.step_stop.max_tokens or room) if branch.one_step else room,
-                place=place_key(growth.seed, growth.round, tree.problem.id, path),
+                place=place_of(growth, tree, path),
                 sampling=growth.sampling,
                 stop_ids=growth.stop_ids | growth.step_stop.ids if branch.one_step else growth.stop_ids,
                 tree=tree.problem.id,
             )
         )
     return requests
+
+
+def place_of(growth: Growth, tree: Tree, path: Sequence[tuple[int, int]]) -> int:
+    """The key of a place in a tree; trees of one problem in one round are told apart by their occurrence."""
+    whole = [(-2, tree.occurrence), *path] if tree.occurrence else path
+    return place_key(growth.seed, growth.round, tree.problem.id, whole)
 
 
 def _joined(first: Completion, then: Completion) -> Completion:

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Tag
 
 from reasoner.search.branch import BranchConfig, tree_of
 from reasoner.search.first_error import BisectConfig, bisect
-from reasoner.search.grow import BranchPolicy
+from reasoner.search.grow import BranchPolicy, Growth
 from reasoner.search.kary import KaryConfig, kary
 from reasoner.search.mcts import MCTSConfig, ValueFn, mcts
 
@@ -27,14 +27,14 @@ TreeConfig = Annotated[
     Discriminator(_policy_name),
 ]
 
-POLICIES: dict[str, Callable[[Any, ValueFn], BranchPolicy]] = {
-    "branch": lambda config, value: tree_of(config),
-    "kary": lambda config, value: kary(config),
-    "mcts": mcts,
-    "bisect": lambda config, value: bisect(config),
+POLICIES: dict[str, Callable[[Any, ValueFn, Growth], BranchPolicy]] = {
+    "branch": lambda config, value, growth: tree_of(config, growth),
+    "kary": lambda config, value, growth: kary(config),
+    "mcts": lambda config, value, growth: mcts(config, value),
+    "bisect": lambda config, value, growth: bisect(config),
 }
 
 
-def policy_of(config: TreeConfig, value: ValueFn) -> BranchPolicy:
+def policy_of(config: TreeConfig, value: ValueFn, growth: Growth) -> BranchPolicy:
     """The policy that a config describes; `value` says what a node is worth where the policy asks."""
-    return POLICIES[config.policy](config, value)
+    return POLICIES[config.policy](config, value, growth)

@@ -40,7 +40,7 @@ class Rollout(Config):
     problems: list[ProblemSet] = Field(["train"], description="problem sets")
     num_problems: int = Field(1000, ge=1, description="most problems to roll out")
     tree: TreeConfig = Field(
-        BranchConfig(where="every_step", num_points=3, num_children=4),
+        BranchConfig(where="spread_steps", num_points=3, num_children=4),
         description="how trees branch: policy branch | kary | mcts | bisect, each with its own keys",
     )
     budget: BudgetConfig = BudgetConfig()
@@ -78,7 +78,7 @@ def run_rollout(config: Rollout, context: Context) -> None:
         step_stop=StepStop(prompting.step_stop_ids, prompting.step_stop_tokens, prompting.is_step_end),
     )
     value = outcome_or_score("prm" if config.prm else "orm" if config.orm else None)
-    policy = within(policy_of(config.tree, value), config.budget)
+    policy = within(policy_of(config.tree, value, growth), config.budget)
     policy = pruned(policy, config.prune, session.seed, is_dead_end=_dead_end(config.dead_end, prompting))
     engine = make_engine(config.model, context, longest, config.num_slots, config.engine)
     observe = _observer(config, context, prompting)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from reasoner.config import Config, MayChange
 from reasoner.engine.connect import EngineConfig
 from reasoner.policy.adapters import LoRA
-from reasoner.search.branch import BranchConfig
+from reasoner.search.branch import BranchConfig, check_by_prefix
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.trainers.alarms import AlarmConfig
 from reasoner.trainers.loop import OptimizerConfig
@@ -35,7 +35,7 @@ class PolicyGradientStage(Config):
     problems_per_round: int = Field(
         64, ge=1, description="problems rolled out in a round, over all processes"
     )
-    tree: BranchConfig = BranchConfig()
+    tree: Annotated[BranchConfig, AfterValidator(check_by_prefix)] = BranchConfig()
     max_tokens: int = Field(256, ge=1, description="longest completion")
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     advantage: AdvantageConfig = AdvantageConfig()

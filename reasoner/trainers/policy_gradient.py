@@ -30,7 +30,7 @@ from reasoner.registry import UserError, lookup
 from reasoner.scoring.outcome import Judged, judge_while
 from reasoner.scoring.reward import doubts
 from reasoner.search.branch import tree_of
-from reasoner.search.grow import Growth, grow
+from reasoner.search.grow import Growth, StepStop, grow
 from reasoner.signals.advantages import ADVANTAGES, CRITIC
 from reasoner.trainers.alarms import alarms
 from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
@@ -284,6 +284,7 @@ def draw(
     """
     found = Round()
     number = 0
+    occurred: Counter[str] = Counter()
     for _ in range(1 + config.max_resamples):
         (usable,) = summed([len(found.usable)], accelerator)
         missing = config.problems_per_round - int(usable)
@@ -293,8 +294,15 @@ def draw(
             i for i in range(number, number + missing)
             if i % accelerator.num_processes == accelerator.process_index
         ]  # fmt: skip
-        chosen = [problems[(at.cursor + i - number) % len(problems)] for i in numbers]
-        trees, judged = rollout(chosen, engine, prompting, config, seed, round)
+        of_all = [problems[(at.cursor + i) % len(problems)] for i in range(missing)]
+        times = []  # each of them had been drawn in this round, by whichever process
+        for problem in of_all:
+            times.append(occurred[problem.id])
+            occurred[problem.id] += 1
+        chosen = [of_all[i - number] for i in numbers]
+        trees, judged = rollout(
+            chosen, engine, prompting, config, seed, round, [times[i - number] for i in numbers]
+        )
         found.statuses += judged.statuses
         found.waits.append(judged.wait_share)
         found.problems += chosen
@@ -314,11 +322,21 @@ def rollout(
     config: PolicyGradientStage,
     seed: int,
     round: int,
+    occurrences: Sequence[int],
 ) -> tuple[list[Tree], Judged]:
-    """One judged tree per problem, by place: the same whatever else is in the batch or on another process."""
-    trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
-    growth = Growth(prompting.mark_steps, config.max_tokens, Sampling(config.temperature), seed, round)
-    policy = tree_of(config.tree)
+    """One judged tree per problem, by place: the same whatever else is in the batch or on another process.
+
+    `occurrences` tells apart the trees of a problem that comes more than once in the round.
+    """
+    trees = [
+        Tree.of_prompt(p, prompting.prompt_ids(p.prompt), times)
+        for p, times in zip(problems, occurrences, strict=True)
+    ]
+    growth = Growth(
+        prompting.mark_steps, config.max_tokens, Sampling(config.temperature), seed, round,
+        step_stop=StepStop(prompting.step_stop_ids, prompting.step_stop_tokens, prompting.is_step_end),
+    )  # fmt: skip
+    policy = tree_of(config.tree, growth)
     judged = judge_while(
         lambda on_node: grow(trees, engine, policy, growth, on_node=on_node), trees, prompting.decode
     )

@@ -53,9 +53,9 @@ for held_out in PROBLEMS["test"]:
 IMITATE = next(s for s in DEMO["stages"] if s["kind"] == "sft")
 FAN = {"num_roots": 8, "num_points": 0}
 PAIR = {"num_roots": 2, "num_points": 0}
-TREE = {"num_roots": 4, "where": "every_step", "num_points": 2, "num_children": 1}
+TREE = {"num_roots": 4, "where": "coin", "num_points": 2, "num_children": 1}
 VINES = {"num_roots": 2, "where": "every_step", "num_points": 3, "num_children": 2}
-LABELS = {"num_roots": 3, "where": "every_step", "num_points": 2, "num_children": 2}
+LABELS = {"num_roots": 3, "where": "spread_steps", "num_points": 2, "num_children": 2}
 TREES = [FAN, PAIR, TREE, VINES, LABELS]
 MEASURED = 100  # problems on which a tree's tokens are counted
 PRM_SHARE = 0.2  # of the budget, where reward models are trained

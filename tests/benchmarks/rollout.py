@@ -96,10 +96,10 @@ def slots_busy(num_trees: int = 1000, num_slots: int = 256) -> dict:
         for i, ids in enumerate(prompts(num_trees, LENGTH))
     ]
     engine = LocalEngine(model, range(NUM_EOS), num_slots, LENGTH + CAP, ledger=ledger)
-    config = BranchConfig(num_roots=4, where="every_step", num_points=3, num_children=2)
+    config = BranchConfig(num_roots=4, where="spread_steps", num_points=3, num_children=2)
     growth = Growth(lambda ids, *_: list(range(7, len(ids), 8)), CAP, Sampling())
     with ledger.stage("rollout"):
-        taken = seconds(lambda: grow(trees, engine, tree_of(config), growth))
+        taken = seconds(lambda: grow(trees, engine, tree_of(config, growth), growth))
     c = ledger.counts["rollout"]["policy"]
     share = c["slots_busy"] / (c["slots_busy"] + c["slots_idle"])
     more = {"decoded_per_s": round(c["decoded"] / taken), "counts": c}
