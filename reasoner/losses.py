@@ -119,6 +119,13 @@ def kl_k3(logprobs_N: torch.Tensor, other_logprobs_N: torch.Tensor) -> torch.Ten
 KL: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
+def value_of(logits_S: torch.Tensor, bounds: tuple[float, float] | None) -> torch.Tensor:
+    """What a critic's logits say: a sigmoid over the range of returns, (0, 1) for a probability; linear without one."""
+    if bounds is None:
+        return logits_S
+    return bounds[0] + (bounds[1] - bounds[0]) * logits_S.sigmoid()
+
+
 def value_mse(values_S: torch.Tensor, returns_S: torch.Tensor) -> torch.Tensor:
     """Half the squared error per state."""
     return 0.5 * (values_S - returns_S).square()

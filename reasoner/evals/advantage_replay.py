@@ -25,6 +25,7 @@ from reasoner.policy.heads import PolicyNet, ScoreNet
 from reasoner.records import PolicySample
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.backup import mean_outcomes
+from reasoner.scoring.reward import RewardConfig, return_range
 from reasoner.signals.advantages import ADVANTAGES, CRITIC
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.signals.packing import batches, pack
@@ -190,10 +191,11 @@ def _score(
             net = ScoreNet.load(Path(_model(run, _last(config, kind, "name", run)))).to(device).eval()
             score_states(net, trees, kind, tokens_per_batch)
     for name in {CRITIC[o.method] for o in options if o.method in CRITIC}:
-        critics = [s["name"] for s in config["stages"] if s["kind"] == "ppo"]
-        folder = run / "models" / critics[-1] / "critic" if critics else None
-        if folder is not None and folder.is_dir() and name == "value":
-            score_states(ScoreNet.load(folder).to(device).eval(), trees, name, tokens_per_batch)
+        stage = next((s for s in reversed(config["stages"]) if s["kind"] == "ppo"), None)
+        folder = run / "models" / stage["name"] / "critic" if stage else None
+        if stage is not None and folder is not None and folder.is_dir() and name == "value":
+            bounds = return_range(RewardConfig.model_validate(stage["advantage"]["reward"]))
+            score_states(ScoreNet.load(folder).to(device).eval(), trees, name, tokens_per_batch, bounds)
         else:
             for tree in trees:
                 _mean_outcome_values(tree, name)

@@ -36,11 +36,19 @@ class PolicyNet(torch.nn.Module):
         self.lm = lm
 
     def forward(
-        self, ids_BT, positions_BT, mask_B1TT, source_N, target_N, with_entropy: bool = False
+        self,
+        ids_BT,
+        positions_BT,
+        mask_B1TT,
+        source_N,
+        target_N,
+        with_entropy: bool = False,
+        temperature: float = 1.0,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         hidden_BTD = packed_hidden(self.lm, ids_BT, positions_BT, mask_B1TT)
         hidden_ND = hidden_BTD.flatten(0, 1)[source_N]
-        return token_logprobs(hidden_ND, LogitHead(self.lm), ids_BT.flatten()[target_N], with_entropy)
+        targets_N = ids_BT.flatten()[target_N]
+        return token_logprobs(hidden_ND, LogitHead(self.lm), targets_N, with_entropy, temperature)
 
 
 class LabelTokens(torch.nn.Module):

@@ -44,13 +44,14 @@ def token_logprobs(
     head: LogitHead | torch.nn.Linear,
     targets_N: torch.Tensor,
     with_entropy: bool = False,
+    temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """log p(target) at temperature 1 and, if asked for, the entropy in nats; differentiable, recomputed chunk by chunk."""
+    """log p(target) and, if asked for, the entropy in nats; differentiable, recomputed chunk by chunk."""
     vocab_size = head.vocab_size if isinstance(head, LogitHead) else head.out_features
     size = max(1, CHUNK_ELEMENTS // vocab_size)
 
     def chunk(h_ND: torch.Tensor, t_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logprobs_NV = torch.log_softmax(head(h_ND).float(), -1)
+        logprobs_NV = torch.log_softmax(head(h_ND).float() / temperature, -1)
         picked_N = logprobs_NV.gather(-1, t_N[:, None])[:, 0]
         entropy_N = -(logprobs_NV.exp() * logprobs_NV).sum(-1) if with_entropy else picked_N.new_zeros(())
         return picked_N, entropy_N

@@ -139,6 +139,22 @@ def trajectory_rewards(
     return rewards
 
 
+# what the sum of a form's rewards from any step on can be, where it has bounds
+BOUNDS: dict[str, tuple[float, float]] = {"min": (-1, 0), "progress": (-1, 1), "difference": (-1, 1)}
+
+
+def return_range(config: RewardConfig) -> tuple[float, float] | None:
+    """The least and the largest return that a state can have, undiscounted; None where the PRM's form has no bounds."""
+    low, high = 0.0, config.outcome_weight
+    if config.prm_weight:
+        if config.prm_form not in BOUNDS:
+            return None
+        low += config.prm_weight * BOUNDS[config.prm_form][0]
+        high += config.prm_weight * BOUNDS[config.prm_form][1]
+    low -= 0.5 * config.orm_weight + config.format_weight + config.length_weight
+    return low, high + 0.5 * config.orm_weight
+
+
 def doubts(config: RewardConfig) -> list[str]:
     """What in these weights invites hacking, one sentence each; unknown names are a UserError."""
     found = []

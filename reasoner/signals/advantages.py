@@ -28,5 +28,9 @@ ADVANTAGES: dict[str, Callable[[Tree, AdvantageConfig], PolicySample]] = {
     "vineppo": vineppo,
 }
 
+# the methods that are defined with advantages scaled over the batch (Ouyang et al. 2022's PPO, and ours on its model); the
+# others' scale is their own, and a shift by the mean would bias what is unbiased
+WHITENED = {"step_ppo", "ppo"}
+
 # the methods that read a critic, and under which name its values are in the tree's scores
 CRITIC: dict[str, str] = {"step_ppo": "value", "ppo": "token_value"}

@@ -22,6 +22,11 @@ class AlarmConfig(Config):
     prm_gain: float = Field(
         default=0.05, gt=0, description="rise of the PRM's mean score that must show in the accuracy"
     )
+    prm_sum_gain: float = Field(
+        default=0.25,
+        gt=0,
+        description="rise of the PRM's sum per chain, as a share, that must show in the accuracy",
+    )
     accuracy_gain: float = Field(
         default=0.01, description="rise of the accuracy that it must show by, at least"
     )
@@ -35,8 +40,11 @@ class AlarmConfig(Config):
     max_rollbacks: int = Field(default=2, ge=0, description="rollbacks after which the run stops")
 
 
+WATCHED = ("reward", "prm", "prm_sum", "num_steps", "length", "kl_step")  # of a round's metrics, prm if any
+
+
 def alarms(rounds: Sequence[Mapping[str, float]], config: AlarmConfig) -> dict[str, str]:
-    """The alarms that ring after these rounds, and why; a round holds reward, prm (if any), num_steps, length, kl_step."""
+    """The alarms that ring after these rounds of WATCHED numbers, and why."""
     found: dict[str, str] = {}
     if rounds and not rounds[-1]["kl_step"] <= config.max_kl:
         found["kl_jumped"] = f"the last round moved the policy by a KL of {rounds[-1]['kl_step']:.3g}"
@@ -48,10 +56,18 @@ def alarms(rounds: Sequence[Mapping[str, float]], config: AlarmConfig) -> dict[s
         return _mean(first, name), _mean(last, name)
 
     (prm, prm_now), (reward, reward_now) = rise("prm"), rise("reward")
-    if prm_now - prm >= config.prm_gain and reward_now - reward < config.accuracy_gain:
+    total, total_now = rise("prm_sum")
+    risen = [
+        f"the PRM's {what} rose from {before:.3f} to {now:.3f}"
+        for what, before, now, gain in (
+            ("mean score", prm, prm_now, config.prm_gain),
+            ("sum per chain", total, total_now, config.prm_sum_gain * abs(total)),
+        )
+        if now - before >= gain
+    ]
+    if risen and reward_now - reward < config.accuracy_gain:
         found["prm_hacked"] = (
-            f"the PRM's mean score rose from {prm:.3f} to {prm_now:.3f} while the accuracy went from "
-            f"{reward:.3f} to {reward_now:.3f}"
+            f"{' and '.join(risen)} while the accuracy went from {reward:.3f} to {reward_now:.3f}"
         )
     steps, steps_now = rise("num_steps")
     if steps_now < config.fewest_steps * steps:

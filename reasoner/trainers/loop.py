@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from pydantic import Field
 
 from reasoner.config import Config
@@ -119,18 +120,50 @@ def make_optimizer(net: torch.nn.Module, config: OptimizerConfig) -> torch.optim
     return lookup(OPTIMIZERS, config.name, "optimizer")(net.named_parameters(), config)
 
 
+def clip_and_step(
+    nets: Sequence[torch.nn.Module | None], optimizers: Sequence[Any], limits: Sequence[float],
+    taught: Sequence[bool], accelerator: Accelerator,
+) -> list[tuple[float, bool]]:  # fmt: skip
+    """Clip each network's gradient and step it if it is taught; the norms, and whether each step was taken.
+
+    A gradient that is no number is not taken. Networks share one loss scale in float16: it is divided out of each
+    once, and adapted once, also where a step was not taken, since else it would never come down.
+    """
+    scaler = getattr(accelerator, "scaler", None)
+    if scaler is not None:
+        accelerator.unscale_gradients([*optimizers])
+    found = []
+    for net, optimizer, limit, is_taught in zip(nets, optimizers, limits, taught, strict=True):
+        assert net is not None
+        clip = accelerator.clip_grad_norm_ if scaler is None else torch.nn.utils.clip_grad_norm_
+        norm = float(clip(net.parameters(), limit) or 0.0)
+        takes = is_taught and math.isfinite(norm)
+        if takes and scaler is None:
+            optimizer.step()
+        elif takes and scaler is not None:
+            scaler.step(optimizer.optimizer)
+        optimizer.zero_grad()
+        found.append((norm, takes))
+    if scaler is not None:
+        scaler.update()
+    return found
+
+
 def by_steps(optimizer, config: OptimizerConfig, total: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """A schedule over `total` optimizer steps."""
+    """A schedule over `total` optimizer steps: the k-th has the rate of k / total, so that none has rate 0."""
     return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate(config, min(1.0, step / max(1, total)))
+        optimizer, lambda step: rate(config, min(1.0, (step + 1) / max(1, total)))
     )
 
 
 def by_share(
     optimizer, config: OptimizerConfig, share: Callable[[], float]
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """A schedule over the share of a budget that is spent, as `share` says at each step."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: rate(config, min(1.0, share())))
+    """A schedule over the share of a budget that is spent, as `share` says at each step.
+
+    The first hundredth counts as spent from the start, so that no step has rate 0.
+    """
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: rate(config, min(1.0, max(0.01, share()))))
 
 
 def by_seconds(optimizer, config: OptimizerConfig, seconds: float) -> torch.optim.lr_scheduler.LambdaLR:

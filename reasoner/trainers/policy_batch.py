@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from reasoner.data.prompting import Prompting
-from reasoner.losses import Sequences
+from reasoner.losses import Sequences, value_of
 from reasoner.policy.heads import PolicyNet, ScoreNet
 from reasoner.records import PolicySample, SFTExample
 from reasoner.scoring.backup import leaf_weights
@@ -32,8 +32,9 @@ class Batch:
     advantages_N: torch.Tensor
     weights_N: torch.Tensor
     total: float  # what this micro-batch adds to the divisor of the loss
-    sampler_N: torch.Tensor  # log-probabilities under the sampling distribution, and at temperature 1
-    sampler_full_N: torch.Tensor
+    sampler_N: (
+        torch.Tensor
+    )  # log-probabilities under the sampling distribution, at its temperature like all here
     old_N: torch.Tensor | None  # the trainer's before the round; None: the round's only update takes its own
     ref_N: torch.Tensor | None
     sequences: Sequences | None
@@ -90,8 +91,13 @@ def _prompt_end(tree: Tree) -> tuple[int, int]:
     return ROOT, len(tree.nodes[ROOT].token_ids)
 
 
-def score_states(net, trees: Sequence[Tree], name: str, max_tokens: int) -> None:
-    """Set `tree.scores[name]` to the net's probabilities at that score's states, the prompt's end under the root."""
+def score_states(
+    net, trees: Sequence[Tree], name: str, max_tokens: int, bounds: tuple[float, float] | None = (0.0, 1.0)
+) -> None:
+    """Set `tree.scores[name]` to what the net says at that score's states, the prompt's end under the root.
+
+    That is a probability, or with other `bounds` a value between them (losses, value_of).
+    """
     device = next(net.parameters()).device
     was_training = net.training
     net.eval()
@@ -105,7 +111,7 @@ def score_states(net, trees: Sequence[Tree], name: str, max_tokens: int) -> None
                 packed.ids_BT, packed.positions_BT, packed.mask_B1TT, torch.tensor(flat, device=device),
                 packed.source_N, packed.target_N,
             )  # fmt: skip
-        values = iter(logits_S.sigmoid().tolist())
+        values = iter(value_of(logits_S, bounds).tolist())
         for tree, states in zip(of_batch, at, strict=True):
             scores: dict[int, list[float]] = {}
             for node, _ in states:
@@ -155,14 +161,14 @@ def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientS
     trees = [s.tree for s in samples] or [blank()]
     packed = pack(trees, device)
     weights_N = packed.flat([s.weights for s in samples] or [{}])
-    sampler_N, sampler_full_N = (
-        packed.flat([{i: np.array(getattr(n, name)) for i, n in enumerate(t.nodes)} for t in trees])
-        for name in ("logprobs", "logprobs_full")
-    )
+    sampler_N = packed.flat([{i: np.array(n.logprobs) for i, n in enumerate(t.nodes)} for t in trees])
     inputs = (packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N)
     with torch.no_grad():
-        old_N = models.policy(*inputs)[0] if config.epochs * config.minibatches > 1 else None
-        ref_N = models.ref(*inputs)[0] if models.ref is not None else None
+        with_temperature = {"temperature": config.temperature}
+        old_N = (
+            models.policy(*inputs, **with_temperature)[0] if config.epochs * config.minibatches > 1 else None
+        )
+        ref_N = models.ref(*inputs, **with_temperature)[0] if models.ref is not None else None
     targets = [(b, t) for b, s in enumerate(samples) for t in s.targets]
     total = weights_N.sum().item()
     if config.advantage.normalise == "constant":
@@ -173,7 +179,6 @@ def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientS
         weights_N=weights_N,
         total=total,
         sampler_N=sampler_N,
-        sampler_full_N=sampler_full_N,
         old_N=old_N,
         ref_N=ref_N,
         sequences=sequences(samples, config, device) if config.loss == "gspo" else None,

@@ -37,7 +37,9 @@ class PolicyGradientStage(Config):
     )
     tree: Annotated[BranchConfig, AfterValidator(check_by_prefix)] = BranchConfig()
     max_tokens: int = Field(256, ge=1, description="longest completion")
-    temperature: float = Field(1.0, gt=0, description="sampling temperature")
+    temperature: float = Field(
+        1.0, gt=0, description="sampling temperature; what is trained is the policy at this temperature"
+    )
     advantage: AdvantageConfig = AdvantageConfig()
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-6)
     critic_optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5)
@@ -74,7 +76,11 @@ class PolicyGradientStage(Config):
     max_resamples: int = Field(
         0, ge=0, description="times more problems are drawn in a round to replace those left out (DAPO)"
     )
-    whiten: bool = Field(True, description="scale advantages to mean 0 and deviation 1 over the round")
+    whiten: bool | None = Field(
+        None,
+        description="scale advantages to mean 0 and deviation 1 over the round; by default where the method is defined "
+        "with it: ppo and step_ppo",
+    )
     tokens_per_batch: Annotated[int, MayChange()] = Field(
         4096, ge=1, description="packed positions in one forward pass"
     )

@@ -28,11 +28,11 @@ from reasoner.policy.models import save
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.outcome import Judged, judge_while
-from reasoner.scoring.reward import doubts
+from reasoner.scoring.reward import doubts, return_range
 from reasoner.search.branch import tree_of
 from reasoner.search.grow import Growth, StepStop, grow
-from reasoner.signals.advantages import ADVANTAGES, CRITIC
-from reasoner.trainers.alarms import alarms
+from reasoner.signals.advantages import ADVANTAGES, CRITIC, WHITENED
+from reasoner.trainers.alarms import WATCHED, alarms
 from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
 from reasoner.trainers.gates import check_liveness, check_packed, check_room, check_same_tokens, sampler_gap
 from reasoner.trainers.loop import OptimizerConfig, Session, by_share, by_steps, make_optimizer
@@ -48,7 +48,7 @@ from reasoner.trainers.policy_batch import (
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_models import load_models
 from reasoner.trainers.policy_report import book, describe
-from reasoner.trainers.policy_update import fitting, update_once
+from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import refresh
 from reasoner.trainers.ranks import check_supported, summed
 from reasoner.trainers.sampler import open_sampler
@@ -128,15 +128,19 @@ def train_policy(
         engine.load_weights(round)
         drawn = draw(problems, at, round, engine, prompting, config, session.seed, accelerator)
         usable_trees = [t for _, t in drawn.usable]
-        for net, name in (
-            (models.prm, "prm"),
-            (models.orm, "orm"),
-            (models.critic, CRITIC.get(config.advantage.method, "value")),
+        for net, name, bounds in (
+            (models.prm, "prm", (0.0, 1.0)),
+            (models.orm, "orm", (0.0, 1.0)),
+            (
+                models.critic,
+                CRITIC.get(config.advantage.method, "value"),
+                return_range(config.advantage.reward),
+            ),
         ):
             if net is not None:
-                score_states(net, usable_trees, name, config.tokens_per_batch)
+                score_states(net, usable_trees, name, config.tokens_per_batch, bounds)
         samples = [method(t, config.advantage) for t in usable_trees]
-        if config.whiten:
+        if config.advantage.method in WHITENED if config.whiten is None else config.whiten:
             samples = whiten(samples, accelerator)
         if config.imitate_self:
             at.own_chains += verified_chains(drawn.problems, drawn.trees, prompting)
@@ -163,11 +167,12 @@ def train_policy(
                         seen[name] += number
                     for schedule in trained.schedules:
                         schedule.step()
+        kl_step = kl_moved(prepared, models, config, accelerator) if seen["stepped"] else 0.0
         book(session, drawn.trees, usable_trees, models, config)
         metrics = describe(
             drawn.trees, drawn.statuses, usable_trees, seen, sampler_gap(gaps, accelerator), accelerator
         )
-        metrics["verdict_wait"] = max(drawn.waits)
+        metrics |= {"verdict_wait": max(drawn.waits), "kl_step": kl_step}
         if (
             config.prm_refresh is not None
             and models.prm is not None
@@ -177,9 +182,7 @@ def train_policy(
                 models.prm, trained.optimizers[-1], drawn.trees, config.prm_refresh, config.tokens_per_batch,
                 session, accelerator,
             )  # fmt: skip
-        at.watched.append(
-            {k: v for k, v in metrics.items() if k in ("prm", "reward", "num_steps", "length", "kl_step")}
-        )
+        at.watched.append({k: v for k, v in metrics.items() if k in WATCHED})
         rung = alarms(at.watched, config.alarms)
         metrics |= {f"alarm_{name}": 1.0 for name in rung}
         round += 1

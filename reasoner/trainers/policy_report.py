@@ -39,19 +39,25 @@ def describe(
     gap: SamplerGap,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """A round's numbers, over all processes; `prm` is the PRM's mean score at the step ends of the kept trees."""
+    """A round's numbers, over all processes.
+
+    `prm` is the PRM's mean score at the step ends of the kept trees, `prm_sum` the mean over their chains of its sum.
+    """
     leaves = [(t, leaf) for t in trees for leaf in t.leaves()]
     lengths = [len(t.completion_ids(leaf)) for t, leaf in leaves]
     steps = [len(t.step_ends(leaf)) for t, leaf in leaves]
     entropy = [e for t in trees for n in t.nodes[1:] for e in n.entropy]
     prm = [x for t in kept for i, of_node in t.scores.get("prm", {}).items() if i != ROOT for x in of_node]
-    names = ["loss", "value_loss", "clipped", "kl_step", "kl_ref", "ptx_loss"]
+    prm_sums = [sum(t.path_scores("prm", leaf)) for t in kept if "prm" in t.scores for leaf in t.leaves()]
+    names = ["loss", "value_loss", "clipped", "kl_ref", "ptx_loss"]
     totals = summed(
         [statuses["correct"], statuses["error"], len(leaves), sum(lengths), sum(steps), sum(entropy), len(entropy),
-         len(trees), len(kept), sum(prm), len(prm), *(seen.get(n, 0.0) for n in names)],
+         len(trees), len(kept), sum(prm), len(prm), sum(prm_sums), len(prm_sums), *(seen.get(n, 0.0) for n in names)],
         accelerator,
     )  # fmt: skip
-    correct, errors, n, length, step, ent, tokens, drawn, usable, prm_sum, prm_count = totals[:11]
+    correct, errors, n, length, step, ent, tokens, drawn, usable, prm_sum, prm_count, chain_sum, chains = (
+        totals[:13]
+    )
     updates = max(1, seen.get("updates", 0))
     found = {
         "reward": correct / max(1, n - errors), "errors": errors, "length": length / n, "num_steps": step / n,
@@ -60,5 +66,5 @@ def describe(
         "sampler_p999": gap.p999, "sampler_effective": gap.effective,
     }  # fmt: skip
     if prm_count:
-        found["prm"] = prm_sum / prm_count
-    return found | {name: total / updates for name, total in zip(names, totals[11:], strict=True)}
+        found |= {"prm": prm_sum / prm_count, "prm_sum": chain_sum / max(1, chains)}
+    return found | {name: total / updates for name, total in zip(names, totals[13:], strict=True)}

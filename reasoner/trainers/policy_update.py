@@ -5,6 +5,7 @@ Shape suffixes: N sampled tokens, S states that the critic is trained on.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +13,23 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 
-from reasoner.losses import KL, PPOTerms, cispo, gspo, kl_k3, ppo_clip, truncated_importance, value_mse
+from reasoner.losses import (
+    KL,
+    PPOTerms,
+    cispo,
+    gspo,
+    kl_k3,
+    ppo_clip,
+    truncated_importance,
+    value_mse,
+    value_of,
+)
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
+from reasoner.scoring.reward import return_range
 from reasoner.signals.packing import pack
 from reasoner.trainers.gates import check_gap, sampler_gap
+from reasoner.trainers.loop import clip_and_step
 from reasoner.trainers.policy_batch import Batch, Models
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import summed
@@ -75,10 +88,11 @@ def update_once(
     for b in part:
         p = b.packed
         logprobs_N, entropy_N = models.policy(
-            p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N, bool(config.entropy_weight)
-        )
+            p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N, bool(config.entropy_weight),
+            config.temperature,
+        )  # fmt: skip
         old_N = logprobs_N.detach() if b.old_N is None else b.old_N
-        gaps.append((old_N - b.sampler_full_N)[b.weights_N > 0])
+        gaps.append((old_N - b.sampler_N)[b.weights_N > 0])
         terms = loss_fn(logprobs_N, old_N, b, config)
         per_token_N = terms.loss_N * truncated_importance(old_N, b.sampler_N, config.importance_limit)
         if b.ref_N is not None:
@@ -89,38 +103,57 @@ def update_once(
         loss = (per_token_N * b.weights_N).sum() * ranks / max(total, 1e-8)
         accelerator.backward(loss + 0.0 * logprobs_N.sum())
         if models.critic is not None:
-            seen["value_loss"] += _critic_backward(b, models.critic, state_mass, accelerator)
+            seen["value_loss"] += _critic_backward(b, models.critic, state_mass, config, accelerator)
         with torch.no_grad():
             share_N = b.weights_N / max(total, 1e-8)
             seen["loss"] += float(loss.detach()) / ranks
             seen["clipped"] += float((terms.clipped_N * share_N).sum())
-            seen["kl_step"] += float((kl_k3(old_N, logprobs_N) * share_N).sum())
             if b.ref_N is not None:
                 seen["kl_ref"] += float((kl_k3(logprobs_N, b.ref_N) * share_N).sum())
     if shown:
         seen["ptx_loss"] += imitate(shown, models, config, accelerator)
     check_gap(sampler_gap(gaps, accelerator), config.sampler_limit)
-    nets = [models.policy, models.critic]
-    limits = [config.optimizer.max_grad_norm, config.critic_optimizer.max_grad_norm]
-    for net, optimizer, limit, is_taught in zip(nets, optimizers, limits, teaches, strict=False):
-        norm = float(accelerator.clip_grad_norm_(net.parameters(), limit) or 0.0)
-        seen["grad_norm"] += norm if net is models.policy else 0.0
-        if norm != norm or norm == float("inf"):
-            seen["skipped"] += 1
-        elif is_taught:
-            optimizer.step()
-            seen["stepped"] += net is models.policy
-        optimizer.zero_grad()
+    count = len(optimizers)
+    limits = [config.optimizer.max_grad_norm, config.critic_optimizer.max_grad_norm][:count]
+    took = clip_and_step(
+        [models.policy, models.critic][:count], optimizers, limits, teaches[:count], accelerator
+    )
+    seen["grad_norm"], seen["stepped"] = took[0]
+    seen["skipped"] += sum(not math.isfinite(norm) for norm, _ in took)
     seen["empty"] += not teaches[0]
     seen["updates"] += 1
     return dict(seen), gaps
 
 
-def _critic_backward(b: Batch, critic, state_mass: float, accelerator: Accelerator) -> float:
+def kl_moved(
+    parts: Sequence[Sequence[Batch]], models: Models, config: PolicyGradientStage, accelerator: Accelerator
+) -> float:
+    """How far a round's updates have moved the policy from what sampled, in nats a token: mean k3 of KL(sampler ‖ policy).
+
+    Measured after the last update, on the first micro-batch of each process.
+    """
+    batch = next((part[0] for part in parts if part), None)
+    sums = [0.0, 0.0]
+    if batch is not None:
+        p = batch.packed
+        with torch.no_grad():
+            logprobs_N, _ = models.policy(
+                p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N, temperature=config.temperature
+            )
+        moved_N = kl_k3(batch.sampler_N, logprobs_N) * batch.weights_N
+        sums = [float(moved_N.sum()), float(batch.weights_N.sum())]
+    moved, mass = summed(sums, accelerator)
+    return moved / mass if mass else 0.0
+
+
+def _critic_backward(
+    b: Batch, critic, state_mass: float, config: PolicyGradientStage, accelerator: Accelerator
+) -> float:
     """Add the gradient of the value loss of a micro-batch; returns this process's share of it."""
     p = b.packed
     at_S = b.state_S if len(b.state_S) else b.state_S.new_zeros(1)
-    values_S = critic(p.ids_BT, p.positions_BT, p.mask_B1TT, at_S, p.source_N, p.target_N).sigmoid()
+    logits_S = critic(p.ids_BT, p.positions_BT, p.mask_B1TT, at_S, p.source_N, p.target_N)
+    values_S = value_of(logits_S, return_range(config.advantage.reward))
     loss = 0.0 * values_S.sum()
     if len(b.state_S):
         errors = (value_mse(values_S, b.returns_S) * b.state_weights_S).sum()

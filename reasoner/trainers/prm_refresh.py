@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from reasoner.losses import step_bce
 from reasoner.signals.labelled import Labelled
 from reasoner.signals.packing import batches, num_tokens
-from reasoner.trainers.loop import Session
+from reasoner.trainers.loop import Session, clip_and_step
 from reasoner.trainers.policy_batch import blank
 from reasoner.trainers.policy_config import PRMRefresh
 from reasoner.trainers.ranks import same_count, summed
@@ -56,10 +56,7 @@ def refresh(
             loss = losses_S.sum() * bool(numbers) * accelerator.num_processes / mass
             accelerator.backward(loss)
             loss_sum += float(loss.detach()) / accelerator.num_processes
-        norm = float(accelerator.clip_grad_norm_(prm.parameters(), config.optimizer.max_grad_norm) or 0.0)
-        if norm == norm and norm != float("inf"):
-            optimizer.step()
-        optimizer.zero_grad()
+        clip_and_step([prm], [optimizer], [config.optimizer.max_grad_norm], [True], accelerator)
         session.ledger.add("prm", trained=sum(num_tokens(d.tree) for d in own))
     prm.eval()
     return summed([loss_sum], accelerator)[0] / config.updates

@@ -15,11 +15,14 @@ from verifiers import Verdict
 
 WORK, FILLER, ANSWER = range(3)
 LIKED = {WORK: 0.6, FILLER: 0.95, ANSWER: 0.6}  # what the PRM gives a step
+ALIKE = dict.fromkeys(
+    LIKED, 0.6
+)  # a PRM that likes every step: its sum pays for their number, its mean stays
 LONGEST = 8
 CHAINS, TREES, ROUNDS, RATE = 6, 6, 60, 1.0
 
 
-def grow(probabilities: np.ndarray, rng: np.random.Generator) -> Tree:
+def grow(probabilities: np.ndarray, rng: np.random.Generator, liked: dict[int, float]) -> Tree:
     tree = Tree.of_prompt(Problem("p", "", "math", {}), [9])
     tree.scores["prm"] = {ROOT: [0.5]}
     for _ in range(CHAINS):
@@ -29,11 +32,11 @@ def grow(probabilities: np.ndarray, rng: np.random.Generator) -> Tree:
         node = tree.add(Node(ROOT, 1, tuple(steps), step_ends=tuple(range(len(steps)))))
         is_right = steps[-1] == ANSWER and steps.count(WORK) == 2
         tree.verdicts[node] = Verdict("correct", "ok") if is_right else Verdict("incorrect", "wrong")
-        tree.scores["prm"][node] = [LIKED[s] for s in steps]
+        tree.scores["prm"][node] = [liked[s] for s in steps]
     return tree
 
 
-def run(reward: RewardConfig, seed: int) -> tuple[list[float], set[str]]:
+def run(reward: RewardConfig, seed: int, liked: dict[int, float] = LIKED) -> tuple[list[float], set[str]]:
     """Accuracy by round, and the alarms that rang."""
     rng = np.random.default_rng(seed)
     logits = np.zeros((LONGEST, 3))
@@ -42,7 +45,7 @@ def run(reward: RewardConfig, seed: int) -> tuple[list[float], set[str]]:
     rung: set[str] = set()
     for _ in range(ROUNDS):
         probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-        trees = [grow(probabilities, rng) for _ in range(TREES)]
+        trees = [grow(probabilities, rng, liked) for _ in range(TREES)]
         gradient = np.zeros_like(logits)
         for sample in (rloo(tree, config) for tree in trees):
             for i, node in enumerate(sample.tree.nodes[1:], start=1):
@@ -56,8 +59,8 @@ def run(reward: RewardConfig, seed: int) -> tuple[list[float], set[str]]:
         prm = [x for t in trees for i, of_node in t.scores["prm"].items() if i != ROOT for x in of_node]
         steps = float(np.mean([len(n.token_ids) for n in chains]))
         watched.append({
-            "prm": float(np.mean(prm)), "reward": float(np.mean(right)), "num_steps": steps, "length": steps,
-            "kl_step": 0.0,
+            "prm": float(np.mean(prm)), "prm_sum": sum(prm) / len(chains), "reward": float(np.mean(right)),
+            "num_steps": steps, "length": steps, "kl_step": 0.0,
         })  # fmt: skip
         rung |= set(alarms(watched, AlarmConfig()))
     return [w["reward"] for w in watched], rung
@@ -77,3 +80,12 @@ def test_sums_lose_accuracy_even_beside_the_outcome():
     accuracy, rung = run(RewardConfig(outcome_weight=1.0, prm_weight=1.0, prm_form="sum"), 0)
     assert np.mean(accuracy[-10:]) < 0.02
     assert "prm_hacked" in rung
+
+
+def test_a_sum_that_grows_by_longer_chains_alone_rings_too():
+    for seed in range(3):
+        accuracy, rung = run(RewardConfig(outcome_weight=0.0, prm_weight=1.0, prm_form="sum"), seed, ALIKE)
+        assert np.mean(accuracy[-10:]) < np.mean(accuracy[:5]) + 0.05
+        assert "prm_hacked" in rung
+        _, rung = run(RewardConfig(prm_weight=0.1), seed, ALIKE)
+        assert "prm_hacked" not in rung

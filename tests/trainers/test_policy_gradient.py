@@ -6,26 +6,21 @@ import math
 import pytest
 import torch
 from accelerate import Accelerator
-from small_models import CORRECT, ERROR, WRONG, make_tree, save_small_qwen, small_lm
+from small_models import save_small_qwen, small_lm
 
 from reasoner.config import validate
 from reasoner.data.prompting import PromptConfig, Prompting
 from reasoner.ledger import Ledger
-from reasoner.policy.heads import PolicyNet, ScoreNet
+from reasoner.policy.heads import ScoreNet
 from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_model, load_tokenizer
-from reasoner.records import PolicySample
 from reasoner.registry import UserError
 from reasoner.signals.advantages import ADVANTAGES
-from reasoner.signals.credit import AdvantageConfig
 from reasoner.trainers.alarms import AlarmConfig, alarms
-from reasoner.trainers.gates import check_gap, check_liveness, check_room, sampler_gap
+from reasoner.trainers.gates import check_liveness
 from reasoner.trainers.loop import Session
-from reasoner.trainers.policy_batch import Models, is_usable, prepare
 from reasoner.trainers.policy_config import PolicyGradientStage
-from reasoner.trainers.policy_gradient import train_policy
-from reasoner.trainers.policy_update import update_once
-from reasoner.trainers.prm_refresh import labelled
+from reasoner.trainers.policy_gradient import Position, draw, train_policy
 from reasoner.tree import Problem
 
 TEXTS = ["one and two are three\n", "three and four are seven\n"] * 20
@@ -198,37 +193,45 @@ def test_a_reward_model_with_another_tokenizer_is_refused(folder, tmp_path):
         train(folder, tmp_path, prm_path=str(other))
 
 
-def test_equal_rewards_leave_the_weights_alone():
-    """Momentum would move them: the update is not taken, and is counted."""
-    lm = small_lm("qwen2")
-    tree = make_tree([1, 2], (0, 2, [3, 4], [1]), (0, 2, [5], [0]), verdicts={1: CORRECT, 2: CORRECT})
-    for i, node in enumerate(tree.nodes[1:], start=1):
-        for name in ("logprobs", "logprobs_full"):
-            object.__setattr__(tree.nodes[i], name, (-1.0,) * len(node.token_ids))
-    # the sampler's numbers are made up
-    config = PolicyGradientStage(advantage=AdvantageConfig(method="rloo"), sampler_limit=1e3)
-    models = Models(lm, PolicyNet(lm), None, None, None)
-    optimizer = torch.optim.AdamW(models.policy.parameters(), lr=0.1)
-    accelerator = Accelerator(cpu=True)
+def test_a_problem_that_comes_twice_draws_two_trees(folder, tmp_path):
+    """Fewer problems than a round takes, and one that is in the list twice."""
+    prompting = Prompting(load_tokenizer(str(folder)), PromptConfig())
+    config = validate(PolicyGradientStage, QUICK | {"problems_per_round": 8}, "test")
+    engine = LocalEngine(load_model(str(folder)), [prompting.eos_id], 8, max_context=64)
+    of = [*problems()[:2], problems()[0]]
+    drawn = draw(of, Position(), 0, engine, prompting, config, 0, Accelerator(cpu=True))
+    assert [t.problem.id for t in drawn.trees] == ["p0", "p1", "p0", "p0", "p1", "p0", "p0", "p1"]
+    assert [t.occurrence for t in drawn.trees] == [0, 0, 1, 2, 1, 3, 4, 2]
+    shapes = [tuple(n.token_ids for n in t.nodes) for t in drawn.trees]
+    assert len(set(shapes)) == len(shapes)
+    again = draw(of, Position(), 0, engine, prompting, config, 0, Accelerator(cpu=True))
+    assert [tuple(n.token_ids for n in t.nodes) for t in again.trees] == shapes
 
-    def update(verdict, nan: bool = False) -> tuple[dict, float]:
-        tree.verdicts[2] = verdict
-        sample = ADVANTAGES["rloo"](tree, config.advantage)
-        if nan:
-            sample = PolicySample(
-                tree, {i: a * math.nan for i, a in sample.advantages.items()}, sample.weights, []
-            )
-        before = copy.deepcopy(lm.state_dict())
-        batch = prepare([sample], models, config, "cpu")
-        stats, _ = update_once([batch], [], models, [optimizer], config, accelerator)
-        return stats, moved(lm.state_dict(), before)
 
-    stats, distance = update(WRONG)
-    assert distance > 0 and not stats.get("skipped") and not stats.get("empty")
-    for verdict in (CORRECT, ERROR):
-        assert update(verdict) == ({"empty": 1}, 0.0)
-    stats, distance = update(WRONG, nan=True)
-    assert stats["skipped"] == 1 and distance == 0
+@pytest.mark.parametrize("method", sorted(ADVANTAGES))
+def test_advantages_are_scaled_where_the_method_is_defined_so(folder, tmp_path, method):
+    """What the default does is what `whiten` set to the method's own definition does, and not the other."""
+    options = {"rounds": 1, "advantage": {"method": method}}
+    plain, _ = train(folder, tmp_path / "plain", options)
+    same, _ = train(folder, tmp_path / "same", options | {"whiten": method in ("ppo", "step_ppo")})
+    other, _ = train(folder, tmp_path / "other", options | {"whiten": method not in ("ppo", "step_ppo")})
+    assert moved(plain, same) == 0 < moved(plain, other)
+
+
+@pytest.mark.parametrize("schedule", ["rounds", "tokens"])
+def test_the_first_update_moves_the_policy(folder, tmp_path, schedule):
+    """With a warm-up too: no update has rate 0."""
+    length = {"rounds": 1} if schedule == "rounds" else {"rounds": 1, "generated_tokens": 10**4}
+    one_update = {"minibatches": 1, "optimizer": {"lr": 0.01, "warmup": 0.5}}
+    weights, rows = train(folder, tmp_path, length | one_update)
+    assert moved(weights, load_model(str(folder)).state_dict()) > 1e-5
+    assert rows[0]["ppo/kl_step"] > 0
+
+
+def test_an_alarm_for_a_jump_with_one_update_a_round(folder, tmp_path):
+    options = {"rounds": 1, "minibatches": 1, "optimizer": {"lr": 0.05, "warmup": 0.0, "floor": 1.0}}
+    _, rows = train(folder, tmp_path, options | {"alarms": {"max_kl": 1e-3}})
+    assert rows[0]["ppo/alarm_kl_jumped"] == 1 and rows[0]["ppo/kl_step"] > 1e-3
 
 
 def test_liveness():
@@ -243,52 +246,6 @@ def test_liveness():
         check_liveness(parameters, stale, [1, 2, 3])
 
 
-def test_sampler_gap():
-    # ratios 1, 2 and 1/2: k3 is 0, 1 - log 2 and log 2 - 1/2
-    gap = sampler_gap([torch.tensor([0.0, math.log(2)]), torch.tensor([-math.log(2)])], Accelerator(cpu=True))
-    assert gap.mean_k3 == pytest.approx(0.5 / 3)
-    assert gap.p999 == pytest.approx(math.log(2), rel=1e-6)
-    assert gap.effective == pytest.approx(3.5**2 / (3 * 5.25))
-    check_gap(gap, 0.2)
-    for value, limit in ((gap, 0.1), (gap._replace(mean_k3=math.nan), 0.1)):
-        with pytest.raises(UserError, match="sampler and trainer disagree"):
-            check_gap(value, limit)
-
-
-def test_room():
-    config = small_lm("qwen2").config  # 256 positions
-    check_room(config, 256)
-    with pytest.raises(UserError, match="256 positions"):
-        check_room(config, 257)
-
-
-def test_which_trees_are_used():
-    tree = make_tree([1], *[(0, 1, [5], [0])] * 4, verdicts={1: CORRECT, 2: WRONG, 3: WRONG, 4: WRONG})
-    assert is_usable(tree, PolicyGradientStage())
-    assert is_usable(tree, PolicyGradientStage(keep_between=(0.2, 0.8)))
-    assert not is_usable(tree, PolicyGradientStage(keep_between=(0.3, 0.8)))
-    tree.verdicts = dict.fromkeys(range(1, 5), WRONG)
-    assert not is_usable(tree, PolicyGradientStage())
-    assert is_usable(tree, PolicyGradientStage(drop_uniform=False))
-    tree.verdicts = dict.fromkeys(range(1, 5), ERROR)
-    assert not is_usable(tree, PolicyGradientStage(drop_uniform=False))
-
-
-def test_labels_of_the_policys_own_trees():
-    tree = make_tree(
-        [1], (0, 1, [5, 6, 7], [0, 1, 2]), (1, 1, [8], [0]), (1, 1, [9], [0]), (0, 1, [4], [0]),
-        verdicts={1: CORRECT, 2: CORRECT, 3: WRONG, 4: ERROR},
-    )  # fmt: skip
-    found = labelled(tree)
-    assert found is not None
-    assert dict(zip(found.states, found.labels, strict=True)) == {
-        (1, 1): 0.5,
-        (1, 3): 1,
-        (2, 1): 1,
-        (3, 1): 0,
-    }
-
-
 def rounds(count: int, **last: float) -> list[dict[str, float]]:
     first = {"prm": 0.5, "reward": 0.4, "num_steps": 4.0, "length": 20.0, "kl_step": 0.01}
     return [first] * count + [first | last] * count
@@ -300,6 +257,11 @@ def test_alarms():
     assert alarms(rounds(3, prm=0.7, reward=0.5), config) == {}  # both rise: that is learning
     assert set(alarms(rounds(3, prm=0.7), config)) == {"prm_hacked"}
     assert set(alarms(rounds(3, prm=0.7, reward=0.3), config)) == {"prm_hacked"}
+    summed = [r | {"prm_sum": total} for r, total in zip(rounds(3), [2.0] * 3 + [2.6] * 3, strict=True)]
+    assert set(alarms(summed, config)) == {"prm_hacked"}
+    assert "sum per chain rose from 2.000 to 2.600" in alarms(summed, config)["prm_hacked"]
+    assert alarms([r | {"prm_sum": min(2.4, r["prm_sum"])} for r in summed], config) == {}
+    assert alarms([*summed[:3], *(r | {"reward": 0.5} for r in summed[3:])], config) == {}
     assert set(alarms(rounds(3, num_steps=1.0), config)) == {"steps_fell"}
     assert set(alarms(rounds(3, length=50.0), config)) == {"length_jumped"}
     assert set(alarms(rounds(1, kl_step=math.nan), config)) == {"kl_jumped"}
