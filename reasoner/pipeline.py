@@ -177,10 +177,20 @@ def _run_stage(
             checkpoints=checkpoints,
         )
         with session.ending:
-            STAGES[stage.kind](
-                stage, Context(out, config.problems, config.prompt, session, config.contamination)
+            context = Context(
+                out, config.problems, config.prompt, session, config.contamination, measured_on(config)
             )
+            STAGES[stage.kind](stage, context)
     tell(1, 1, "", seconds=ledger.seconds[stage.name])
+
+
+def measured_on(config: RunConfig) -> tuple[str, ...]:
+    """The problem sets of which nothing may be trained on: `test`, and those that are evaluated and that no stage reads
+    to train (who evaluates on the training set as well wants to see just that)."""
+    evaluated, trained = set[str](), set[str]()
+    for stage in config.stages:
+        (evaluated if stage.kind == "evaluate" else trained).update(getattr(stage, "problems", ()))
+    return tuple(sorted({"test"} | (evaluated - trained)))
 
 
 def check(config: RunConfig) -> None:

@@ -46,13 +46,14 @@ class Context:
     prompt: PromptConfig
     session: Session
     contamination: ContaminationConfig = field(default_factory=lambda: ContaminationConfig())
+    measured_on: tuple[str, ...] = ("test",)  # problem sets of which nothing is trained on
 
     def items(self, names: list[str]) -> list[Item]:
-        """The items of the named sets, distinct by prompt, without any that holds a problem of a set called test, or
-        whose reference its verifier cannot read."""
+        """The items of the named sets, distinct by prompt, without any that holds a problem of a set that is measured on,
+        or whose reference its verifier cannot read."""
         distinct = {i.problem.prompt: i for name in names for i in self._set(name)}
         distinct = {i.problem.prompt: i for i in self._judgeable(distinct.values())}
-        if "test" not in names:
+        if not set(names) & set(self.measured_on):
             kept = self.clean(distinct.values(), lambda i: (i.problem.prompt, i.solution or ""))
             distinct = {i.problem.prompt: i for i in kept}
         if not distinct:
@@ -79,7 +80,7 @@ class Context:
         return kept
 
     def clean(self, rows: Iterable[R], texts: Callable[[R], tuple[str, str]]) -> Iterator[R]:
-        """The rows whose texts (prompt, the rest) hold no problem of the set called test; the others are logged."""
+        """The rows whose texts (prompt, the rest) hold no problem of a set that is measured on; the others are logged."""
         held_out = self.held_out
         if held_out is None:
             yield from rows
@@ -97,10 +98,11 @@ class Context:
 
     @cached_property
     def held_out(self) -> HeldOut | None:
-        """The problems of the set called test; None where there is no such set."""
-        if "test" not in self.problems:
+        """The problems of the sets that are measured on; None where there are none."""
+        names = [name for name in self.measured_on if name in self.problems]
+        if not names:
             return None
-        return HeldOut((item.problem for item in self._set("test")), self.contamination)
+        return HeldOut((item.problem for name in names for item in self._set(name)), self.contamination)
 
     def _set(self, name: str) -> list[Item]:
         if name not in self.problems:

@@ -8,10 +8,12 @@ from small_models import save_small_qwen
 from reasoner.config import validate
 from reasoner.data.sources import SourceConfig
 from reasoner.data.splits import ContaminationConfig, HeldOut, normalised
-from reasoner.pipeline import RunConfig, run
+from reasoner.pipeline import RunConfig, measured_on, run
 from reasoner.records import StepLabels
 from reasoner.registry import UserError
+from reasoner.stages.context import Context
 from reasoner.store import read_records
+from reasoner.trainers.loop import Session
 from reasoner.tree import Problem
 
 LONG = (
@@ -104,3 +106,29 @@ def test_prmbench_is_found_in_prm800k(shared_data):
     steps = Import(shared_data / "prm800k/phase1_train_plus.stepwise-critic.jsonl.gz")
     found = {m.problem_id for tree in steps for m in held.matches(tree.prompt)}
     assert len(found) > 0.95 * len(problems)
+
+
+def test_what_is_evaluated_is_held_out_whatever_its_set_is_called(tmp_path):
+    """Of a set that is called dev nothing is trained on either, unless a stage is told to train on it."""
+    sets = {
+        name: [{"name": "jsonl", "path": write_problems(tmp_path / f"{name}.jsonl", prompts)}]
+        for name, prompts in {"train": ["1+1", "1+2"], "dev": ["1 + 2"], "test": ["1+9"]}.items()
+    }
+    stages = [
+        {"kind": "rollout", "model": "m", "problems": ["train"]},
+        {"kind": "evaluate", "policies": ["m"], "problems": ["dev"]},
+    ]
+    for trained, held, left in (("train", ("dev", "test"), ["1+1"]), ("dev", ("test",), ["1+1", "1+2"])):
+        stages[0]["problems"] = [trained]
+        config = validate(RunConfig, {"out": "o", "problems": sets, "stages": stages}, "test")
+        assert measured_on(config) == held
+        context = Context(
+            None, config.problems, config.prompt, Session(None), measured_on=measured_on(config)
+        )
+        assert [i.problem.prompt for i in context.items(["train"])] == left
+        assert [i.problem.prompt for i in context.items(["dev"])] == ["1 + 2"]
+
+
+def write_problems(path, prompts):
+    path.write_text("".join(json.dumps({"prompt": p, "answer": "1"}) + "\n" for p in prompts))
+    return str(path)
