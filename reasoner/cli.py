@@ -151,7 +151,7 @@ def train(
 ) -> None:
     """Run one trainer, also on several processes.
 
-    Example: accelerate launch --config_file launch/accelerate/cpu_2proc.yaml -m reasoner train configs/smoke/ppo.yaml
+    Example: torchrun --nproc_per_node 2 -m reasoner train configs/smoke/ppo.yaml
     """
     from reasoner.stages import TRAINERS
 
@@ -249,7 +249,9 @@ def annotate(
     run: Annotated[Path, typer.Argument(help="folder of a run with judged trees")],
     stage: Annotated[str, typer.Option(help="verify stage whose trees are shown; by default the last")] = "",
     prm: Annotated[str, typer.Option(help="stage or folder of the PRM that tells what is convincing")] = "",
-    to: Annotated[Path | None, typer.Option(help="file to append to; by default RUN/annotations.jsonl")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="file to append to; by default RUN/annotations.jsonl")
+    ] = None,
     labeler: Annotated[str, typer.Option(help="who rates, as the records shall name it")] = "",
 ) -> None:
     """Rate steps of a run's solutions by keyboard, convincing wrong answers first; the same command goes on.

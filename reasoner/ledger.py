@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -86,15 +86,17 @@ class Ledger:
             )
         return sum(booked.get(counter, 0) for models in self.counts.values() for booked in models.values())
 
-    def merge(self, other: Ledger) -> None:
-        """Add another rank's ledger: counts add up; seconds pass on all ranks at once, so the most count."""
-        for stage, models in other.counts.items():
-            for model, counters in models.items():
-                booked = self.counts.setdefault(stage, {}).setdefault(model, {})
+    def gather(self, stage: str, ranks: Sequence[dict[str, Any]]) -> None:
+        """Set a stage to what all ranks booked in it (`to_dict` of each): counts add up, of seconds the most count."""
+        total: dict[str, dict[str, int | float]] = {}
+        for rank in ranks:
+            for model, counters in rank["counts"].get(stage, {}).items():
+                booked = total.setdefault(model, {})
                 for name, number in counters.items():
                     booked[name] = booked.get(name, 0) + number
-        for stage, seconds in other.seconds.items():
-            self.seconds[stage] = max(self.seconds.get(stage, 0.0), seconds)
+        if total:
+            self.counts[stage] = total
+        self.seconds[stage] = max(rank["seconds"].get(stage, 0.0) for rank in ranks)
 
     def to_dict(self) -> dict[str, Any]:
         """{"counts": {stage: {model: {counter: number}}}, "seconds": {stage: seconds}}."""
@@ -108,7 +110,9 @@ class Ledger:
     def resume(self, saved: dict[str, Any], seconds: float) -> None:
         """Go on in the present stage with the counts that `to_dict` gave in it, and the seconds that it had taken."""
         if self._stage is None:
-            raise ValueError("got counts to resume outside a stage, expected `with ledger.stage(name):` around")
+            raise ValueError(
+                "got counts to resume outside a stage, expected `with ledger.stage(name):` around"
+            )
         self.counts[self._stage] = dict(saved["counts"].get(self._stage, {}))
         self.seconds[self._stage] = seconds
 

@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from accelerate import PartialState
 from pydantic import Field
 
@@ -39,6 +38,7 @@ from reasoner.store import is_done, saying_what_is_full, to_json, write_json, wr
 from reasoner.tracking import Tracker, wandb_run
 from reasoner.trainers.checkpoint import latest_step
 from reasoner.trainers.loop import Session
+from reasoner.trainers.ranks import from_everyone, start, wait_for_everyone
 from verifiers.sandbox import pool
 
 CHECKPOINTS = "checkpoints"  # in a stage's folder, while it trains
@@ -79,7 +79,7 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
     """Run what is not done yet; returns the metric rows. A change of what finished stages rest on is a UserError."""
     check(config)
     pool.require(config.min_isolation)
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = start()
     out = Path(config.out)
     with (
         claimed(out) if state.is_main_process else nullcontext(),
@@ -90,14 +90,14 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
         if state.is_main_process:
             finished = _take_up(config, out)
             save_resolved(config, out / "config.yaml")
-        state.wait_for_everyone()
+        wait_for_everyone()
         ledger = Ledger.load(out / "ledger.json") if (out / "ledger.json").is_file() else Ledger()
         for stage in config.stages:
             folder = out / "stages" / stage.name
             info = is_done(folder)
             if info is not None:
+                ledger.seconds.setdefault(stage.name, info.get("seconds", 0.0))
                 if state.is_main_process:
-                    ledger.seconds.setdefault(stage.name, info.get("seconds", 0.0))
                     # a kill just after the marker leaves them
                     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
                 progress(stage.name, 1, 1, "done before", {"seconds": ledger.seconds.get(stage.name, 0.0)})
@@ -108,13 +108,14 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
                 begin(out, stage.name)
                 (folder / ROWS).unlink(missing_ok=True)
                 write_json(folder / BASIS, basis(stage, config))
-                ledger.seconds.pop(stage.name, None)
-                ledger.counts.pop(stage.name, None)
-            state.wait_for_everyone()
+            ledger.seconds.pop(stage.name, None)
+            ledger.counts.pop(stage.name, None)
+            wait_for_everyone()
             if stage.kind in TRAINERS or state.is_main_process:
                 _run_whole(stage, config, out, ledger, state.is_main_process, progress, tracked)
-            # marked before the others are waited for: they may have given up on a long stage of the first alone
-            state.wait_for_everyone()
+            wait_for_everyone()
+            if not state.is_main_process:
+                ledger = Ledger.load(out / "ledger.json")
         rows = _conclude(config, out, ledger) if state.is_main_process else []
         if tracked is not None:
             tracked.summary.update({f"{r.when}/{r.metric} {r.method} {r.subset}": r.value for r in rows})
@@ -136,9 +137,16 @@ def _run_whole(
         with saying_what_is_full(folder):
             data = fingerprint(data_files(stage, config)) if is_main else {}
             _run_stage(stage, config, out, ledger, is_main, progress, tracked)
+            if stage.kind in TRAINERS:
+                ledger.gather(stage.name, from_everyone(ledger.to_dict()))
             if is_main:
                 ledger.save(out / "ledger.json")
-                facts = {"seconds": ledger.seconds[stage.name], "basis": basis(stage, config), "data": data}
+                facts = {
+                    "seconds": ledger.seconds[stage.name],
+                    "processes": PartialState().num_processes if stage.kind in TRAINERS else 1,
+                    "basis": basis(stage, config),
+                    "data": data,
+                }
                 seal(out, stage.name, facts)
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     except UserError:

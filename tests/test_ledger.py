@@ -82,16 +82,17 @@ def test_counts_need_a_stage_and_stages_dont_nest():
         pass
 
 
-def test_merge_of_two_ranks():
-    ledger = Ledger({"rollout": {"policy": {"decoded": 10}}}, {"rollout": 2.0, "update": 5.0})
-    other = Ledger(
-        {"rollout": {"policy": {"decoded": 5, "scored": 1}, "prm": {"scored": 2}}}, {"rollout": 3.0}
+def test_a_stage_of_two_ranks_adds_up():
+    ledger = Ledger(
+        {"init": {"m": {"scored": 1}}, "update": {"policy": {"decoded": 10}}}, {"update": 2.0, "init": 5.0}
     )
-    ledger.merge(other)
-    assert ledger.counts == {"rollout": {"policy": {"decoded": 15, "scored": 1}, "prm": {"scored": 2}}}
-    assert ledger.seconds == {"rollout": 3.0, "update": 5.0}
-    ledger.counts["rollout"]["prm"]["scored"] = 99
-    assert other.counts["rollout"]["prm"]["scored"] == 2
+    other = Ledger({"update": {"policy": {"decoded": 5, "scored": 1}, "prm": {"scored": 2}}}, {"update": 3.0})
+    ledger.gather("update", [ledger.to_dict(), other.to_dict()])
+    assert ledger.counts["update"] == {"policy": {"decoded": 15, "scored": 1}, "prm": {"scored": 2}}
+    assert ledger.counts["init"] == {"m": {"scored": 1}}
+    assert ledger.seconds == {"init": 5.0, "update": 3.0}
+    ledger.counts["update"]["prm"]["scored"] = 99
+    assert other.counts["update"]["prm"]["scored"] == 2
 
 
 def test_save_and_load_go_on_counting(tmp_path):

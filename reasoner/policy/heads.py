@@ -128,6 +128,18 @@ class ScoreNet(torch.nn.Module):
         return net
 
 
+def train_what_is_read(net: ScoreNet, trained: bool = True) -> ScoreNet:
+    """Let all weights be trained but an output layer that nothing reads; with `trained` false, none.
+
+    DDP waits for the gradient of every trained weight.
+    """
+    net.requires_grad_(trained)
+    output, embedding = net.lm.get_output_embeddings(), net.lm.get_input_embeddings()
+    if isinstance(net.head, torch.nn.Linear) and output.weight is not embedding.weight:
+        output.requires_grad_(False)
+    return net
+
+
 def _head_like(saved: dict[str, torch.Tensor], lm) -> torch.nn.Module:
     """A head of the kind that was saved."""
     if "label_ids" in saved:

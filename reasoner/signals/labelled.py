@@ -113,6 +113,61 @@ def all_tokens(labelled: Labelled) -> Labelled:
     return found
 
 
+def idle() -> Labelled:
+    """A label on two tokens: what a process without work computes, for no loss, to stay in step with the others."""
+    tree = Tree.of_prompt(Problem("", "", "", {}), [0])
+    tree.add(Node(ROOT, 1, (0,)))
+    return Labelled(tree, [(1, 1)], [0.5], [(ROOT, 1)], 1)
+
+
+def divided(labelled: Labelled, most_tokens: int, together: bool) -> list[Labelled]:
+    """The labels in several lots, each with the part of the tree that leads to its states.
+
+    A lot's tree has at most `most_tokens`, or what a single state (with `together`, a group of alternatives) needs.
+    Prefixes that several lots need are in each of them.
+    """
+    units: dict[State, list[int]] = {}
+    for i, state in enumerate(labelled.states):
+        units.setdefault(labelled.groups[i] if together else state, []).append(i)
+    lots: list[list[int]] = []
+    needed: dict[int, int] = {}
+    for _, unit in sorted(units.items()):
+        wider = _needed(labelled, unit, needed)
+        if lots and sum(wider.values()) <= most_tokens:
+            lots[-1] += unit
+        else:
+            lots.append(list(unit))
+            wider = _needed(labelled, unit, {})
+        needed = wider
+    return [_part(labelled, lot) for lot in lots]
+
+
+def _needed(labelled: Labelled, labels: Iterable[int], known: dict[int, int]) -> dict[int, int]:
+    """How many tokens of which nodes these labels' states and `known` need."""
+    needed = dict(known)
+    for i in labels:
+        for span in labelled.tree.path(*labelled.states[i]):
+            needed[span.node] = max(span.end, needed.get(span.node, 0))
+    return needed
+
+
+def _part(labelled: Labelled, labels: Sequence[int]) -> Labelled:
+    """The labels with the part of the tree that leads to them."""
+    needed = _needed(labelled, labels, {})
+    number = {node: i for i, node in enumerate(sorted(needed))}
+    tree = Tree.of_prompt(labelled.tree.problem, list(labelled.tree.nodes[ROOT].token_ids))
+    for node in sorted(needed)[1:]:
+        old = labelled.tree.nodes[node]
+        tree.add(Node(number[old.parent], old.offset, old.token_ids[: needed[node]]))
+    found = Labelled(tree, num_solutions=labelled.num_solutions)
+    for i in labels:
+        (node, offset), (began, at) = labelled.states[i], labelled.groups[i]
+        found.states.append((number[node], offset))
+        found.labels.append(labelled.labels[i])
+        found.groups.append((number[began], at))
+    return found
+
+
 def _merged(records, max_tokens: int, read) -> Iterator[Labelled]:
     """One tree per prompt, or several where one would pass `max_tokens`."""
     by_prompt: dict[tuple[str, tuple[int, ...]], list] = {}

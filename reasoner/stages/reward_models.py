@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
+from accelerate import PartialState
 from pydantic import Field
 
 from reasoner.folder import StageName
@@ -46,7 +47,8 @@ def run_prm(config: PRM, context: Context) -> None:
     records = list(read_records(context.out / "records" / config.labels / config.label_kind, StepLabels))
     data = from_steps(with_neutral(records, config.neutral), config.tokens_per_batch, config.end_weight)
     train_reward_model(context.model(config.model), data, config, context.session, "prm")
-    write_json(context.session.out / "model" / LABELS_FILE, {"kind": records[0].kind})
+    if PartialState().is_main_process:
+        write_json(context.session.out / "model" / LABELS_FILE, {"kind": records[0].kind})
 
 
 EXPANSIONS: dict[str, Callable[[Labelled], Labelled]] = {"last": lambda labelled: labelled, "all": all_tokens}

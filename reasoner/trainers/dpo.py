@@ -15,7 +15,7 @@ from reasoner.policy.models import load_tokenizer
 from reasoner.records import PreferencePair
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
-from reasoner.trainers.trl_settings import Report, trl_arguments, trl_config
+from reasoner.trainers.trl_settings import FromRows, RankRows, Report, trl_arguments, trl_config
 
 REPORTED = ("loss", "grad_norm", "rewards/accuracies", "rewards/margins")
 
@@ -29,13 +29,13 @@ class DPOStage(Config):
         description="sigmoid: DPO (Rafailov et al. 2023); ipo: squared distance to 1 / (2 beta) (Azar et al. 2023)",
     )
     beta: float = Field(0.1, gt=0, description="strength of the tie to the policy at the start")
-    batch_size: int = Field(32, ge=1, description="pairs per update and process")
+    batch_size: int = Field(32, ge=1, description="pairs per update, over all processes")
     epochs: float = Field(1.0, gt=0, description="passes over the pairs")
     lora: LoRA | None = Field(None, description="train a LoRA adapter instead of all weights")
     trl: dict[str, Any] = Field(default_factory=dict, description="further options of trl.DPOConfig")
 
 
-class _AsSampled(DPOTrainer):
+class _AsSampled(FromRows, DPOTrainer):
     """Takes prompt_ids, chosen_ids and rejected_ids as they are: no text, no tokenizer, no end of text added."""
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
@@ -55,8 +55,9 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
     dataset = Dataset.from_dict(
         {name: [getattr(p, name) for p in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     )
-    steps = max(1, round(config.epochs * max(1, len(pairs) // config.batch_size)))
-    machine, chosen = trl_arguments(session, config.batch_size, steps, config.optimizer)
+    rows = RankRows([len(p.chosen_ids) + len(p.rejected_ids) for p in pairs], config.batch_size, session.seed)
+    steps = max(1, round(config.epochs * len(rows)))
+    machine, chosen = trl_arguments(session, rows, steps, config.optimizer)
     ours: dict[str, Any] = {"loss_type": [config.loss], "beta": config.beta}
     optimizer = make_optimizer(whole, config.optimizer)
     trainer = _AsSampled(
@@ -68,10 +69,10 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
         optimizers=(optimizer, by_steps(optimizer, config.optimizer, steps)),
         callbacks=[Report(session, "dpo", REPORTED)],
     )
+    trainer.rows = rows
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.train()
-    tokens = sum(len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
-    session.ledger.add("policy", trained=int(tokens * config.epochs))
+    session.ledger.add("policy", trained=rows.tokens)
     if trainer.is_world_process_zero():
         save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")

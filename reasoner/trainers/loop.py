@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -164,9 +163,3 @@ def by_share(
     The first hundredth counts as spent from the start, so that no step has rate 0.
     """
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: rate(config, min(1.0, max(0.01, share()))))
-
-
-def by_seconds(optimizer, config: OptimizerConfig, seconds: float) -> torch.optim.lr_scheduler.LambdaLR:
-    """A schedule over wall time, for runs that are given seconds instead of steps."""
-    start = time.monotonic()
-    return by_share(optimizer, config, lambda: (time.monotonic() - start) / seconds)

@@ -19,13 +19,12 @@ from trl import RewardConfig, RewardTrainer  # pyright: ignore[reportPrivateImpo
 
 from reasoner.config import Config
 from reasoner.policy.adapters import LoRA, load_for_head
-from reasoner.policy.heads import ScoreNet
+from reasoner.policy.heads import ScoreNet, train_what_is_read
 from reasoner.policy.models import load_tokenizer
 from reasoner.records import PreferencePair
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
-from reasoner.trainers.reward_model import train_what_is_read
-from reasoner.trainers.trl_settings import Report, trl_arguments, trl_config
+from reasoner.trainers.trl_settings import FromRows, RankRows, Report, trl_arguments, trl_config
 
 REPORTED = ("loss", "grad_norm", "accuracy", "margin")
 
@@ -34,7 +33,7 @@ class PairwiseStage(Config):
     """-log sigmoid(score of the chosen - score of the rejected). What `trl` holds is passed to trl.RewardConfig."""
 
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="how weights are updated")
-    batch_size: int = Field(default=32, ge=1, description="pairs per update and process")
+    batch_size: int = Field(default=32, ge=1, description="pairs per update, over all processes")
     epochs: float = Field(default=1.0, gt=0, description="passes over the pairs")
     holdout: float = Field(
         default=0.05, ge=0, lt=1, description="share of the problems kept for the reported accuracy"
@@ -72,6 +71,10 @@ class Classifier(torch.nn.Module):
         """For the hub's model card, which is not written here."""
 
 
+class _Reward(FromRows, RewardTrainer):
+    """TRL's trainer on our order of the rows."""
+
+
 def train_pairwise(
     model_path: str, pairs: Sequence[PreferencePair], config: PairwiseStage, session: Session, name: str
 ) -> None:
@@ -89,26 +92,28 @@ def train_pairwise(
     # a Classifier is no model of transformers, which TRL would ask to recompute its layers
     net = ScoreNet(load_for_head(model_path, config.lora, bool(given.pop("gradient_checkpointing", False))))
     train_what_is_read(net)
-    steps = max(1, round(config.epochs * len(learned) / config.batch_size))
-    machine, chosen = trl_arguments(session, config.batch_size, steps, config.optimizer)
+    dataset = whole(learned)
+    rows = RankRows([sum(map(len, row.values())) for row in dataset], config.batch_size, session.seed)  # pyright: ignore[reportAttributeAccessIssue]
+    steps = max(1, round(config.epochs * len(rows)))
+    machine, chosen = trl_arguments(session, rows, steps, config.optimizer)
     ours: dict[str, Any] = {"per_device_eval_batch_size": config.batch_size}
     optimizer = make_optimizer(net, config.optimizer)
-    trainer = RewardTrainer(
+    trainer = _Reward(
         model=Classifier(net),  # pyright: ignore[reportArgumentType]
         args=trl_config(RewardConfig, machine | chosen | ours, given),
-        train_dataset=whole(learned),
+        train_dataset=dataset,
         processing_class=tokenizer,
         optimizers=(optimizer, by_steps(optimizer, config.optimizer, steps)),
         callbacks=[Report(session, name, REPORTED)],
     )
+    trainer.rows = rows
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.train()
     if held:
         found = trainer.evaluate(whole([p for p in pairs if p.problem_id in held]))  # pyright: ignore[reportArgumentType]
         session.log({f"{name}/heldout_accuracy": found["eval_accuracy"]}, steps)
-    tokens = sum(len(ids) for row in whole(learned) for ids in row.values())  # pyright: ignore[reportAttributeAccessIssue]
-    session.ledger.add(name, trained=int(tokens * config.epochs))
+    session.ledger.add(name, trained=rows.tokens)
     if trainer.is_world_process_zero():
         trainer.accelerator.unwrap_model(trainer.model).net.save(tokenizer, session.out / "model")
 

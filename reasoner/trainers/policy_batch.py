@@ -101,7 +101,7 @@ def score_states(
     device = next(net.parameters()).device
     was_training = net.training
     net.eval()
-    for numbers in same_count(batches(trees, max_tokens)):
+    for numbers in same_count(batches(trees, max_tokens), device):
         of_batch = [trees[t] for t in numbers] or [blank()]
         packed = pack(of_batch, device)
         at = [STATES[name](tree) for tree in of_batch]
@@ -118,6 +118,15 @@ def score_states(
                 scores.setdefault(node, []).append(next(values))
             tree.scores[name] = scores
     net.train(was_training)
+
+
+def minibatch_of(number: int, config: PolicyGradientStage) -> int:
+    """The minibatch of the round's problem `number`: runs of problems, since a process has every n-th of them.
+
+    Problems drawn in place of useless ones go on with the first minibatch.
+    """
+    size = -(-config.problems_per_round // config.minibatches)
+    return number // size % config.minibatches
 
 
 def blank() -> Tree:
@@ -145,11 +154,11 @@ def whiten(samples: Sequence[PolicySample], accelerator: Accelerator) -> list[Po
     ]
 
 
-def grouped(samples: Sequence[PolicySample], config: PolicyGradientStage) -> list[list[PolicySample]]:
+def grouped(samples: Sequence[PolicySample], config: PolicyGradientStage, device) -> list[list[PolicySample]]:
     """Micro-batches of one minibatch; every process makes the same number, empty ones at the end."""
     return [
         [samples[i] for i in numbers]
-        for numbers in same_count(batches([s.tree for s in samples], config.tokens_per_batch))
+        for numbers in same_count(batches([s.tree for s in samples], config.tokens_per_batch), device)
     ]
 
 

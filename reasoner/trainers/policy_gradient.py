@@ -40,6 +40,7 @@ from reasoner.trainers.policy_batch import (
     Models,
     grouped,
     is_usable,
+    minibatch_of,
     prepare,
     score_states,
     verified_chains,
@@ -50,7 +51,7 @@ from reasoner.trainers.policy_models import load_models
 from reasoner.trainers.policy_report import book, describe
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import refresh
-from reasoner.trainers.ranks import check_supported, summed
+from reasoner.trainers.ranks import check_supported, make_accelerator, summed, wait_for_everyone
 from reasoner.trainers.sampler import open_sampler
 from reasoner.tree import Problem, Tree
 
@@ -100,7 +101,7 @@ def train_policy(
     for path, what in ((critic_path, "critic"), (prm_path, "PRM"), (orm_path, "ORM")):
         if path:
             check_same_tokens(path, what, prompting.tokenizer)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = make_accelerator()
     check_supported(accelerator)
     torch.manual_seed(session.seed)
     models, sampler = load_models(model_path, critic_path, prm_path, config, orm_path)
@@ -145,12 +146,16 @@ def train_policy(
         if config.imitate_self:
             at.own_chains += verified_chains(drawn.problems, drawn.trees, prompting)
         parts = [
-            [s for (i, _), s in zip(drawn.usable, samples, strict=True) if i % config.minibatches == m]
+            [s for (i, _), s in zip(drawn.usable, samples, strict=True) if minibatch_of(i, config) == m]
             for m in range(config.minibatches)
         ]
         with fitting(config):
             prepared = [
-                [prepare(s, models, config, accelerator.device) for s in grouped(p, config)] for p in parts
+                [
+                    prepare(s, models, config, accelerator.device)
+                    for s in grouped(p, config, accelerator.device)
+                ]
+                for p in parts
             ]
         gaps: list[torch.Tensor] = []
         seen: defaultdict[str, float] = defaultdict(float)
@@ -391,4 +396,4 @@ def _save(
             accelerator.unwrap_model(models.critic).save(prompting.tokenizer, out / "critic")
         if models.prm is not None and config.prm_refresh is not None:
             accelerator.unwrap_model(models.prm).save(prompting.tokenizer, out / "prm")
-    accelerator.wait_for_everyone()
+    wait_for_everyone()

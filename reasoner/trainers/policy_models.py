@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoner.policy.adapters import LoRA, SharedBase, is_adapter, load_merged, load_trainable
-from reasoner.policy.heads import PolicyNet, ScoreNet
+from reasoner.policy.heads import PolicyNet, ScoreNet, train_what_is_read
 from reasoner.policy.recompute import recompute_layers
 from reasoner.registry import UserError
 from reasoner.signals.advantages import CRITIC
@@ -39,12 +39,12 @@ def load_models(
     critic = None
     if has_critic:
         critic = ScoreNet.load(Path(critic_path)) if critic_path else ScoreNet(load_merged(model_path))
-        critic.lm.requires_grad_(True)
+        train_what_is_read(critic)
     ref = PolicyNet(copy.deepcopy(lm)) if config.kl_weight else None
     prm, orm = (ScoreNet.load(Path(path)).eval() if path else None for path in (prm_path, orm_path))
     for net, is_trained in ((prm, config.prm_refresh is not None), (orm, False)):
         if net is not None:
-            net.requires_grad_(is_trained)
+            train_what_is_read(net, is_trained)
     if ref is not None:
         ref.requires_grad_(False)
     if config.gradient_checkpointing:
@@ -86,11 +86,9 @@ def _wanted(path: str | None, weight: float, name: str) -> str | None:
 
 
 def _score_net(shared: SharedBase, name: str, path: str, trained: bool) -> ScoreNet:
-    if shared.fits(path):
-        return ScoreNet.load(Path(path), shared.load(name, path, trained))
-    net = ScoreNet.load(Path(path))
-    net.lm.requires_grad_(trained)
-    if trained:
+    lm = shared.load(name, path, trained) if shared.fits(path) else None
+    net = train_what_is_read(ScoreNet.load(Path(path), lm), trained)
+    if trained and lm is None:
         logger.warning(
             "the %s %s is no adapter of %s: it is loaded whole, and all its %s weights are trained", name, path, shared.path,
             f"{sum(p.numel() for p in net.lm.parameters()):,}",

@@ -8,14 +8,13 @@ import torch
 from accelerate import Accelerator
 
 from reasoner.losses import step_bce
-from reasoner.signals.labelled import Labelled
+from reasoner.signals.labelled import Labelled, idle
 from reasoner.signals.packing import batches, num_tokens
 from reasoner.trainers.loop import Session, clip_and_step
-from reasoner.trainers.policy_batch import blank
 from reasoner.trainers.policy_config import PRMRefresh
 from reasoner.trainers.ranks import same_count, summed
 from reasoner.trainers.reward_model import read
-from reasoner.tree import ROOT, Tree, counts
+from reasoner.tree import Tree, counts
 
 
 def labelled(tree: Tree) -> Labelled | None:
@@ -41,7 +40,6 @@ def refresh(
 ) -> float:  # fmt: skip
     """`config.updates` steps, each the mean binary cross-entropy over its trees' labels on all processes; returns the mean."""
     data = [d for d in map(labelled, trees) if d is not None]
-    empty = Labelled(blank(), [(ROOT, 1)], [0.5])
     loss_sum = 0.0
     prm.train()
     for update in range(config.updates):
@@ -49,8 +47,8 @@ def refresh(
         (mass,) = summed([sum(len(d.labels) for d in own)], accelerator)
         if not mass:
             continue
-        for numbers in same_count(batches([d.tree for d in own], tokens_per_batch)):
-            part = [own[i] for i in numbers] or [empty]
+        for numbers in same_count(batches([d.tree for d in own], tokens_per_batch), accelerator.device):
+            part = [own[i] for i in numbers] or [idle()]
             labels_S = torch.tensor([y for d in part for y in d.labels], device=accelerator.device)
             losses_S = step_bce(read(prm, part, accelerator.device), labels_S)
             loss = losses_S.sum() * bool(numbers) * accelerator.num_processes / mass

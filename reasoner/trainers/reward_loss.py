@@ -30,6 +30,7 @@ class StepLoss(NamedTuple):
 
     terms: Callable[[Labelled], list[Term]]
     value: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    compares: bool = False  # alternatives with each other: a group of them cannot be divided
 
 
 def each_state(labelled: Labelled) -> list[Term]:
@@ -61,7 +62,7 @@ LOSSES: dict[str, StepLoss] = {
     "bce": StepLoss(each_state, step_bce),
     "hard_bce": StepLoss(each_state_hard, step_bce),
     "mse": StepLoss(each_state, step_mse),
-    "ranking": StepLoss(sibling_pairs, step_bce),
+    "ranking": StepLoss(sibling_pairs, step_bce, compares=True),
 }
 
 

@@ -23,15 +23,15 @@ from pydantic import Field
 from reasoner.config import Config, MayChange, decisive
 from reasoner.evals.reward_quality import auroc, brier_skill
 from reasoner.policy.adapters import LoRA, load_for_head
-from reasoner.policy.heads import HEADS, LabelTokens, ScoreNet
+from reasoner.policy.heads import HEADS, LabelTokens, ScoreNet, train_what_is_read
 from reasoner.policy.models import load_tokenizer
 from reasoner.registry import UserError, lookup
-from reasoner.signals.labelled import Labelled
+from reasoner.signals.labelled import Labelled, divided, idle
 from reasoner.signals.packing import batches, num_tokens, pack
 from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
 from reasoner.trainers.gates import check_packed
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
-from reasoner.trainers.ranks import same_count, summed
+from reasoner.trainers.ranks import make_accelerator, same_count, summed, wait_for_everyone
 from reasoner.trainers.reward_loss import LOSSES, mass, weighted_sum
 
 
@@ -54,7 +54,9 @@ class RewardModelStage(Config):
     )
 
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="how weights are updated")
-    epochs: Annotated[float, MayChange()] = Field(default=1.0, gt=0, description="passes over the labelled solutions")
+    epochs: Annotated[float, MayChange()] = Field(
+        default=1.0, gt=0, description="passes over the labelled solutions"
+    )
     batch_size: int = Field(
         default=64,
         ge=1,
@@ -98,7 +100,7 @@ def train_reward_model(
             f"the {name} has {sum(d.num_solutions for d in data)} labelled solutions of one class only; expected "
             "good and bad ones: roll out more problems, or problems that the policy solves sometimes"
         )
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = make_accelerator()
     torch.manual_seed(session.seed)
     train, held = split(data, config.holdout, session.seed)
     train = [expand(d) for d in train]
@@ -128,13 +130,15 @@ def train_reward_model(
         batch = next(order)
         if update <= done:
             continue
-        own = batch[accelerator.process_index :: accelerator.num_processes]
+        own = own_share(batch, loss_of.compares, accelerator.process_index, accelerator.num_processes)
         # DDP means gradients over processes; the loss is a mean over the labels of all of them
         share = accelerator.num_processes / max(1e-8, mass(loss_of, batch))
         total = torch.zeros((), device=accelerator.device)
-        for numbers in same_count(batches([d.tree for d in own], config.tokens_per_batch)):
+        for numbers in same_count(
+            batches([d.tree for d in own], config.tokens_per_batch), accelerator.device
+        ):
             # a process without work joins the others' backward with a loss of zero
-            part = [own[i] for i in numbers] or batch[:1]
+            part = [own[i] for i in numbers] or [idle()]
             logits_S = read(net, part, accelerator.device)
             part_loss = weighted_sum(loss_of, logits_S, part) * share * bool(numbers)
             accelerator.backward(part_loss)
@@ -157,7 +161,7 @@ def train_reward_model(
         found = quality(*score(plain, held, config.tokens_per_batch, accelerator.device))
         session.log({f"{name}/heldout_{k}": v for k, v in found.items()}, num_updates)
         plain.save(tokenizer, session.out / "model")
-    accelerator.wait_for_everyone()
+    wait_for_everyone()
 
 
 def _fingerprint(train: Sequence[Labelled], config: RewardModelStage, seed: int, num_processes: int) -> str:
@@ -231,12 +235,22 @@ def label_ids(texts: Sequence[str], tokenizer) -> tuple[int, int] | None:
     return found[0][0], found[1][0]
 
 
-def train_what_is_read(net: ScoreNet) -> None:
-    """All weights but an output layer that nothing reads: DDP waits for the gradient of every trained weight."""
-    net.lm.requires_grad_(True)
-    output, embedding = net.lm.get_output_embeddings(), net.lm.get_input_embeddings()
-    if isinstance(net.head, torch.nn.Linear) and output.weight is not embedding.weight:
-        output.requires_grad_(False)
+def own_share(batch: Sequence[Labelled], together: bool, rank: int, num: int) -> list[Labelled]:
+    """What process `rank` of `num` has of a batch: trees larger than an even share are divided, the largest given out
+    first, each to whoever has least. The processes' shares together have every label of the batch once.
+    """
+    if num == 1:
+        return list(batch)
+    even = -(-sum(num_tokens(d.tree) for d in batch) // num)
+    lots = [lot for d in batch for lot in (divided(d, even, together) if num_tokens(d.tree) > even else [d])]
+    loads = [0] * num
+    own = []
+    for lot in sorted(lots, key=lambda lot: -num_tokens(lot.tree)):
+        least = loads.index(min(loads))
+        loads[least] += num_tokens(lot.tree)
+        if least == rank:
+            own.append(lot)
+    return own
 
 
 def shuffled(data: Sequence[Labelled], batch_size: int, seed: int) -> Iterator[list[Labelled]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
@@ -15,15 +15,16 @@ from reasoner.policy.adapters import LoRA, load_trainable, save_trained
 from reasoner.policy.models import load_tokenizer
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
-from reasoner.trainers.loop import OptimizerConfig, Session, by_seconds, by_steps, make_optimizer
-from reasoner.trainers.trl_settings import trl_arguments, trl_config
+from reasoner.trainers.loop import OptimizerConfig, Session, by_share, by_steps, make_optimizer
+from reasoner.trainers.ranks import one_clock
+from reasoner.trainers.trl_settings import FromRows, RankRows, trl_arguments, trl_config
 
 
 class SFTStage(Config):
     """Imitate demonstrations. What `trl` holds is passed to trl.SFTConfig."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
-    batch_size: int = Field(32, ge=1, description="sequences per update and process")
+    batch_size: int = Field(32, ge=1, description="sequences per update, over all processes")
     epochs: float = Field(1.0, gt=0, description="passes over the demonstrations")
     max_steps: int | None = Field(None, description="updates in all, instead of epochs")
     max_seconds: float | None = Field(
@@ -47,51 +48,55 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
             ],
         }
     )
-    per_epoch = max(1, len(examples) // config.batch_size)
-    steps = config.max_steps or max(1, round(config.epochs * per_epoch))
+    rows = RankRows(
+        [len(ids) for ids in dataset["input_ids"]], config.batch_size, session.seed, by_length=True
+    )
+    steps = config.max_steps or max(1, round(config.epochs * len(rows)))
     limit = steps if config.max_seconds is None else 10**9
-    machine, chosen = trl_arguments(session, config.batch_size, limit, config.optimizer)
+    machine, chosen = trl_arguments(session, rows, limit, config.optimizer)
     ours: dict[str, Any] = {
-        "train_sampling_strategy": "group_by_length",
         "completion_only_loss": True,  # else the mask is ignored and prompts are learned too
         "logging_steps": 10,
     }
     optimizer = make_optimizer(whole, config.optimizer)
+    clock = one_clock()
     if config.max_seconds is not None:
-        schedule = by_seconds(optimizer, config.optimizer, config.max_seconds)
+        seconds = config.max_seconds
+        schedule = by_share(optimizer, config.optimizer, lambda: clock() / seconds)
     else:
         schedule = by_steps(optimizer, config.optimizer, steps)
-    trainer = SFTTrainer(
+    trainer = _SFT(
         model=whole,
         args=trl_config(SFTConfig, machine | chosen | ours, config.trl),
         train_dataset=dataset,
         processing_class=tokenizer,
         optimizers=(optimizer, schedule),
-        callbacks=[_Report(session, config.max_seconds)],
+        callbacks=[_Report(session, config.max_seconds, clock)],
     )
+    trainer.rows = rows
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.train()
-    tokens = int(
-        sum(map(len, dataset["input_ids"])) / len(dataset) * trainer.state.global_step * config.batch_size
-    )
-    session.ledger.add("policy", trained=tokens * trainer.accelerator.num_processes)
+    session.ledger.add("policy", trained=rows.tokens)
     if trainer.is_world_process_zero():
         save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
 
 
-class _Report(TrainerCallback):
-    """Passes TRL's log lines on, moves the progress bar, and ends a run that was given seconds."""
+class _SFT(FromRows, SFTTrainer):
+    """TRL's trainer on our order of the rows."""
 
-    def __init__(self, session: Session, max_seconds: float | None):
-        self.session, self.max_seconds = session, max_seconds
-        self.start = time.monotonic()
+
+class _Report(TrainerCallback):
+    """Passes TRL's log lines on, moves the progress bar, and ends a run that was given seconds, on all processes at once."""
+
+    def __init__(self, session: Session, max_seconds: float | None, clock: Callable[[], float]):
+        self.session, self.max_seconds, self.clock = session, max_seconds, clock
 
     def on_step_end(self, args, state, control, **kwargs):
-        elapsed = time.monotonic() - self.start
         if self.max_seconds is None:
             self.session.progress(state.global_step, state.max_steps, "")
         else:
+            elapsed = self.clock()
             self.session.progress(int(elapsed), int(self.max_seconds), "seconds")
             control.should_training_stop = elapsed >= self.max_seconds
 

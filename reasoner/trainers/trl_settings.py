@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import torch
+from accelerate import PartialState
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
+from reasoner.policy.machine import on_cpu
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session
 
 T = TypeVar("T")
+BATCHES_SORTED = 50  # rows of this many batches are sorted by length together
 
 
 def trl_arguments(
-    session: Session, batch_size: int, steps: int, optimizer: OptimizerConfig
+    session: Session, rows: RankRows, steps: int, optimizer: OptimizerConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the machine decides, and what we chose and a config's `trl` may change."""
-    on_gpu = torch.cuda.is_available()
+    on_gpu = not on_cpu()
     machine = {  # TRL's defaults are for a GPU and fail on a CPU
         "use_cpu": not on_gpu,
         "bf16": on_gpu,
@@ -29,7 +33,7 @@ def trl_arguments(
     }
     chosen = {
         "output_dir": str(session.out),
-        "per_device_train_batch_size": batch_size,
+        "per_device_train_batch_size": rows.per_process,
         "max_steps": steps,
         "max_grad_norm": optimizer.max_grad_norm,
         "max_length": None,
@@ -57,6 +61,68 @@ def trl_config(kind: Callable[..., T], options: Mapping[str, Any], given: Mappin
         raise UserError(
             f"trl: {dict(given)} was refused by {kind.__name__}: {told}; expected options that fit"
         ) from problem
+
+
+class RankRows:
+    """A batch sampler: this process's share of the rows of each update, the same updates on any number of processes.
+
+    `lengths` are the rows' sizes in tokens; `tokens` counts those given out here. Every epoch has a new order of its
+    own; rows that fill no whole batch wait for the next. With `by_length`, rows of one batch are of like length.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, by_length: bool = False):
+        state = PartialState()
+        self.rank, num = state.process_index, state.num_processes
+        self.batch_size = min(batch_size, len(lengths) // num * num)
+        if batch_size % num or not self.batch_size:
+            raise UserError(
+                f"{len(lengths)} rows in updates of batch_size={batch_size} cannot be shared evenly by {num} processes; "
+                "expected at least a row each, and a batch_size that the number of processes divides"
+            )
+        self.lengths, self.seed, self.by_length = lengths, seed, by_length
+        self.num, self.per_process = num, self.batch_size // num
+        self.epoch = self.tokens = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.epoch += 1
+        for batch in epoch_batches(self.lengths, self.batch_size, self.seed, self.epoch, self.by_length):
+            own = batch[self.rank :: self.num]
+            self.tokens += sum(self.lengths[i] for i in own)
+            yield own
+
+
+def epoch_batches(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, by_length: bool
+) -> list[list[int]]:
+    """Row numbers of the updates of one epoch, in order, a function of seed and epoch."""
+    rng = random.Random(f"{seed} {epoch}")
+    order = rng.sample(range(len(lengths)), len(lengths))
+    order = order[: len(order) // batch_size * batch_size]
+    if by_length:
+        size = batch_size * BATCHES_SORTED
+        order = [
+            i
+            for start in range(0, len(order), size)
+            for i in sorted(order[start : start + size], key=lambda i: -lengths[i])
+        ]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if by_length:
+        rng.shuffle(batches)
+    return batches
+
+
+class FromRows:
+    """Before a trainer of transformers, as a base: `rows` say what it trains on, instead of its own sampler."""
+
+    rows: RankRows
+
+    def get_train_dataloader(self) -> DataLoader:
+        trainer: Any = self
+        dataset = trainer._remove_unused_columns(trainer.train_dataset, description="training")
+        return DataLoader(dataset, batch_sampler=self.rows, collate_fn=trainer.data_collator)  # pyright: ignore[reportArgumentType]
 
 
 class Report(TrainerCallback):

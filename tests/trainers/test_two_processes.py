@@ -1,37 +1,209 @@
-"""accelerate launch: two real processes make the updates of one."""
+"""Two real processes: every trainer ends with the weights of one, from tied and untied models."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import yaml
 from safetensors.torch import load_file
 
+from reasoner.config import validate
+from reasoner.ledger import Ledger
+from reasoner.pipeline import RunConfig, run
+from reasoner.policy.models import load_model, load_tokenizer, save
+from reasoner.registry import UserError
+from reasoner.trainers.ranks import check_started
+
 ROOT = Path(__file__).parent.parent.parent
-PPO = ROOT / "configs/smoke/ppo.yaml"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+LAUNCH_FILES = sorted((ROOT / "launch/accelerate").glob("*.yaml"))
+
+PROBLEMS = """
+prompt: {template: "{prompt}=\\n"}
+problems:
+  demonstrations:
+    - {name: arithmetic, size: 60, families: &short {chain_sum: {max_terms: 2, max_digits: 1}}}
+  train:
+    - {name: arithmetic, start: 1000000, size: 24, families: *short}
+"""
+START = """
+stages:
+  - {kind: init, hidden_size: 32, num_layers: 2, num_heads: 2, num_key_value_heads: 1, intermediate_size: 64}
+  - {kind: sft, model: base, batch_size: 32, max_steps: 100, optimizer: {name: muon, lr: 0.01}}
+"""
+TREES = """
+stages:
+  - kind: rollout
+    model: MODEL
+    num_problems: 24
+    max_tokens: 16
+    tree: {where: every_step, num_roots: 4, num_points: 1, num_children: 3}
+  - {kind: verify, model: MODEL}
+  - {kind: label, model: MODEL}
+"""
+ONCE = """
+  - {kind: sft, name: timed, model: MODEL, batch_size: 8, max_seconds: 0.5, trl: {logging_steps: 1}}
+  - {kind: sft, name: timed_by_stage, model: MODEL, batch_size: 8, seconds_of: [timed], trl: {logging_steps: 1}}
+  - {kind: ppo, name: lora, model: MODEL, problems_per_round: 7, kl_weight: 0.1, lora: {r: 2}, minibatches: 2, PPO: 2}
+"""
+EACH = """
+  - {kind: sft, name: sft_BASE, model: MODEL, batch_size: 8, max_steps: 3, optimizer: RATE}
+  - {kind: dpo, name: dpo_BASE, model: MODEL, batch_size: 4, optimizer: RATE, trl: {max_steps: 3}}
+  - {kind: prm, name: prm_BASE, model: MODEL, batch_size: 16, epochs: 0.3, optimizer: RATE}
+  - {kind: orm, name: orm_BASE, model: MODEL, loss: ranking, batch_size: 16, epochs: 0.3, optimizer: SLOWER}
+  - {kind: pairwise, name: pairwise_BASE, model: MODEL, batch_size: 4, optimizer: SLOWER, trl: {max_steps: 2}}
+  - {kind: ppo, name: ppo_BASE, model: MODEL, problems_per_round: 7, minibatches: 2, PPO: 2}
+  - {kind: ppo, name: grpo_BASE, model: MODEL, problems_per_round: 7, minibatches: 1, GRPO: 2}
+"""
+PPO = "max_tokens: 16, drop_uniform: false, optimizer: RATE, critic_optimizer: RATE, rounds"
+GRPO = (
+    "max_tokens: 16, advantage: {method: grpo}, tree: {num_roots: 4, num_points: 0}, optimizer: RATE, rounds"
+)
+RATE = "{lr: 0.001, warmup: 0.0, schedule: constant}"
+SLOWER = RATE.replace(
+    "0.001", "0.0004"
+)  # what a head of zeros passes back is so small that Adam magnifies rounding
+TRAINED = ("sft", "dpo", "prm", "orm", "pairwise", "ppo", "grpo")
 
 
-def test_two_processes_equal_one(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    train = ["-m", "reasoner", "train", str(PPO)]
-    subprocess.run(
-        [sys.executable, *train, f"out={one}"], cwd=ROOT, check=True, capture_output=True, timeout=200
+def shell(command: list[str], timeout: int = 300, **options) -> subprocess.CompletedProcess:
+    """A command with our code on its path; what it wrote is part of the failure where it fails."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, **options
     )
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        "launch/accelerate/cpu_2proc.yaml",
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    """The same stages on one process and on two, started from one short imitation, tied and untied."""
+    folder = tmp_path_factory.mktemp("runs")
+    run(validate(RunConfig, {**yaml.safe_load(PROBLEMS + START), "out": str(folder / "start")}, "start"))
+    tied = folder / "start/models/sft/model"
+    lm = load_model(str(tied))
+    lm.lm_head.weight = type(lm.lm_head.weight)(lm.lm_head.weight.detach().clone())
+    lm.config.tie_word_embeddings = False
+    save(lm, load_tokenizer(str(tied)), folder / "untied")
+    text = PROBLEMS + (TREES + ONCE).replace("MODEL", str(tied))
+    for name, model in (("tied", tied), ("untied", folder / "untied")):
+        text += EACH.replace("BASE", name).replace("MODEL", str(model))
+    for name, value in {"GRPO": GRPO, "PPO": PPO, "RATE": RATE, "SLOWER": SLOWER}.items():
+        text = text.replace(name, value)
+    (folder / "all.yaml").write_text(text, encoding="utf-8")
+    found = {"tied": tied, "untied": folder / "untied"}
+    for name, launcher in (("one", [sys.executable]), ("two", TORCHRUN)):
+        found[name] = folder / name
+        done = shell([*launcher, "-m", "reasoner", "run", str(folder / "all.yaml"), f"out={found[name]}"])
+        assert done.returncode == 0, done.stderr[-3000:]
+    return found
+
+
+def weights(folder: Path) -> dict:
+    return {
+        f"{path.name}/{name}": tensor
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def furthest(a: dict, b: dict) -> float:
+    return max((a[k] - b[k]).abs().max().item() for k in a.keys() & b.keys())
+
+
+@pytest.mark.parametrize("base", ["tied", "untied"])
+@pytest.mark.parametrize("stage", TRAINED)
+def test_two_processes_end_with_the_weights_of_one(runs, stage, base):
+    assert "lm_head.weight" in {k.split("/")[-1] for k in weights(runs["untied"])}
+    num = [
+        json.loads((runs[r] / "stages" / f"{stage}_{base}" / "done").read_text())["processes"]
+        for r in ("one", "two")
     ]
-    done = subprocess.run(
-        [*launch, *train, f"out={two}"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    assert num == [1, 2]
+    one, two = (runs[r] / "models" / f"{stage}_{base}" for r in ("one", "two"))
+    names = ["model", "critic"] if stage == "ppo" else ["model"]
+    for name in names:
+        a, b = weights(one / name), weights(two / name)
+        assert a.keys() == b.keys()
+        assert furthest(a, weights(runs[base])) > 2e-4  # it trained
+        assert furthest(a, b) < 1e-5, name
+
+
+def test_adapters_on_one_base_are_those_of_one_process(runs):
+    for name in ("model", "critic"):
+        a, b = (weights(runs[r] / "models/lora" / name) for r in ("one", "two"))
+        assert max(w.abs().max().item() for k, w in a.items() if "lora_B" in k) > 5e-4
+        assert furthest(a, b) < 1e-5
+
+
+def test_the_ledger_counts_all_processes(runs):
+    one, two = (Ledger.load(runs[r] / "ledger.json") for r in ("one", "two"))
+    for stage in (f"{kind}_{base}" for kind in TRAINED for base in ("tied", "untied")):
+        for model, counted in one.counts[stage].items():
+            for counter in ("trained", "decoded", "verifications", "trajectories_generated"):
+                if counter in counted and not (stage.startswith(("prm", "orm")) and counter == "trained"):
+                    assert two.counts[stage][model][counter] == counted[counter] > 0, (stage, model, counter)
+    # a tree that is divided costs its shared prefix on each process
+    assert two.counts["prm_tied"]["prm"]["trained"] >= one.counts["prm_tied"]["prm"]["trained"] > 0
+
+
+def test_one_clock_ends_a_run_of_seconds_on_both(runs):
+    """Each by its own clock, one process would wait for ever for the other's gradients."""
+    for stage in ("timed", "timed_by_stage"):
+        found = [json.loads(line) for line in (runs["two"] / "stages" / stage / "metrics.jsonl").open()]
+        assert found and (runs["two"] / "models" / stage / "model/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("file", LAUNCH_FILES, ids=lambda p: p.stem)
+def test_a_launch_file_starts_what_it_says(file, tmp_path):
+    script = tmp_path / "count.py"
+    script.write_text(
+        "from reasoner.trainers.ranks import from_everyone, start\n"
+        "state = start()\n"
+        "found = from_everyone(state.process_index)\n"
+        "print('RANKS', found) if state.is_main_process else None\n"
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    base = load_file(one / "models/base/model/model.safetensors")
-    for net in ("model", "critic"):
-        a, b = (load_file(out / f"models/ppo/{net}/model.safetensors") for out in (one, two))
-        moved = max((a[k] - base[k]).abs().max().item() for k in a)
-        apart = max((a[k] - b[k]).abs().max().item() for k in a)
-        # seven problems a round on two processes: unequal shares, five updates
-        assert moved > 5e-4
-        assert apart < 1e-5, net
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    done = shell([*launch, "--main_process_port", "0", str(script)])
+    said = yaml.safe_load(file.read_text())["num_processes"]
+    assert said > 1 and f"RANKS {list(range(said))}" in done.stdout, done.stderr[-2000:]
+
+
+def test_a_launch_file_that_starts_one_of_two_is_refused(tmp_path):
+    """accelerate's MULTI_CPU starts a single process where there is no MPI."""
+    said = yaml.safe_load(LAUNCH_FILES[0].read_text())
+    (tmp_path / "cpu.yaml").write_text(
+        yaml.safe_dump({**said, "distributed_type": "MULTI_CPU", "use_cpu": True})
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "cpu.yaml")]
+    done = shell([*launch, "-m", "reasoner", "train", "configs/smoke/ppo.yaml", f"out={tmp_path / 'out'}"])
+    assert done.returncode != 0 and "several processes (MASTER_ADDR) and 1 started" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_fewer_processes_than_announced_are_refused(name):
+    with pytest.raises(UserError, match=f"8 processes \\({name}\\) and 2 started"):
+        check_started({name: "8"}, 2)
+    check_started({name: "8", "MASTER_ADDR": "host"}, 8)
+    check_started({"MASTER_ADDR": "host", "SLURM_NTASKS": "8"}, 1)
+
+
+def test_a_long_stage_of_one_process_is_waited_for(tmp_path):
+    """The group's own limit is two seconds here; the first process takes four."""
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import sys, time, datetime, torch.distributed as dist\n"
+        "from accelerate import PartialState\n"
+        "from reasoner.trainers.ranks import wait_for_everyone\n"
+        "state = PartialState(cpu=True, timeout=datetime.timedelta(seconds=2))\n"
+        "wait_for_everyone()\n"
+        "time.sleep(4 if state.is_main_process else 0)\n"
+        "wait_for_everyone() if sys.argv[1] == 'ours' else dist.barrier()\n"
+        "print('WAITED', state.process_index)\n"
+    )
+    ours, plain = (shell([*TORCHRUN, str(script), which], timeout=120) for which in ("ours", "plain"))
+    assert ours.stdout.count("WAITED") == 2, ours.stderr[-2000:]
+    assert plain.returncode != 0 and "WAITED 1" not in plain.stdout
