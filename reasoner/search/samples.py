@@ -35,7 +35,10 @@ class OfSamples(Sampled, PickConfig):
         "",
         description="what ranks or weighs: orm | prm | verifier | logprob | certainty | lowest_group | tail; empty: by method",
     )
-    aggregate: str = Field("last", description="prm: from step scores to one: last | min | product | mean")
+    aggregate: str = Field(
+        "min",
+        description="prm: from step scores to one: min (the weakest step) | last (an outcome's) | product | mean",
+    )
     measure: str = Field(
         "negentropy", description="confidences: per-token measure, negentropy | logprob | certainty | top_k"
     )
