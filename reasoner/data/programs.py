@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from reasoner.data.packed import unpack
+from reasoner.data.program_tests import against_solution, function_under_test
 from reasoner.data.rows import Item, SourceConfig, first_of, read_rows, text_of
 from reasoner.registry import UserError
 from reasoner.tree import Problem
@@ -31,31 +32,59 @@ _PYTHON_3 = 3  # in CodeContests' list of languages
 
 
 def humaneval(config: SourceConfig) -> Iterator[Item]:
-    """HumanEval (Chen et al. 2021), and HumanEval+ by path: complete a function from its docstring."""
+    """HumanEval (Chen et al. 2021), and HumanEval+ by path, of any version: complete a function from its docstring."""
     for i, row in enumerate(read_rows(config, "openai/openai_humaneval"), start=config.start):
         prompt = text_of(row, ("prompt",), config, i, "prompt")
+        test = text_of(row, ("test",), config, i, "test")
+        solution = f"{row['prompt']}{row.get('canonical_solution') or ''}"
+        more = against_solution(row, solution)
         reference = {
-            "test": text_of(row, ("test",), config, i, "test"),
+            "test": f"{test}\n{more}" if more else test,
             "prompt": row["prompt"],
             "entry_point": text_of(row, ("entry_point",), config, i, "entry_point"),
+            **_for_many(f"{test}{more}" if more or "numpy" in test else ""),
         }
         asked = f"Complete this Python function.\n```python\n{prompt}\n```"
         yield _item(config, "humaneval", row.get("task_id", i), asked, reference, "MIT")
 
 
 def mbpp(config: SourceConfig) -> Iterator[Item]:
-    """MBPP (Austin et al. 2021), and MBPP+ by path: a function from one sentence and its tests."""
+    """MBPP (Austin et al. 2021), and MBPP+ by path, of any version: a function from one sentence and its tests.
+
+    The asserts of test_list are shown; those of challenge_test_list, the text under `test` and the inputs of earlier
+    versions are not.
+    """
     for i, row in enumerate(read_rows(config, "google-research-datasets/mbpp"), start=config.start):
         text = text_of(row, ("text", "prompt"), config, i, "text")
-        tests = row.get("test_list") or []
-        if not tests:
+        solution = str(first_of(row, ("code", "canonical_solution")) or "")
+        shown = list(row.get("test_list") or [])
+        assertion = str(row.get("assertion") or "").strip()
+        hidden = [*(row.get("challenge_test_list") or []), *([assertion] if assertion else [])]
+        hidden += [more for more in (str(row.get("test") or "").strip(),
+                                     against_solution(row, solution, assertion or "\n".join(shown))) if more]  # fmt: skip
+        if not shown and not hidden:
             raise UserError(
                 f"row {i} of {config.path or 'MBPP'} has no test_list; expected assert statements"
             )
-        setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or [])
-        asked = f"{text}\nYour code should pass these tests:\n" + "\n".join(tests)
-        reference = {"asserts": list(tests), "setup": setup}
-        yield _item(config, "mbpp", row.get("task_id", i), asked, reference, "CC BY 4.0")
+        setup = "\n".join([row.get("test_setup_code") or "", *(row.get("test_imports") or [])]).strip()
+        asked = text.strip('"\n ') + (
+            "\nYour code should pass these tests:\n" + "\n".join(shown) if shown else ""
+        )
+        name = row.get("entry_point") or function_under_test(solution, shown)
+        reference = {
+            "asserts": shown + hidden,
+            "setup": setup,
+            **({"entry_point": name} if name else {}),
+            **_for_many("".join(hidden)),
+        }
+        yield _item(
+            config, "mbpp", str(row.get("task_id", i)).removeprefix("Mbpp/"), asked, reference, "CC BY 4.0"
+        )
+
+
+def _for_many(tests: str) -> dict[str, Any]:
+    """Reference keys for tests of many inputs, by their text: more time, and numpy where they use it."""
+    return ({"cpu_s": 10.0} if tests else {}) | ({"warm": "science"} if "numpy" in tests else {})
 
 
 def livecodebench(config: SourceConfig) -> Iterator[Item]:
@@ -216,6 +245,8 @@ def _item(
     licence: str,
     program: str | None = None,
 ) -> Item:
+    if config.tolerance is not None:
+        reference = {**reference, "tolerance": config.tolerance}
     problem = Problem(
         id=f"{name}/{number}".replace(f"{name}/HumanEval/", "humaneval/"),
         prompt=prompt,

@@ -36,6 +36,11 @@ class SourceConfig(Config):
     )
     size: int = Field(1000, ge=1, description="most problems to take")
     domain: str = Field("", description="name of this set in reports")
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        description="programs: how far floats may be off, relative above 1; empty: as the set's own judge",
+    )
     worked: float = Field(
         1.0,
         ge=0,
