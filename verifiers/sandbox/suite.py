@@ -117,7 +117,7 @@ def _serve(names: dict, failed, until_reply: bool = False):
             _send(failed)
             continue
         try:
-            before = _contents(arguments) if operation == "call" else []
+            before = _contents(arguments) if operation == "call" else {}
             reply = ("ok", _OPERATIONS[operation](names, target, arguments, named))
             if before:
                 after = _contents(arguments)
@@ -234,7 +234,7 @@ def _ask(operation: str, target, arguments, named):
     _send((operation, target, arguments, named), _number)
     while True:
         reply = _receive(_remote)
-        if type(reply) is not tuple or not reply or reply[0] not in ("ok", "raise", "callback"):
+        if not isinstance(reply, tuple) or len(reply) < 2 or reply[0] not in ("ok", "raise", "callback"):
             raise Gone("the candidate's process sent no reply")
         if reply[0] != "callback":
             break
@@ -242,7 +242,7 @@ def _ask(operation: str, target, arguments, named):
     if reply[0] == "raise":
         raise _exception(reply)
     _pending[:] = []
-    if len(reply) > 2:
+    if len(reply) > 2 and type(reply[2]) is dict:
         _pending[:] = [(arguments[i], changed) for i, changed in reply[2].items()]
         if reply[1] is None:
             _take_effects()
@@ -256,7 +256,7 @@ def _called_back(number: int, arguments, named) -> tuple:
         return ("raise", type(problem).__name__, str(problem)[:500])
 
 
-def _exception(reply) -> Exception:
+def _exception(reply: tuple) -> Exception:
     """The exception of the other side, as the builtin of its name where that stops nothing but its caller."""
     kind = getattr(builtins, str(reply[1]), None)
     if not (isinstance(kind, type) and issubclass(kind, Exception)) or kind in (
@@ -327,7 +327,7 @@ class _Names(dict):
             if hasattr(builtins, name):
                 raise KeyError(name)
             if name in self["__modules__"]:
-                return importlib.import_module(_ALIASES.get(name, name))
+                return importlib.import_module(_ALIASES.get(name) or name)
             if name in _FUNCTIONS:
                 return getattr(importlib.import_module(_FUNCTIONS[name]), name)
         try:
