@@ -48,11 +48,14 @@ class Context:
     contamination: ContaminationConfig = field(default_factory=lambda: ContaminationConfig())
     measured_on: tuple[str, ...] = ("test",)  # problem sets of which nothing is trained on
 
-    def items(self, names: list[str]) -> list[Item]:
-        """The items of the named sets, distinct by prompt, without any that holds a problem of a set that is measured on,
-        or whose reference its verifier cannot read."""
+    def items(self, names: list[str], to_judge: bool = True) -> list[Item]:
+        """The items of the named sets, distinct by prompt, without any that holds a problem of a set that is measured on.
+
+        Where answers to them will be judged, those whose reference the verifier cannot read are left out as well.
+        """
         distinct = {i.problem.prompt: i for name in names for i in self._set(name)}
-        distinct = {i.problem.prompt: i for i in self._judgeable(distinct.values())}
+        if to_judge:
+            distinct = {i.problem.prompt: i for i in self._judgeable(distinct.values())}
         if not set(names) & set(self.measured_on):
             kept = self.clean(distinct.values(), lambda i: (i.problem.prompt, i.solution or ""))
             distinct = {i.problem.prompt: i for i in kept}
@@ -129,7 +132,7 @@ def examples(names: list[str], context: Context, prompting: Prompting) -> list[S
             i.problem.id, i.problem.prompt, i.solution, prompting.prompt_ids(i.problem.prompt),
             prompting.completion_ids(i.solution), i.problem.source, i.problem.licence,
         )
-        for i in context.items(names)
+        for i in context.items(names, to_judge=False)
         if i.solution
     ]  # fmt: skip
 

@@ -24,6 +24,6 @@ class InitStage(TinyModel):
 
 def run_init(config: InitStage, context: Context) -> None:
     prompt = context.prompt.template
-    items = context.items(config.problems)
+    items = context.items(config.problems, to_judge=False)
     texts = [prompt.replace("{prompt}", i.problem.prompt) + (i.solution or "") for i in items]
     make_tiny(config, texts, context.session.out / "model")
