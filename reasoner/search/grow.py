@@ -7,15 +7,19 @@ Budgets and pruning are policies around a policy (search/budgets, search/prune).
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import cast
 
 from reasoner.policy.engine import STOP_REASONS, Completion, Engine, Request, Sampling, place_key
 from reasoner.registry import UserError
 from reasoner.tree import ROOT, Node, Tree
 
+logger = logging.getLogger(__name__)
+MANY = 16  # completions of which one should have ended by itself
 NO_NUMBERS = ("nan", "empty", "vocabulary", "context", "memory")  # ends of which none may be the only one
 
 # (token ids, their full log-probabilities, completion tokens before them) -> positions of the steps' last tokens
@@ -125,8 +129,9 @@ def grow(
         for completion in finished:
             t, i = cast(tuple[int, int], completion.id)
             wave = waves[t]
-            if wave.branches[i].parent == ROOT:
-                from_prompts[completion.stop_reason] += 1
+            branch, reason = wave.branches[i], completion.stop_reason
+            if branch.parent == ROOT:  # a step's own limit is no end of the turn's
+                from_prompts["open" if branch.one_step and reason == "length" else reason] += 1
             first = wave.came[i]
             came = wave.came[i] = completion if first is None else _joined(first, completion)
             rest = _unfinished(wave.branches[i], wave.requests[i], came, trees[t], growth)
@@ -145,17 +150,32 @@ def grow(
             if not start_wave(t):
                 active -= 1
                 on_progress(len(trees) - active)
-    _check_drawn(from_prompts)
+    _check_drawn(from_prompts, growth.max_tokens)
 
 
-def _check_drawn(reasons: Counter[str]) -> None:
-    """A UserError where not one prompt was continued by numbers: the engine, the model or the prompts are broken."""
+def _check_drawn(reasons: Counter[str], max_tokens: int) -> None:
+    """A UserError where not one prompt was continued by numbers: the engine, the model or the prompts are broken.
+
+    A warning where none of many came to an end: the model may end its turns with a token that nobody named.
+    """
     if all(reason in NO_NUMBERS for reason in reasons) and reasons:
         why = ", ".join(f"{n} {reason} ({STOP_REASONS[reason]})" for reason, n in sorted(reasons.items()))
         raise UserError(
             f"all {reasons.total()} continuations of prompts broke off: {why}; expected tokens: check that weights, dtype, "
             "tokenizer and prompts belong together"
         )
+    if set(reasons) == {"length"} and reasons.total() >= MANY:
+        _warn_endless(max_tokens)
+
+
+@lru_cache(maxsize=16)
+def _warn_endless(max_tokens: int) -> None:
+    """Once for each limit, however many rounds there are."""
+    logger.warning(
+        "no completion ended its turn within max_tokens=%d: raise max_tokens, or name the token that ends the model's "
+        "turns in prompt.stop",
+        max_tokens,
+    )
 
 
 def in_turns(plan: Callable[[Tree], Iterator[list[Branch]]]) -> BranchPolicy:

@@ -23,7 +23,7 @@ from reasoner.search.branch import (
     tree_of,
 )
 from reasoner.search.chain import fan
-from reasoner.search.grow import Branch, Growth, StepStop, _requests, grow, place_paths
+from reasoner.search.grow import Branch, Growth, StepStop, _requests, _warn_endless, grow, place_paths
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.tree import ROOT, Node, Problem, Tree
 
@@ -427,3 +427,16 @@ def test_a_continuation_that_goes_wrong_under_way_is_data(lm):
     grow([tree], LocalEngine(broken, (0, 20), 8, 64), lambda t, wave: [Branch(1, 2)] * (wave == 0),
          Growth(mark_steps, MAX_TOKENS))  # fmt: skip
     assert tree.nodes[-1].stop_reason == "nan" and tree.nodes[-1].token_ids == ()
+
+
+def test_a_model_that_never_ends_its_turn_is_told_once(lm, caplog):
+    _warn_endless.cache_clear()
+    grown(lm, fan(4), eos_ids=())
+    grown(lm, fan(4), eos_ids=())
+    (told,) = [r.getMessage() for r in caplog.records]
+    assert "within max_tokens=14" in told and "prompt.stop" in told
+    _warn_endless.cache_clear()
+    caplog.clear()
+    grown(lm, fan(4))  # some end
+    grown(lm, fan(2), numbers=[0, 1], eos_ids=())  # too few to tell
+    assert not caplog.records
