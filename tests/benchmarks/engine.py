@@ -1,0 +1,119 @@
+"""Sampling speed on a real chat model: `python -m tests.benchmarks.engine MODEL_FOLDER [--prompts 64] [--samples 8]`.
+
+Word problems in the model's chat template, several samples of each at temperature 1, up to `--max-tokens`: tokens
+that are kept (up to the end of the turn) per second, ours against `model.generate` with `num_return_sequences`, in
+batches of `--batch` sequences. `lora_step`: the same sampling with a LoRA adapter of rank 16 on all linear layers,
+against ours without, so that 1 means no cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
+from reasoner.policy.engine import Request, place_key
+from reasoner.policy.local import LocalEngine
+from reasoner.policy.models import load_model
+from tests.benchmarks.measure import medians, row, seconds
+
+STORIES = (
+    "{a} children each pick {b} apples. They give away {c}. How many apples are left?",
+    "A box holds {a} rows of {b} eggs, and {c} are broken. How many eggs are whole? Explain each step.",
+    "Tom reads {a} pages a day for {b} days. The book has {c} pages more than that. How long is the book?",
+    "A train goes {a} miles an hour for {b} hours, rests, and goes {c} miles more. How far does it go in all?",
+)
+
+
+def questions(count: int) -> list[str]:
+    return [
+        STORIES[i % len(STORIES)].format(a=3 + i * 7 % 19, b=2 + i * 5 % 11, c=1 + i * 3 % 17)
+        for i in range(count)
+    ]
+
+
+class Job:
+    """A model with the prompts that both sides answer; each call draws anew."""
+
+    def __init__(self, model, prompting: Prompting, args: argparse.Namespace):
+        self.model, self.prompting, self.args = model, prompting, args
+        self.prompts = [prompting.prompt_ids(q) for q in questions(args.prompts)]
+        self.rounds = 0
+
+    def ours(self, model=None) -> float:
+        """Kept tokens a second by the engine."""
+        self.rounds += 1
+        args, longest = self.args, max(map(len, self.prompts)) + self.args.max_tokens
+        engine = LocalEngine(
+            self.model if model is None else model, self.prompting.eos_ids, args.batch, longest,
+            tokenizer=self.prompting.tokenizer,
+        )  # fmt: skip
+        asked = [
+            Request((i, k), ids, args.max_tokens, place_key(self.rounds, 0, str(i), [(0, k)]))
+            for i, ids in enumerate(self.prompts)
+            for k in range(args.samples)
+        ]
+        kept = 0
+
+        def work() -> None:
+            nonlocal kept
+            kept = sum(len(c.token_ids) for c in engine.sample(asked))
+
+        return 1 / (seconds(work) / kept)
+
+    def generate(self) -> float:
+        """Kept tokens a second by transformers."""
+        self.rounds += 1
+        torch.manual_seed(self.rounds)
+        args, ends, kept = self.args, self.prompting.eos_ids, 0
+        size = max(1, args.batch // args.samples)
+
+        def work() -> None:
+            nonlocal kept
+            for start in range(0, len(self.prompts), size):
+                batch = self.prompting.tokenizer.pad(
+                    {"input_ids": self.prompts[start : start + size]},
+                    padding_side="left",
+                    return_tensors="pt",
+                ).to(self.model.device)
+                out = self.model.generate(
+                    **batch, max_new_tokens=args.max_tokens, do_sample=True, top_k=0, temperature=1.0,
+                    num_return_sequences=args.samples, eos_token_id=ends,
+                )  # fmt: skip
+                new = out[:, batch["input_ids"].shape[1] :]
+                ended = torch.isin(new, torch.tensor(ends, device=new.device))
+                kept += int((ended.cumsum(1) - ended.long() == 0).sum())
+
+        return 1 / (seconds(work) / kept)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="folder of a chat model")
+    for name, default in (("prompts", 64), ("samples", 8), ("max-tokens", 128), ("batch", 64), ("pairs", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(args.model, "auto" if device == "cuda" else "float32").to(device)
+    job = Job(model, load_prompting(args.model, PromptConfig(chat=True)), args)
+    where = {"device": device, "dtype": str(model.dtype), "pairs": args.pairs}
+    rates = medians(job.ours, job.generate, pairs=args.pairs)
+    peer = f"generate, batches of {args.batch}"
+    print(json.dumps(row("engine_real", *rates, peer, "tokens/s", 3) | where), flush=True)
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    with_lora = get_peft_model(load_model(args.model, "auto" if device == "cuda" else "float32"), config)
+    with_lora = with_lora.to(device).eval()
+    rates = medians(lambda: job.ours(with_lora), job.ours, pairs=args.pairs)
+    print(json.dumps(row("lora_step", *rates, "without the adapter", "tokens/s", 0.77) | where), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        sys.exit(main())
