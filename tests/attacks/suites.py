@@ -44,6 +44,20 @@ CANDIDATES = {
     "state_between_tests": (
         "import os\ndef f(x):\n    n = len(os.listdir('/box'))\n    open(f'/box/{n}', 'w').close()\n    return [41, 43, [2]][n]"
     ),
+    "stop_iteration": "def f(x): raise StopIteration",
+    "colliding_integers": "s = {i * (2**61 - 1) for i in range(300)}\ndef f(x): return [s] * 50",
+    "fake_builtins_and_modules": (
+        "class math: isclose = staticmethod(lambda *a: True)\n"
+        "def isinstance(*a): return True\ndef len(x): return 1\ndef f(x): return 0"
+    ),
+    "true_in_every_way": (
+        "class T:\n    def __bool__(self): return True\n    def __len__(self): return 41\n"
+        "    def __index__(self): return 41\ndef f(x): return T()"
+    ),
+    "forged_effects": (
+        'import os\nmessage = b\'{"t":["ok",41,{"d":[[7,[]]]}]}\'\n'
+        "os.write(5, len(message).to_bytes(4, 'little') + message)\ndef f(x): return 0"
+    ),
     "unknown_name": "def g(x): return x",
     "empty_body": "def f(x): pass",
     "hard_coded_visible_input": "def f(x): return 41 if x == 1 else None",
