@@ -87,7 +87,9 @@ def evaluate(
         return _run(config, overrides or [], as_json)
     from reasoner.commands.evaluate import run_replay
 
-    _show_rows(run_replay(replay, k, _read(config, overrides or []) if config else None), as_json)
+    rows = run_replay(replay, k, _read(config, overrides or []) if config else None)
+    _show_rows(rows, as_json)
+    _tell_of_no_answers(rows)
 
 
 @app.command()
@@ -317,6 +319,7 @@ def _execute(resolved, as_json: bool) -> None:
     if rows or as_json:
         _show_rows(rows, as_json)
     console.print(f"report: {resolved.out}/report.html   metrics: {resolved.out}/metrics.json")
+    _tell_of_no_answers(rows)
 
 
 def _show_rows(rows, as_json: bool) -> None:
@@ -324,6 +327,13 @@ def _show_rows(rows, as_json: bool) -> None:
 
     width = _width()
     print(to_json(rows)) if as_json else Console(width=width).print(rich_table(rows, width))
+
+
+def _tell_of_no_answers(rows) -> None:
+    from reasoner.evals.no_answers import last_line
+
+    if told := last_line(rows):
+        print(told, file=sys.stderr)
 
 
 def _width() -> int:

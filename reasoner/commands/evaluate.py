@@ -14,14 +14,15 @@ from reasoner.registry import UserError
 def run_replay(path: Path, ks: str, config) -> list[MetricRow]:
     """Rows of a replay file; `config` is a run's config with the problems, or None where the file holds verdicts."""
     groups = read_groups(path)
+    without: list[MetricRow] = []
     if not all(g.correct for g in groups):
         if config is None:
             raise UserError(
                 f"{path} has no verdicts; expected a key like correct or reward in its rows, or a CONFIG with the problems"
             )
         problems = [i.problem for sources in config.problems.values() for s in sources for i in load_items(s)]
-        verify_groups(groups, problems, path)
-    return replay_rows(groups, path.stem, _numbers(ks))
+        without = verify_groups(groups, problems, path)
+    return [*replay_rows(groups, path.stem, _numbers(ks)), *without]
 
 
 def _numbers(ks: str) -> list[int]:

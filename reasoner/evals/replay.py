@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from reasoner.evals.metrics import best_of_k, fit_coverage, maj_at_k, pass_at_k, pass_hat_k
+from reasoner.evals.no_answers import no_answer_rows
 from reasoner.evals.recorded import Group
 from reasoner.evals.rows import MetricRow, mean_row
 from reasoner.registry import UserError
@@ -21,8 +22,11 @@ from reasoner.tree import Problem
 from verifiers import verify_many
 
 
-def verify_groups(groups: Sequence[Group], problems: Sequence[Problem], path: Path) -> None:
-    """Set `correct` and `answers` by the problems' own verifiers; what our side fails to judge stays None."""
+def verify_groups(groups: Sequence[Group], problems: Sequence[Problem], path: Path) -> list[MetricRow]:
+    """Set `correct` and `answers` by the problems' own verifiers; what our side fails to judge stays None.
+
+    Returns a row where most responses held no answer.
+    """
     by_prompt, by_id = {p.prompt: p for p in problems}, {p.id: p for p in problems}
     found = {i: by_prompt.get(g.prompt) or by_id.get(g.id) for i, g in enumerate(groups)}
     lost = [groups[i].id for i, p in found.items() if p is None]
@@ -39,10 +43,13 @@ def verify_groups(groups: Sequence[Group], problems: Sequence[Problem], path: Pa
         if p is not None
         for j, response in enumerate(groups[i].responses)
     )
+    statuses: list[tuple[Problem, str]] = []
     for at, verdict in verify_many(requests):
         i, j = at  # type: ignore[misc]
+        statuses.append((found[i], verdict.status))  # type: ignore[arg-type]
         groups[i].correct[j] = None if verdict.status == "error" else verdict.status == "correct"
         groups[i].answers[j] = verdict.answer
+    return no_answer_rows("replay", path.stem, statuses)
 
 
 def judged(group: Group) -> Group:

@@ -17,6 +17,7 @@ import numpy as np
 from reasoner.data.prompting import Prompting
 from reasoner.data.working import check_working
 from reasoner.evals.metrics import best_of_n, maj_at_k, pass_at_k
+from reasoner.evals.no_answers import no_answer_rows
 from reasoner.evals.reward_quality import auroc, best_threshold, first_below, first_error_f1
 from reasoner.evals.rows import MetricRow, mean_row, statistic_row
 from reasoner.policy.engine import Engine, Sampling
@@ -105,6 +106,8 @@ def measure(
     found = Measured()
     greedy = draw(problems, subject.engine, prompting, 1, max_tokens, 0.0, seed, progress)
     right = [_outcomes(t)[0] for t in greedy]
+    statuses = [(t.problem, v.status) for t in greedy for v in t.verdicts.values()]
+    found.rows += no_answer_rows(stage, subject.when, statuses)
     _add(found, stage, "pass@1", "greedy", subject.when, problems, right)
     if not subject.num_samples:
         found.samples = [sample(t, prompting, subject.when) for t in varied(greedy, NUM_SHOWN)]

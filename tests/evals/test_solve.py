@@ -55,6 +55,28 @@ def test_evaluate_replays_a_file(tmp_path, capsys):
         call("evaluate", "--replay", str(path), "--k", "two")
 
 
+def test_a_replay_without_answers_says_so_in_its_last_line(tmp_path, capsys):
+    problems, config = tmp_path / "problems.jsonl", tmp_path / "config.yaml"
+    problems.write_text(json.dumps({"prompt": "1+1", "answer": "2"}) + "\n")
+    config.write_text(
+        f"problems: {{test: [{{name: jsonl, path: {problems}}}]}}\n"
+        "stages: [{kind: evaluate, name: e, policies: [p], problems: [test]}]\n"
+    )
+    path = tmp_path / "made_elsewhere.jsonl"
+    without, right = "I will look at this problem from more than one side", "#### 2"
+    for responses, share in (([without, without, right], "67%"), ([without, right, right], None)):
+        path.write_text(json.dumps({"prompt": "1+1", "responses": responses}) + "\n")
+        call("evaluate", str(config), "--replay", str(path), "--k", "1")
+        lines = capsys.readouterr().err.strip().split("\n")
+        if share:
+            assert (
+                lines[-1].startswith(f"{share} of 3 responses (made_elsewhere)")
+                and "rule 'auto'" in lines[-1]
+            )
+        else:
+            assert "no final answer" not in lines[-1]
+
+
 def test_model_text_cannot_act_on_the_terminal():
     assert "\x1b" not in printable("\x1b[2J red\x07") and printable("a\nb") == "a\nb"
     assert len(printable("x" * 10_000)) < 500
