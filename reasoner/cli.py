@@ -343,8 +343,10 @@ def _width() -> int:
 
 
 def _quiet() -> None:
-    """Keep other libraries' bars and notices out of ours."""
+    """Keep other libraries' bars and notices out of ours; our own warnings are one line each."""
     warnings.filterwarnings("ignore")
+    warnings.filterwarnings("default", module=r"(reasoner|verifiers)(\.|$)")
+    warnings.formatwarning = lambda message, *_, **__: f"reasoner: {message}\n"
     import datasets
     import transformers
 

@@ -30,6 +30,7 @@ NOT_OURS = {
         "eos_token",
         "lora_alpha",
     ),  # of data, of libraries
+    *("min_p", "processed_logprobs", "modules_to_save", "im_end"),  # of servers and adapters
 }
 
 

@@ -158,6 +158,16 @@ def test_bad_problems_are_one_line(tmp_path, row, parts):
     assert not (tmp_path / "bad" / "models" / "ppo").exists()
 
 
+def test_our_warnings_are_shown_as_one_line(tmp_path):
+    rows = [{"prompt": p, "answer": "1"} for p in ("1+0", "2-1", "1+0", "3-2")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = reasoner("run", PPO, f"out={tmp_path / 'run'}", "stages.1.rounds=1", "problems.train.0.name=jsonl",
+                    "problems.train.0.start=0", f"problems.train.0.path={tmp_path}/rows.jsonl")  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = [line for line in done.stderr.splitlines() if line.startswith("reasoner: ")]
+    assert len(said) == 1 and "1 of 4 problems" in said[0]
+
+
 def test_no_network_when_the_hub_is_asked(tmp_path):
     done = reasoner(
         "train",

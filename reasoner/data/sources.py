@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 from reasoner.data.benchmarks import BENCHMARKS
 from reasoner.data.demonstrator import work_out
 from reasoner.data.puzzles import bracket_sums, gym
+from reasoner.data.repeats import one_per_prompt
 from reasoner.data.rows import (
     Item,
     SourceConfig,
@@ -38,30 +38,20 @@ def load_items(config: SourceConfig) -> list[Item]:
     Of rows with one prompt the first counts; where their answers differ, a warning says how many do.
     """
     source = lookup(SOURCES, config.name, "problem source")
-    distinct: dict[str, Item] = {}
-    repeated, contradicted = 0, 0
-    for item in source(config):
-        first = distinct.setdefault(item.problem.prompt, item)
-        repeated += first is not item
-        contradicted += first.problem.reference != item.problem.reference
-    if contradicted or (repeated and config.path):
-        warnings.warn(
-            f"{config.path or config.name}: {repeated} rows repeat the prompt of an earlier one and are left out, "
-            f"{contradicted} of them have another answer",
-            stacklevel=2,
-        )
-    for name in {i.problem.verifier for i in distinct.values()}:
+    # a file's problems are its rows; the others are made, and made again
+    items = one_per_prompt(list(source(config)), config.path or config.name, not config.path)
+    for name in {i.problem.verifier for i in items}:
         try:
             lookup_verifier(name)
         except KeyError as problem:
             raise UserError(
                 f"the source {config.name} asks for a verifier that is not there: {problem}"
             ) from problem
-    if not distinct:
+    if not items:
         raise UserError(
             f"the source {config.name} ({config.path or config.start}) is empty; expected at least one problem"
         )
-    return own_ids(distinct.values())
+    return own_ids(items)
 
 
 def own_ids(items: Iterable[Item]) -> list[Item]:

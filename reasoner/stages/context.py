@@ -127,12 +127,22 @@ class Context:
 
 
 def examples(names: list[str], context: Context, prompting: Prompting) -> list[SFTExample]:
+    """The worked solutions of problem sets; problems without one are left out and counted, none at all is a UserError."""
+    items = context.items(names, to_judge=False)
+    without = sum(not i.solution for i in items)
+    if without == len(items):
+        raise UserError(
+            f"none of the {without:,} problems of {', '.join(names)} has a worked solution to imitate; expected text under "
+            '"solution" beside prompt and answer in the rows, or a source that has solutions'
+        )
+    if without:
+        context.session.log({"without_solution": without}, 0)
     return [
         SFTExample(
             i.problem.id, i.problem.prompt, i.solution, prompting.prompt_ids(i.problem.prompt),
             prompting.completion_ids(i.solution), i.problem.source, i.problem.licence,
         )
-        for i in context.items(names, to_judge=False)
+        for i in items
         if i.solution
     ]  # fmt: skip
 

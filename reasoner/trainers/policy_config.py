@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from reasoner.config import Config, MayChange
 from reasoner.engine.connect import EngineConfig
@@ -13,6 +13,9 @@ from reasoner.search.branch import BranchConfig, check_by_prefix
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.trainers.alarms import AlarmConfig
 from reasoner.trainers.loop import OptimizerConfig
+
+# methods whose advantages are differences between the chains of a problem
+ALONE_IN_VAIN = ("rloo", "grpo", "dr_grpo", "sibling_loo", "spo_tree", "tree_rl", "vineppo")
 
 
 class PRMRefresh(Config):
@@ -109,3 +112,20 @@ class PolicyGradientStage(Config):
         False,
         description="compute each layer again in the backward pass: less memory, about a third more time",
     )
+
+    @model_validator(mode="after")
+    def _has_a_group(self) -> Self:
+        """One chain a problem cannot be compared with others: nothing would be learned, and nothing said."""
+        tree, method = self.tree, self.advantage.method
+        is_alone = tree.num_roots == 1 and not (tree.num_points and tree.num_rounds)
+        if method in ALONE_IN_VAIN and (is_alone or (tree.num_roots == 1 and method == "rloo")):
+            raise ValueError(
+                f"advantage.method {method} compares the chains of a problem, and tree.num_roots=1 draws one; expected "
+                "several: raise tree.num_roots, or take ppo or step_ppo, which have a critic"
+            )
+        if is_alone and self.drop_uniform:
+            raise ValueError(
+                "tree draws one chain a problem, which drop_uniform leaves out, being all right or all wrong; expected "
+                "several: raise tree.num_roots, or set drop_uniform=false"
+            )
+        return self

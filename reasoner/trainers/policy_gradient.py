@@ -199,6 +199,8 @@ def train_policy(
         at.barren = 0 if seen["stepped"] else at.barren + 1
         if at.barren >= config.patience:
             raise UserError(_why_barren(at.barren, seen, drawn))
+        if at.barren == round == config.rounds:
+            logger.warning("the weights are those of the start: %s", _why_barren(at.barren, seen, drawn))
         if rung:
             at = _answer(rung, at, config, session, trained, fingerprint, accelerator)
         if session.checkpoints is not None and (round % config.save_every == 0 or (rung and at.rollbacks)):

@@ -142,16 +142,6 @@ def test_gsm8k_ids_go_on_where_another_part_ends(tmp_path):
     assert [i.problem.id for part in parts for i in part] == [f"gsm8k/train/{i}" for i in range(4)]
 
 
-def test_rows_with_one_prompt_are_told(tmp_path):
-    rows = [{"prompt": "1+1", "answer": a} for a in ("2", "2", "3")]
-    with pytest.warns(
-        UserWarning,
-        match="2 rows repeat the prompt of an earlier one and are left out, 1 of them have another",
-    ):
-        (item,) = jsonl(tmp_path / "a.jsonl", rows)
-    assert item.problem.reference == {"answer": "2"}
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [
