@@ -26,7 +26,11 @@ def test_repeats_are_counted_and_contradictions_told():
     )
     with pytest.warns(UserWarning, match=f"^{said}$"):
         kept = one_per_prompt(rows, "rows.jsonl", False)
-    assert [(i.problem.prompt, i.problem.reference["answer"]) for i in kept] == [("a", "1"), ("b", "2"), ("c", "1")]
+    assert [(i.problem.prompt, i.problem.reference["answer"]) for i in kept] == [
+        ("a", "1"),
+        ("b", "2"),
+        ("c", "1"),
+    ]
 
 
 def test_one_prompt_for_all_is_an_error():
