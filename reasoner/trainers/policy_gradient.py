@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from reasoner.trainers.policy_batch import (
 )
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_models import load_models
-from reasoner.trainers.policy_report import book, describe
+from reasoner.trainers.policy_report import book, describe, why_barren
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import refresh
 from reasoner.trainers.ranks import check_supported, make_accelerator, summed, wait_for_everyone
@@ -198,9 +198,9 @@ def train_policy(
             session.progress(at.generated, config.generated_tokens, "tokens")
         at.barren = 0 if seen["stepped"] else at.barren + 1
         if at.barren >= config.patience:
-            raise UserError(_why_barren(at.barren, seen, drawn))
+            raise UserError(why_barren(at.barren, seen, drawn.statuses))
         if at.barren == round == config.rounds:
-            logger.warning("the weights are those of the start: %s", _why_barren(at.barren, seen, drawn))
+            logger.warning("the weights are those of the start: %s", why_barren(at.barren, seen, drawn.statuses))
         if rung:
             at = _answer(rung, at, config, session, trained, fingerprint, accelerator)
         if session.checkpoints is not None and (round % config.save_every == 0 or (rung and at.rollbacks)):
@@ -351,19 +351,6 @@ def rollout(
         lambda on_node: grow(trees, engine, policy, growth, on_node=on_node), trees, prompting.decode
     )
     return trees, judged
-
-
-def _why_barren(rounds: int, seen: Mapping[str, float], drawn: Round) -> str:
-    statuses = ", ".join(f"{n} {status}" for status, n in drawn.statuses.items()) or "none"
-    if seen.get("skipped"):
-        return (
-            f"the gradient was no number in the last {rounds} rounds; expected finite ones: lower the learning rate, "
-            "or check the model; the last checkpoint stays"
-        )
-    return (
-        f"nothing could be learned in {rounds} rounds in a row (verdicts of the last: {statuses}); expected right and "
-        "wrong answers side by side: take problems that the policy solves sometimes, or more chains per problem"
-    )
 
 
 def _answer(

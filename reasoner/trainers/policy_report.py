@@ -68,3 +68,17 @@ def describe(
     if prm_count:
         found |= {"prm": prm_sum / prm_count, "prm_sum": chain_sum / max(1, chains)}
     return found | {name: total / updates for name, total in zip(names, totals[13:], strict=True)}
+
+
+def why_barren(rounds: int, seen: Mapping[str, float], verdicts: Mapping[str, int]) -> str:
+    """Why `rounds` rounds in a row made no update, and what to do; `verdicts` are the last round's, by status."""
+    statuses = ", ".join(f"{n} {status}" for status, n in verdicts.items()) or "none"
+    if seen.get("skipped"):
+        return (
+            f"the gradient was no number in the last {rounds} rounds; expected finite ones: lower the learning rate, "
+            "or check the model; the last checkpoint stays"
+        )
+    return (
+        f"nothing could be learned in {rounds} rounds in a row (verdicts of the last: {statuses}); expected right and "
+        "wrong answers side by side: take problems that the policy solves sometimes, or more chains per problem"
+    )
