@@ -308,10 +308,14 @@ def _read(path: Path, overrides: list[str]):
 def _execute(resolved, as_json: bool) -> None:
     from reasoner.commands.progress import telling
     from reasoner.pipeline import run as run_stages
+    from reasoner.policy.machine import told, use
 
     _quiet()
     console = Console(stderr=True)
     is_first = os.environ.get("RANK", "0") == "0"
+    use(resolved.precision)
+    if is_first:
+        console.print(told())
     with telling([s.name for s in resolved.stages], console, is_first) as tell:
         rows = run_stages(resolved, tell)
     if not is_first:

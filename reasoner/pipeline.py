@@ -22,6 +22,7 @@ from reasoner.evals.rows import MetricRow, from_json
 from reasoner.evals.rows import to_json as rows_to_json
 from reasoner.folder import begin, claimed, withdraw
 from reasoner.ledger import Ledger
+from reasoner.policy.machine import Precision, use
 from reasoner.registry import UserError, lookup
 from reasoner.seal import changed, check_seal, fingerprint, seal
 from reasoner.stages import STAGES, TRAINERS, StageConfig
@@ -60,6 +61,7 @@ class RunConfig(Config):
         "B",
         description="verifiers run programs behind at least this tier, or not at all; see python -m verifiers probe",
     )
+    precision: Precision = Precision.model_validate({})
     prompt: PromptConfig = PromptConfig()
     contamination: ContaminationConfig = ContaminationConfig()
     problems: dict[str, list[SourceConfig]] = Field(
@@ -79,6 +81,7 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
     """Run what is not done yet; returns the metric rows. A change of what finished stages rest on is a UserError."""
     check(config)
     pool.require(config.min_isolation)
+    use(config.precision)
     state = start()
     out = Path(config.out)
     with (

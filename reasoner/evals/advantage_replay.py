@@ -79,7 +79,7 @@ def compare_variants(
         name: [lookup(ADVANTAGES, o.method, "advantage method")(t, o) for t in trees]
         for name, o in options.items()
     }
-    policy = load_merged(_model(run, _last(config, "rollout", "model", run))).to(device).requires_grad_(True)
+    policy = load_merged(_model(run, _last(config, "rollout", "model", run)), torch.float32).to(device).requires_grad_(True)
     gradients = surrogate_gradients(PolicyNet(policy), list(samples.values()), tokens_per_batch)
     return [
         _compare(name, samples[name], samples["own"], gradient, gradients[0])

@@ -56,7 +56,9 @@ class LoRA(Config):
     )
 
 
-def load_peft(path: str, lora: LoRA, name: str = "default", dtype: str = "auto") -> PeftModel:
+def load_peft(
+    path: str, lora: LoRA, name: str = "default", dtype: torch.dtype | str | None = None
+) -> PeftModel:
     """The base with one trainable adapter called `name`: the one that the folder holds, or a new one that changes nothing.
 
     A folder whose adapter has another rank or scale than `lora` asks for is a UserError.
@@ -80,7 +82,7 @@ def load_peft(path: str, lora: LoRA, name: str = "default", dtype: str = "auto")
     return PeftModel.from_pretrained(base, path, adapter_name=name, is_trainable=True)
 
 
-def load_base(path: str, dtype: str = "auto", four_bit: bool = False) -> Any:
+def load_base(path: str, dtype: torch.dtype | str | None = None, four_bit: bool = False) -> Any:
     """The base of an adapter folder, its embeddings as long as those that the adapter was trained on."""
     base = load_model(base_of(path), dtype, four_bit=four_bit)
     rows = embedding_rows(path, base)
@@ -118,16 +120,16 @@ def _name_in(model: Any, wanted: Any) -> str:
     return next(name for name, module in model.named_modules() if module is wanted)
 
 
-def load_trainable(path: str, lora: LoRA | None, dtype: str = "auto") -> Any:
+def load_trainable(path: str, lora: LoRA | None) -> Any:
     """What TRL's trainers take: a PEFT model, or the causal LM with all weights trainable.
 
-    An adapter folder goes on training that adapter, also without `lora`.
+    An adapter folder goes on training that adapter, also without `lora`. What is trained is float32.
     """
     if lora is not None:
-        return load_peft(path, lora, dtype=dtype)
+        return load_peft(path, lora)
     if is_adapter(path):
-        return PeftModel.from_pretrained(load_base(path, dtype), path, is_trainable=True)
-    return load_model(path, dtype).requires_grad_(True)
+        return PeftModel.from_pretrained(load_base(path), path, is_trainable=True)
+    return load_model(path, torch.float32).requires_grad_(True)
 
 
 def load_for_head(path: str, lora: LoRA | None, checkpointing: bool = False) -> Any:
@@ -137,13 +139,13 @@ def load_for_head(path: str, lora: LoRA | None, checkpointing: bool = False) -> 
     """
     if lora is not None:
         return SharedBase(path, lora, checkpointing=checkpointing).view("policy")
-    lm = load_merged(path).requires_grad_(True)
+    lm = load_merged(path, torch.float32).requires_grad_(True)
     if checkpointing:
         recompute_layers(lm)
     return lm
 
 
-def load_merged(path: str, dtype: str = "auto") -> Any:
+def load_merged(path: str, dtype: torch.dtype | str | None = None) -> Any:
     """A causal LM for inference; an adapter folder is merged into the base that it names."""
     if not is_adapter(path):
         return load_model(path, dtype)
@@ -174,7 +176,7 @@ def merge(path: str, out: Path) -> None:
         raise UserError(f"{path} holds no adapter ({CONFIG_FILE}); expected a folder in PEFT's format")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} holds something already; expected a new or an empty folder, choose another")
-    save(load_merged(path), load_tokenizer(path), out)
+    save(load_merged(path, "auto"), load_tokenizer(path), out)
 
 
 def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

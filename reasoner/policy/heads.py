@@ -114,7 +114,7 @@ class ScoreNet(torch.nn.Module):
             save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, folder / HEAD_FILE)
 
     @classmethod
-    def load(cls, folder: Path, lm=None) -> ScoreNet:
+    def load(cls, folder: Path, lm=None, dtype: torch.dtype | None = None) -> ScoreNet:
         """A ScoreNet as `save` wrote it, an adapter merged into its base unless `lm` is that adapter already.
 
         A folder without a head is a UserError.
@@ -122,7 +122,7 @@ class ScoreNet(torch.nn.Module):
         if not (folder / HEAD_FILE).is_file():
             raise UserError(f"{folder} has no {HEAD_FILE}; expected a reward model that this program trained")
         saved = load_file(folder / HEAD_FILE)
-        lm = load_merged(str(folder)) if lm is None else lm
+        lm = load_merged(str(folder), dtype) if lm is None else lm
         net = cls(lm, _head_like(saved, lm))
         net.head.load_state_dict(saved)
         return net

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pydantic import Field
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -22,6 +23,7 @@ from transformers import (
 from transformers import set_seed as set_all_seeds
 
 from reasoner.config import Config
+from reasoner.policy.machine import inference_dtype
 from reasoner.policy.vocabulary import PROBES, reads_back
 from reasoner.registry import UserError
 from reasoner.store import read_json, whole, write_json
@@ -86,26 +88,21 @@ def save(model, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-class ModelConfig(Config):
-    """Which model to load, and how."""
-
-    path: str = Field(description="folder or hub name of a causal language model")
-    dtype: str = Field("auto", description="auto | float32 | bfloat16 | float16")
-    revision: str | None = Field(None, description="branch, tag or commit on the hub")
-    trust_remote_code: bool = Field(
-        False, description="run Python code that comes with the model; off unless you read it"
-    )
-
-
 def load_model(
     path: str,
-    dtype: str = "auto",
+    dtype: torch.dtype | str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     four_bit: bool = False,
 ) -> Any:
-    """A causal LM by folder or hub name, in evaluation mode; what cannot be had is one clear UserError."""
+    """A causal LM by folder or hub name, in evaluation mode; what cannot be had is one clear UserError.
+
+    Without `dtype` in what the machine computes fast (policy/machine); "auto" is as it was saved.
+    """
     with _explained(path, "model"):
+        if dtype is None:
+            saved = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+            dtype = inference_dtype(saved.dtype)
         return AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from datasets import Dataset
 from pydantic import Field
 from transformers import PrinterCallback, ProgressCallback
@@ -51,7 +52,7 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
     tokenizer = load_tokenizer(model_path)
     whole = load_trainable(model_path, config.lora)
     # with an adapter TRL keeps a frozen copy of it as the reference, on the same base
-    reference = None if config.lora or is_adapter(model_path) else load_merged(model_path)
+    reference = None if config.lora or is_adapter(model_path) else load_merged(model_path, torch.float32)
     dataset = Dataset.from_dict(
         {name: [getattr(p, name) for p in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     )

@@ -69,6 +69,41 @@ def rate(config: OptimizerConfig, progress: float) -> float:
     return config.floor + (1 - config.floor) * shape(after)
 
 
+class _Muon(torch.optim.Muon):
+    """torch's Muon in the parameters' own format on CPUs: it orthogonalises in bfloat16, which few CPUs multiply fast."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        if any(p.device.type != "cpu" for group in self.param_groups for p in group["params"]):
+            return super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                moment = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                moment.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(moment, group["momentum"]) if group["nesterov"] else moment
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                scale = group["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5
+                p.add_(
+                    _orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"]),
+                    alpha=-scale,
+                )
+        return None
+
+
+def _orthogonal(x: torch.Tensor, coefficients: Sequence[float], steps: int, eps: float) -> torch.Tensor:
+    """Nearly the nearest orthogonal matrix, by Newton-Schulz iteration (Jordan et al. 2024, "Muon")."""
+    a, b, c = coefficients
+    is_tall = x.shape[0] > x.shape[1]
+    x = x.T if is_tall else x
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if is_tall else x
+
+
 class Muon(torch.optim.Optimizer):
     """torch's Muon for the matrices inside the blocks and AdamW for the rest, behind one optimizer's face."""
 
@@ -81,7 +116,7 @@ class Muon(torch.optim.Optimizer):
         rest = [p for _, p in named if id(p) not in inside]
         self.parts: list[torch.optim.Optimizer] = []
         if hidden:
-            self.parts.append(torch.optim.Muon(hidden, lr=config.muon_lr, weight_decay=config.weight_decay))
+            self.parts.append(_Muon(hidden, lr=config.muon_lr, weight_decay=config.weight_decay))
         if rest:
             self.parts.append(
                 torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)

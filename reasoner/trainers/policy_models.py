@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from reasoner.policy.adapters import LoRA, SharedBase, is_adapter, load_merged, load_trainable
 from reasoner.policy.heads import PolicyNet, ScoreNet, train_what_is_read
 from reasoner.policy.recompute import recompute_layers
@@ -38,13 +40,16 @@ def load_models(
     lm = load_trainable(model_path, None)
     critic = None
     if has_critic:
-        critic = ScoreNet.load(Path(critic_path)) if critic_path else ScoreNet(load_merged(model_path))
+        whole = torch.float32
+        critic = (
+            ScoreNet.load(Path(critic_path), dtype=whole)
+            if critic_path
+            else ScoreNet(load_merged(model_path, whole))
+        )
         train_what_is_read(critic)
     ref = PolicyNet(copy.deepcopy(lm)) if config.kl_weight else None
-    prm, orm = (ScoreNet.load(Path(path)).eval() if path else None for path in (prm_path, orm_path))
-    for net, is_trained in ((prm, config.prm_refresh is not None), (orm, False)):
-        if net is not None:
-            train_what_is_read(net, is_trained)
+    prm = _whole(prm_path, config.prm_refresh is not None)
+    orm = _whole(orm_path, False)
     if ref is not None:
         ref.requires_grad_(False)
     if config.gradient_checkpointing:
@@ -87,13 +92,22 @@ def _wanted(path: str | None, weight: float, name: str) -> str | None:
 
 def _score_net(shared: SharedBase, name: str, path: str, trained: bool) -> ScoreNet:
     lm = shared.load(name, path, trained) if shared.fits(path) else None
-    net = train_what_is_read(ScoreNet.load(Path(path), lm), trained)
+    net = train_what_is_read(ScoreNet.load(Path(path), lm, torch.float32 if trained else None), trained)
     if trained and lm is None:
         logger.warning(
             "the %s %s is no adapter of %s: it is loaded whole, and all its %s weights are trained", name, path, shared.path,
             f"{sum(p.numel() for p in net.lm.parameters()):,}",
         )  # fmt: skip
     return net
+
+
+def _whole(path: str | None, trained: bool) -> ScoreNet | None:
+    """A reward model on weights of its own."""
+    if path is None:
+        return None
+    return train_what_is_read(
+        ScoreNet.load(Path(path), dtype=torch.float32 if trained else None), trained
+    ).eval()
 
 
 def _own(path: str) -> LoRA:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
-from reasoner.policy.machine import on_cpu
+from reasoner.policy.machine import autocasts, on_cpu
 from reasoner.registry import UserError
 
 # where launchers write how many processes they start
@@ -48,7 +48,7 @@ def check_started(environment: Mapping[str, str], num_processes: int) -> None:
 
 def make_accelerator() -> Accelerator:
     """What prepares models and optimizers for this process's device."""
-    return Accelerator(cpu=on_cpu())
+    return Accelerator(cpu=on_cpu(), mixed_precision="bf16" if autocasts() else "no")
 
 
 def summed(values: Sequence[float], accelerator: Accelerator) -> list[float]:

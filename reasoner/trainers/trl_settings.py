@@ -12,7 +12,7 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from reasoner.policy.machine import on_cpu
+from reasoner.policy.machine import autocasts, on_cpu
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session
 
@@ -27,7 +27,7 @@ def trl_arguments(
     on_gpu = not on_cpu()
     machine = {  # TRL's defaults are for a GPU and fail on a CPU
         "use_cpu": not on_gpu,
-        "bf16": on_gpu,
+        "bf16": autocasts(),
         "gradient_checkpointing": False,
         "dataloader_pin_memory": on_gpu,
     }

@@ -20,7 +20,7 @@ from reasoner.search.grow import Growth, grow
 from reasoner.signals.advantages import ADVANTAGES
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.trainers.gates import check_gap, check_room, sampler_gap
-from reasoner.trainers.loop import OptimizerConfig, by_seconds, by_share, by_steps, clip_and_step
+from reasoner.trainers.loop import OptimizerConfig, by_share, by_steps, clip_and_step
 from reasoner.trainers.policy_batch import Models, is_usable, prepare, score_states
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_update import kl_moved, update_once
@@ -134,7 +134,6 @@ def test_rates_of_a_schedule():
     assert rates(lambda o: by_steps(o, config, 1), 1) == pytest.approx([0.1])
     spent = iter([0.0, 0.25, 0.75])
     assert rates(lambda o: by_share(o, config, lambda: next(spent)), 2) == pytest.approx([0.02, 0.5])
-    assert rates(lambda o: by_seconds(o, config, 1e6), 1) == pytest.approx([0.02])
 
 
 def test_what_is_trained_is_the_policy_at_its_temperature():

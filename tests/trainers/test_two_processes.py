@@ -25,20 +25,20 @@ PROBLEMS = """
 prompt: {template: "{prompt}=\\n"}
 problems:
   demonstrations:
-    - {name: arithmetic, size: 60, families: &short {chain_sum: {max_terms: 2, max_digits: 1}}}
+    - {name: arithmetic, size: 200, families: &short {chain_sum: {max_terms: 2, max_digits: 1}}}
   train:
-    - {name: arithmetic, start: 1000000, size: 24, families: *short}
+    - {name: arithmetic, start: 1000000, size: 40, families: *short}
 """
 START = """
 stages:
   - {kind: init, hidden_size: 32, num_layers: 2, num_heads: 2, num_key_value_heads: 1, intermediate_size: 64}
-  - {kind: sft, model: base, batch_size: 32, max_steps: 100, optimizer: {name: muon, lr: 0.01}}
+  - {kind: sft, model: base, batch_size: 32, max_steps: 150, optimizer: {name: muon, lr: 0.01}}
 """
 TREES = """
 stages:
   - kind: rollout
     model: MODEL
-    num_problems: 24
+    num_problems: 40
     max_tokens: 16
     tree: {where: every_step, num_roots: 4, num_points: 1, num_children: 3}
   - {kind: verify, model: MODEL}
@@ -53,19 +53,17 @@ EACH = """
   - {kind: sft, name: sft_BASE, model: MODEL, batch_size: 8, max_steps: 3, optimizer: RATE}
   - {kind: dpo, name: dpo_BASE, model: MODEL, batch_size: 4, optimizer: RATE, trl: {max_steps: 3}}
   - {kind: prm, name: prm_BASE, model: MODEL, batch_size: 16, epochs: 0.3, optimizer: RATE}
-  - {kind: orm, name: orm_BASE, model: MODEL, loss: ranking, batch_size: 16, epochs: 0.3, optimizer: SLOWER}
-  - {kind: pairwise, name: pairwise_BASE, model: MODEL, batch_size: 4, optimizer: SLOWER, trl: {max_steps: 2}}
+  - {kind: orm, name: orm_BASE, model: MODEL, loss: ranking, batch_size: 16, epochs: 0.3, optimizer: RATE}
+  - {kind: pairwise, name: pairwise_BASE, model: MODEL, batch_size: 4, optimizer: RATE, trl: {max_steps: 2}}
   - {kind: ppo, name: ppo_BASE, model: MODEL, problems_per_round: 7, minibatches: 2, PPO: 2}
-  - {kind: ppo, name: grpo_BASE, model: MODEL, problems_per_round: 7, minibatches: 1, GRPO: 2}
+  - {kind: ppo, name: grpo_BASE, model: MODEL, problems_per_round: 11, minibatches: 1, GRPO: 2}
 """
 PPO = "max_tokens: 16, drop_uniform: false, optimizer: RATE, critic_optimizer: RATE, rounds"
 GRPO = (
-    "max_tokens: 16, advantage: {method: grpo}, tree: {num_roots: 4, num_points: 0}, optimizer: RATE, rounds"
+    "max_tokens: 16, advantage: {method: grpo}, tree: {num_roots: 8, num_points: 0}, optimizer: RATE, rounds"
 )
-RATE = "{lr: 0.001, warmup: 0.0, schedule: constant}"
-SLOWER = RATE.replace(
-    "0.001", "0.0004"
-)  # what a head of zeros passes back is so small that Adam magnifies rounding
+# where a head of zeros passes next to nothing back, Adam magnifies rounding: few updates, and small ones
+RATE = "{lr: 0.0005, warmup: 0.0, schedule: constant}"
 TRAINED = ("sft", "dpo", "prm", "orm", "pairwise", "ppo", "grpo")
 
 
@@ -90,7 +88,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     text = PROBLEMS + (TREES + ONCE).replace("MODEL", str(tied))
     for name, model in (("tied", tied), ("untied", folder / "untied")):
         text += EACH.replace("BASE", name).replace("MODEL", str(model))
-    for name, value in {"GRPO": GRPO, "PPO": PPO, "RATE": RATE, "SLOWER": SLOWER}.items():
+    for name, value in {"GRPO": GRPO, "PPO": PPO, "RATE": RATE}.items():
         text = text.replace(name, value)
     (folder / "all.yaml").write_text(text, encoding="utf-8")
     found = {"tied": tied, "untied": folder / "untied"}
@@ -127,6 +125,8 @@ def test_two_processes_end_with_the_weights_of_one(runs, stage, base):
     for name in names:
         a, b = weights(one / name), weights(two / name)
         assert a.keys() == b.keys()
+        if stage in ("orm", "pairwise"):  # of what is compared a bias is no part: it follows rounding alone
+            del a["score_head.safetensors/bias"]
         assert furthest(a, weights(runs[base])) > 2e-4  # it trained
         assert furthest(a, b) < 1e-5, name
 
