@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from reasoner import interrupt
 from reasoner.config import apply_overrides, read_yaml, validate
 from reasoner.registry import UserError
 
@@ -361,6 +363,7 @@ def _quiet() -> None:
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, a fault of ours a traceback and 3."""
+    interrupt.listen()
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -369,8 +372,11 @@ def main() -> None:
         sys.exit(2)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
+    except interrupt.Stopped as stop:
+        print(f"reasoner: {stop.words}", file=sys.stderr)
+        sys.exit(interrupt.EXIT_CODES[signal.Signals(stop.number)])
     except (typer.Abort, KeyboardInterrupt):
-        print("reasoner: stopped; the same command goes on where it was", file=sys.stderr)
+        print("reasoner: stopped", file=sys.stderr)
         sys.exit(130)
     except Exception as problem:
         shown = getattr(problem, "format_message", None)

@@ -21,6 +21,7 @@ from reasoner.evals.report import write_report
 from reasoner.evals.rows import MetricRow, from_json
 from reasoner.evals.rows import to_json as rows_to_json
 from reasoner.folder import begin, claimed, withdraw
+from reasoner.interrupt import going_on
 from reasoner.ledger import Ledger
 from reasoner.policy.machine import Precision, use
 from reasoner.registry import UserError, lookup
@@ -85,6 +86,7 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
     state = start()
     out = Path(config.out)
     with (
+        going_on(),
         claimed(out) if state.is_main_process else nullcontext(),
         wandb_run(
             out, _wandb_options(config, state.is_main_process), config.model_dump(mode="json"), config.title

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 
 from reasoner.config import decisive
 from reasoner.data.prompting import Prompting
+from reasoner.interrupt import Stopped, deferring, stop_asked
 from reasoner.policy.engine import Engine, Sampling
 from reasoner.policy.models import save
 from reasoner.records import SFTExample
@@ -51,7 +52,7 @@ from reasoner.trainers.policy_models import load_models
 from reasoner.trainers.policy_report import book, describe, why_barren
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import refresh
-from reasoner.trainers.ranks import check_supported, make_accelerator, summed, wait_for_everyone
+from reasoner.trainers.ranks import check_supported, highest, make_accelerator, summed, wait_for_everyone
 from reasoner.trainers.sampler import open_sampler
 from reasoner.tree import Problem, Tree
 
@@ -81,6 +82,7 @@ class Round:
     waits: list[float] = field(default_factory=list)  # shares of wall time spent waiting for verdicts
 
 
+@deferring()
 def train_policy(
     model_path: str,
     prompting: Prompting,
@@ -203,9 +205,12 @@ def train_policy(
             logger.warning("the weights are those of the start: %s", why_barren(at.barren, seen, drawn.statuses))
         if rung:
             at = _answer(rung, at, config, session, trained, fingerprint, accelerator)
-        if session.checkpoints is not None and (round % config.save_every == 0 or (rung and at.rollbacks)):
+        stop = int(highest(stop_asked(), accelerator))
+        if session.checkpoints is not None and (stop or round % config.save_every == 0 or (rung and at.rollbacks)):
             loop = {**asdict(at), "ledger": session.ledger.to_dict(), "seconds": time.monotonic() - begun}
             save_checkpoint(session.checkpoints, round, trained, loop, fingerprint, accelerator)
+        if stop:
+            raise Stopped(stop)
     if config.generated_tokens is not None and at.generated < config.generated_tokens:
         logger.warning(
             "all %d rounds are done with %d of generated_tokens=%d generated; expected these to end the run and its "

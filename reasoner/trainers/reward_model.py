@@ -22,6 +22,7 @@ from pydantic import Field
 
 from reasoner.config import Config, MayChange, decisive
 from reasoner.evals.reward_quality import auroc, brier_skill
+from reasoner.interrupt import Stopped, deferring, stop_asked
 from reasoner.policy.adapters import LoRA, load_for_head
 from reasoner.policy.heads import HEADS, LabelTokens, ScoreNet, train_what_is_read
 from reasoner.policy.models import load_tokenizer
@@ -31,7 +32,7 @@ from reasoner.signals.packing import batches, num_tokens, pack
 from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
 from reasoner.trainers.gates import check_packed
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
-from reasoner.trainers.ranks import make_accelerator, same_count, summed, wait_for_everyone
+from reasoner.trainers.ranks import highest, make_accelerator, same_count, summed, wait_for_everyone
 from reasoner.trainers.reward_loss import LOSSES, mass, weighted_sum
 
 
@@ -80,6 +81,7 @@ class RewardModelStage(Config):
     )
 
 
+@deferring()
 def train_reward_model(
     model_path: str,
     data: Sequence[Labelled],
@@ -153,9 +155,12 @@ def train_reward_model(
             loss = summed([float(total)], accelerator)[0] / accelerator.num_processes
             shown = {"loss": loss, "grad_norm": float(grad_norm or 0.0)}
             session.log({f"{name}/{k}": v for k, v in shown.items()}, update)
-        if session.checkpoints is not None and update % config.save_every == 0:
+        stop = int(highest(stop_asked(), accelerator))
+        if session.checkpoints is not None and (stop or update % config.save_every == 0):
             loop = {"ledger": session.ledger.to_dict(), "seconds": time.monotonic() - begun}
             save_checkpoint(session.checkpoints, update, trained, loop, fingerprint, accelerator)
+        if stop:
+            raise Stopped(stop)
     plain = accelerator.unwrap_model(net).eval()
     if accelerator.is_main_process:
         found = quality(*score(plain, held, config.tokens_per_batch, accelerator.device))
