@@ -8,11 +8,13 @@ only. Weights are those that the optimizers hold: with adapters, the adapters al
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from reasoner.config import Config, decisive
 from reasoner.registry import UserError
 from reasoner.seal import sha256
 from reasoner.store import read_json, saying_what_is_full, sync_folder, write_json
@@ -127,6 +130,14 @@ def load_checkpoint(
         _set_random_states(own["random"])
         return Restored(step, own["loop"])
     return None
+
+
+def fingerprint_of(config: Config, seed: int, num_processes: int, data: Iterable[Any]) -> str:
+    """What must be the same for a checkpoint to be gone on from: all but the keys that may change, and the data by content."""
+    digest = hashlib.sha256(json.dumps([decisive(config), seed, num_processes]).encode())
+    for facts in data:
+        digest.update(repr(facts).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def latest_step(folder: Path) -> int:

@@ -7,8 +7,6 @@ make the same updates. A killed run goes on from its last checkpoint and ends wi
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import random
 import time
@@ -21,7 +19,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from reasoner.config import decisive
 from reasoner.data.prompting import Prompting
 from reasoner.interrupt import Stopped, deferring, stop_asked
 from reasoner.policy.engine import Engine, Sampling
@@ -34,7 +31,7 @@ from reasoner.search.branch import tree_of
 from reasoner.search.grow import Growth, StepStop, grow
 from reasoner.signals.advantages import ADVANTAGES, CRITIC, WHITENED
 from reasoner.trainers.alarms import WATCHED, alarms
-from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
+from reasoner.trainers.checkpoint import Trained, fingerprint_of, load_checkpoint, save_checkpoint
 from reasoner.trainers.gates import check_liveness, check_packed, check_room, check_same_tokens, sampler_gap
 from reasoner.trainers.loop import OptimizerConfig, Session, by_share, by_steps, make_optimizer
 from reasoner.trainers.policy_batch import (
@@ -122,7 +119,8 @@ def train_policy(
     weights = [p for group in trained.optimizers[0].param_groups for p in group["params"]]
     check_packed(sampler)
     check_liveness(weights, engine, probe_ids)
-    fingerprint = _fingerprint(config, session.seed, problems, accelerator.num_processes)
+    facts = ((p.id, p.prompt, p.verifier, p.reference) for p in problems)
+    fingerprint = fingerprint_of(config, session.seed, accelerator.num_processes, facts)
     begun = time.monotonic()
     round, at, spent = _resume(session, trained, fingerprint, accelerator)
     begun -= spent
@@ -250,16 +248,6 @@ def _prepare_training(
         )
         optimizers.append(optimizer)
     return Trained(optimizers, schedules)
-
-
-def _fingerprint(
-    config: PolicyGradientStage, seed: int, problems: Sequence[Problem], num_processes: int
-) -> str:
-    """What must be the same for a checkpoint to be gone on from."""
-    digest = hashlib.sha256(json.dumps([decisive(config), seed, num_processes]).encode())
-    for p in problems:
-        digest.update(json.dumps([p.id, p.prompt, p.verifier, p.reference], default=str).encode())
-    return digest.hexdigest()
 
 
 def _resume(

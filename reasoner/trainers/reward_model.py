@@ -9,8 +9,6 @@ Shape suffixes: S labelled states.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 
-from reasoner.config import Config, MayChange, decisive
+from reasoner.config import Config, MayChange
 from reasoner.evals.reward_quality import auroc, brier_skill
 from reasoner.interrupt import Stopped, deferring, stop_asked
 from reasoner.policy.adapters import LoRA, load_for_head
@@ -29,7 +27,7 @@ from reasoner.policy.models import load_tokenizer
 from reasoner.registry import UserError, lookup
 from reasoner.signals.labelled import Labelled, divided, idle
 from reasoner.signals.packing import batches, num_tokens, pack
-from reasoner.trainers.checkpoint import Trained, load_checkpoint, save_checkpoint
+from reasoner.trainers.checkpoint import Trained, fingerprint_of, load_checkpoint, save_checkpoint
 from reasoner.trainers.gates import check_packed
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
 from reasoner.trainers.ranks import highest, make_accelerator, same_count, summed, wait_for_everyone
@@ -123,7 +121,7 @@ def train_reward_model(
     net, optimizer = accelerator.prepare(net, optimizer)
     net.train()
     trained = Trained([optimizer], [schedule])
-    fingerprint = _fingerprint(train, config, session.seed, accelerator.num_processes)
+    fingerprint = fingerprint_of(config, session.seed, accelerator.num_processes, map(_facts, train))
     begun = time.monotonic()
     done, spent = _resume(session, trained, fingerprint, accelerator)
     begun -= spent
@@ -169,13 +167,9 @@ def train_reward_model(
     wait_for_everyone()
 
 
-def _fingerprint(train: Sequence[Labelled], config: RewardModelStage, seed: int, num_processes: int) -> str:
-    """What must be the same for a checkpoint to be gone on from."""
-    digest = hashlib.sha256(json.dumps([decisive(config), seed, num_processes]).encode())
-    for d in train:
-        tokens = [(n.parent, n.offset, n.token_ids) for n in d.tree.nodes]
-        digest.update(repr((tokens, d.states, d.labels, d.groups)).encode())
-    return digest.hexdigest()
+def _facts(d: Labelled) -> tuple:
+    """What a labelled tree teaches."""
+    return [(n.parent, n.offset, n.token_ids) for n in d.tree.nodes], d.states, d.labels, d.groups
 
 
 def _resume(

@@ -159,14 +159,18 @@ def test_what_a_finished_stage_rests_on_may_not(half_done, change, told):
 )  # fmt: skip
 def test_advice_can_be_followed_while_a_stage_is_half_done(tmp_path, key, value):
     """lower num_slots, tokens_per_batch or save_every, more rounds: the stage's checkpoints stay good."""
-    from reasoner.trainers.policy_gradient import _fingerprint
+    from reasoner.trainers.checkpoint import fingerprint_of
 
     before, after = config(tmp_path), config(tmp_path, of("ppo", key, str(value)))
     old, new = (next(s for s in c.stages if s.kind == "ppo") for c in (before, after))
     assert old != new
     assert basis(old, before) == basis(new, after)
-    assert _fingerprint(old, 0, [], 1) == _fingerprint(new, 0, [], 1)
-    assert _fingerprint(old, 0, [], 1) != _fingerprint(old.model_copy(update={"clip_low": 0.1}), 0, [], 1)
+    assert (
+        fingerprint_of(old, 0, 1, [])
+        == fingerprint_of(new, 0, 1, [])
+        != fingerprint_of(old, 0, 1, [("1+1",)])
+    )
+    assert fingerprint_of(old, 0, 1, []) != fingerprint_of(old.model_copy(update={"clip_low": 0.1}), 0, 1, [])
 
 
 def test_another_config_of_a_stage_with_checkpoints_is_refused_with_a_way_out(tmp_path):
