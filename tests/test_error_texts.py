@@ -20,17 +20,7 @@ for _module in pkgutil.walk_packages(reasoner.__path__, "reasoner."):
 TELLING = {"UserError", "ConfigError", "warning"}
 NOT_OURS = {
     *("config.yaml", "tokenizer.json", "e.g", "package.module"),  # files and other words with a dot
-    *("key",),  # in "key=value"
-    *(
-        "func_name",
-        "starter_code",
-        "test_list",
-        "chain_sum",
-        "max_terms",
-        "eos_token",
-        "lora_alpha",
-    ),  # of data, of libraries
-    *("min_p", "processed_logprobs", "modules_to_save", "im_end"),  # of servers and adapters
+    *("key", "eos_token", "base_model_name_or_path"),  # in "key=value", of tokenizers and adapters
 }
 
 
@@ -58,14 +48,15 @@ def tables() -> set[str]:
 
 
 def named(text: str) -> set[str]:
-    """What looks like keys: dotted names, what stands before "=", and words with an underscore."""
+    """What is given as a key: dotted names, what stands before "=", and what one is told to set, raise or lower."""
     text = re.sub(r"\S*/\S*", " ", text)  # paths
     dotted = re.findall(r"(?<![\w.])[a-z_]+(?:\.[a-z_0-9]+)+(?!\w)", text)
     parts = {
         part for name in dotted if name not in NOT_OURS for part in name.split(".") if not part.isdigit()
     }
     given = re.findall(r"(?<![\w.-])([a-z_]+)=", text)
-    return parts | set(given) | set(re.findall(r"\b[a-z]+(?:_[a-z0-9]+)+\b", text))
+    told = re.findall(r"\b(?:set|raise|lower) ([a-z]+(?:_[a-z0-9]+)+)\b", text)
+    return parts | set(given) | set(told)
 
 
 def unknown(source: str, known: set[str]) -> list[tuple[int, str]]:
