@@ -16,7 +16,7 @@ import random
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -184,30 +184,8 @@ def _set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-class _Sink:
-    """A file for torch.save, which forgets why a write failed and tells of a wrong position instead."""
-
-    def __init__(self, file: BinaryIO):
-        self.file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
 def _write(path: Path, value: dict[str, Any]) -> None:
     with saying_what_is_full(path), open(path, "wb") as file:
-        sink = _Sink(file)
-        try:
-            torch.save(value, sink)  # pyright: ignore[reportArgumentType]
-        except RuntimeError as error:
-            raise sink.error or error from error
+        torch.save(value, file)
         file.flush()
         os.fsync(file.fileno())
