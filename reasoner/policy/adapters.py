@@ -156,11 +156,9 @@ def load_merged(path: str, dtype: torch.dtype | str | None = None) -> Any:
 
 def _untie_adapted(lm: Any) -> None:
     """Give the output layer weights of its own where only one of it and the embedding it is tied to has an adapter."""
-    read, write = (
-        m.get_base_layer() if isinstance(m, BaseTunerLayer) else m
-        for m in (lm.get_input_embeddings(), lm.get_output_embeddings())
-    )
-    adapted = [isinstance(m, BaseTunerLayer) for m in (lm.get_input_embeddings(), lm.get_output_embeddings())]
+    layers: list[Any] = [lm.get_input_embeddings(), lm.get_output_embeddings()]
+    adapted = [isinstance(m, BaseTunerLayer) for m in layers]
+    read, write = (m.get_base_layer() if own else m for m, own in zip(layers, adapted, strict=True))
     if adapted[0] != adapted[1] and read.weight is write.weight:
         write.weight = torch.nn.Parameter(write.weight.detach().clone(), requires_grad=False)
         lm.config.get_text_config().tie_word_embeddings = False
