@@ -145,7 +145,9 @@ def _line(row: dict[str, Any], node: int) -> Text:
 
 
 def _table(rows: list[dict[str, Any]], folder: Path, limit: int) -> Table:
-    table = Table(title=f"{folder}" + (f" (the first {limit})" if len(rows) == limit else ""), box=SIMPLE_HEAD)
+    table = Table(
+        title=f"{folder}" + (f" (the first {limit})" if len(rows) == limit else ""), box=SIMPLE_HEAD
+    )
     for name in rows[0] if rows else ():
         if name == "id":  # whole, since the next command wants it
             table.add_column(name, overflow="fold")
@@ -178,7 +180,7 @@ def _decoder(run: Path, folder: Path) -> Callable[[list[int]], str]:
     except UserError as problem:
         print(f"reasoner: token ids instead of text: {problem}", file=sys.stderr)
         return lambda ids: " ".join(map(str, ids))
-    return lambda ids: tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+    return lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
 def _printable(text: str) -> str:

@@ -27,33 +27,38 @@ class EngineConfig(Config):
     """What draws tokens: the engine in this process, or servers."""
 
     kind: Literal["local", "vllm", "sglang"] = Field(
-        "local", description="local: in this process, and the same draws at each run; vllm, sglang: servers"
+        default="local",
+        description="local: in this process, and the same draws at each run; vllm, sglang: servers",
     )
-    urls: list[str] = Field([], description="addresses of servers that are there, as http://127.0.0.1:8000")
-    spawn: int = Field(0, ge=0, description="or: servers to start here, ended with the run")
+    urls: list[str] = Field(
+        default=[], description="addresses of servers that are there, as http://127.0.0.1:8000"
+    )
+    spawn: int = Field(default=0, ge=0, description="or: servers to start here, ended with the run")
     executable: str = Field(
-        "", description="with spawn: the program, as the path of vllm in an environment of its own"
+        default="", description="with spawn: the program, as the path of vllm in an environment of its own"
     )
-    served: str = Field("policy", description="name that the servers know the model by (--served-model-name)")
-    dtype: str = Field("auto", description="with spawn: what the servers compute in")
+    served: str = Field(
+        default="policy", description="name that the servers know the model by (--served-model-name)"
+    )
+    dtype: str = Field(default="auto", description="with spawn: what the servers compute in")
     logprobs: Literal["raw", "processed"] = Field(
-        "raw",
+        default="raw",
         description="what servers report: raw (of the whole distribution), or processed, needed by a temperature other "
         "than 1, top_k, top_p or min_p (--logprobs-mode processed_logprobs)",
     )
     num_top: int = Field(
-        0,
+        default=0,
         ge=0,
         le=20,
         description="likeliest tokens asked for at each place, to bound the entropy from below",
     )
-    in_flight: int = Field(64, ge=1, description="requests under way at once, per server")
-    timeout: float = Field(600.0, gt=0, description="seconds for one request")
+    in_flight: int = Field(default=64, ge=1, description="requests under way at once, per server")
+    timeout: float = Field(default=600.0, gt=0, description="seconds for one request")
     patience: float = Field(
-        300.0, gt=0, description="seconds that a round waits when no server answers, before it ends"
+        default=300.0, gt=0, description="seconds that a round waits when no server answers, before it ends"
     )
     tolerance: float = Field(
-        0.05, gt=0, description="furthest that a server's log-probability may be from the trainer's"
+        default=0.05, gt=0, description="furthest that a server's log-probability may be from the trainer's"
     )
 
     @model_validator(mode="after")

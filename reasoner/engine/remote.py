@@ -233,7 +233,10 @@ class RemoteEngine:
     async def _draw(self, request: Request, server: Server) -> Completion:
         """Ask until a server answers; the place is the same at each try."""
         ask = Ask(
-            self._name_of(request.adapter), seed_of(request), self.eos_ids | request.stop_ids, self.num_top
+            self._name_of(request.adapter),
+            seed_of(request),
+            sorted(self.eos_ids | request.stop_ids),
+            self.num_top,
         )
         call = self.dialect.ask(request, ask)
         begun, wait = time.monotonic(), FIRST_WAIT

@@ -21,7 +21,7 @@ def _ask(request: Request, ask: Ask) -> Call:
             "min_p": sampling.min_p,
             "sampling_seed": ask.seed % (1 << 31),
             "ignore_eos": True,  # the ends are ours, all of them in stop_token_ids
-            "stop_token_ids": sorted(ask.stop_ids),
+            "stop_token_ids": list(ask.stop_ids),
             "stop": list(request.stop_strings) or None,
             "no_stop_trim": True,
             "skip_special_tokens": False,

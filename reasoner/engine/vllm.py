@@ -25,7 +25,7 @@ def _ask(request: Request, ask: Ask) -> Call:
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
             "ignore_eos": True,  # the ends are ours, all of them in stop_token_ids
-            "stop_token_ids": sorted(ask.stop_ids),
+            "stop_token_ids": list(ask.stop_ids),
             "stop": list(request.stop_strings) or None,
             "include_stop_str_in_output": True,
             "skip_special_tokens": False,

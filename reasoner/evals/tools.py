@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from reasoner.data.prompting import Prompting
+from reasoner.engine.remote import RemoteEngine
 from reasoner.ledger import Ledger
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.local import LocalEngine
@@ -25,7 +26,7 @@ class Solver:
     """A policy with the models that judge for it, and the ledger that they all book in."""
 
     name: str
-    engine: LocalEngine
+    engine: LocalEngine | RemoteEngine
     prompting: Prompting
     ledger: Ledger
     prm: ScoreNet | None = None
