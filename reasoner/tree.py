@@ -39,7 +39,7 @@ class Node:
     temperature 1; these and `entropy` (nats) hold one number per token and are empty for text that was not
     sampled here. `step_ends` are positions in `token_ids` of the last token of each step. `propensity` is
     the probability with which the node was kept or chosen; `drawn` tells an independent sample from a
-    continuation that a search chose. `stop_reason` is the engine's (see policy/engine), or `open` where a
+    continuation that a search chose. `stop_reason` is the engine's (see engine/protocol), or `open` where a
     search paused at a step's end, or `pruned:<rule>` in an empty node that stands for a continuation which
     was planned and not drawn (its `propensity` is the chance that it had).
     """

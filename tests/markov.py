@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from small_models import CORRECT, WRONG
 
-from reasoner.policy.engine import Completion, Request
+from reasoner.engine.protocol import Completion, Request
 from reasoner.tree import ROOT, Problem, Tree
 
 RIGHT, BAD, EOS, PROMPT = 1, 2, 0, 9

@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from reasoner.policy.engine import Completion, Engine, Request
+from reasoner.engine.protocol import Completion, Engine, Request
 from reasoner.records import PolicySample
 from reasoner.search.branch import BranchConfig, tree_of
 from reasoner.search.grow import Growth, StepStop, grow

@@ -13,12 +13,12 @@ from rich.text import Text
 
 from reasoner.config import Config, read_yaml, validate
 from reasoner.data.prompting import PromptConfig, load_prompting
+from reasoner.engine.local import LocalEngine
 from reasoner.evals.solve import Solved, drawing, printable, solve
 from reasoner.evals.tools import Solver
 from reasoner.ledger import Ledger
 from reasoner.policy.adapters import load_merged
 from reasoner.policy.heads import ScoreNet
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_tokenizer
 from reasoner.registry import UserError, lookup
 from reasoner.search.methods import METHODS, MethodConfig

@@ -1,1 +1,1 @@
-"""What draws tokens on servers: the same protocol as the engine in this process, over HTTP."""
+"""What draws tokens: the protocol, the engine in this process, and the same protocol on vLLM and SGLang servers."""

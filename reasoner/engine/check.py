@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, Sampling
 from reasoner.policy.adapters import activate
-from reasoner.policy.engine import Request, Sampling
-from reasoner.policy.local import LocalEngine
 from reasoner.registry import UserError
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats, of one token

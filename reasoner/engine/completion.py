@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reasoner.engine.dialect import Reply
-from reasoner.policy.engine import Completion, Request
-from reasoner.policy.stopping import StopStrings
+from reasoner.engine.protocol import Completion, Request
+from reasoner.engine.stopping import StopStrings
 from reasoner.registry import UserError
 
 

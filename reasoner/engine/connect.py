@@ -12,10 +12,10 @@ from pydantic import Field, model_validator
 from reasoner.config import Config
 from reasoner.engine import servers, sglang, vllm
 from reasoner.engine.dialect import Ask, Dialect
+from reasoner.engine.protocol import Request, Sampling
 from reasoner.engine.remote import RemoteEngine, Server
+from reasoner.engine.stopping import StopStrings
 from reasoner.ledger import Ledger
-from reasoner.policy.engine import Request, Sampling
-from reasoner.policy.stopping import StopStrings
 from reasoner.registry import UserError
 
 DIALECTS: dict[str, Dialect] = {"vllm": vllm.DIALECT, "sglang": sglang.DIALECT}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reasoner.policy.engine import Request
+from reasoner.engine.protocol import Request
 
 
 @dataclass(frozen=True)

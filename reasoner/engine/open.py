@@ -10,11 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from reasoner.engine.check import check_sampler
 from reasoner.engine.connect import EngineConfig, connect
+from reasoner.engine.local import LocalEngine
 from reasoner.engine.remote import RemoteEngine
 from reasoner.engine.weights import Sender
 from reasoner.ledger import Ledger
 from reasoner.policy.adapters import causal_lm
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.logprobs import LogitHead
 from reasoner.policy.models import save
 from reasoner.registry import UserError

@@ -22,10 +22,10 @@ import httpx
 
 from reasoner.engine.completion import completion_of
 from reasoner.engine.dialect import Ask, Call, Dialect
+from reasoner.engine.protocol import Completion, Request
 from reasoner.engine.servers import Fleet
+from reasoner.engine.stopping import StopStrings
 from reasoner.ledger import Ledger
-from reasoner.policy.engine import Completion, Request
-from reasoner.policy.stopping import StopStrings
 from reasoner.registry import UserError
 
 logger = logging.getLogger(__name__)

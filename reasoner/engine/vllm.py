@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reasoner.engine.dialect import Ask, Call, Dialect, Reply
-from reasoner.policy.engine import Request
+from reasoner.engine.protocol import Request
 
 ID_PREFIX = "token_id:"
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from reasoner.engine.dialect import Ask, Call
+from reasoner.engine.protocol import Request
 from reasoner.engine.remote import RemoteEngine, Server
 from reasoner.policy.adapters import activate, causal_lm
 from reasoner.policy.attention import evaluating
-from reasoner.policy.engine import Request
 from reasoner.policy.logprobs import sequence_logprobs
 from reasoner.registry import UserError
 

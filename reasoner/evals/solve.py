@@ -9,8 +9,8 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
+from reasoner.engine.protocol import Completion, Request
 from reasoner.evals.tools import Solver, tools_of
-from reasoner.policy.engine import Completion, Request
 from reasoner.search.method import Choice
 from reasoner.search.methods import answer
 from reasoner.tree import ROOT, Problem, Tree

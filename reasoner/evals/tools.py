@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from reasoner.data.prompting import Prompting
+from reasoner.engine.local import LocalEngine
 from reasoner.engine.remote import RemoteEngine
 from reasoner.ledger import Ledger
 from reasoner.policy.heads import ScoreNet
-from reasoner.policy.local import LocalEngine
 from reasoner.scoring.aggregate import AGGREGATES
 from reasoner.scoring.outcome import judge
 from reasoner.scoring.prm import score_leaves, score_steps

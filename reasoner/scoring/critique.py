@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from reasoner.data.prompting import Prompting
-from reasoner.policy.engine import Engine, Request, Sampling, place_key
+from reasoner.engine.protocol import Engine, Request, Sampling, place_key
 from reasoner.signals.critiques import critique_prompt, read_critique
 from reasoner.signals.step_labels import NO_ERROR, UNDECIDED
 from reasoner.tree import Tree

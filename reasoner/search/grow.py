@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import cast
 
-from reasoner.policy.engine import STOP_REASONS, Completion, Engine, Request, Sampling, place_key
+from reasoner.engine.protocol import STOP_REASONS, Completion, Engine, Request, Sampling, place_key
 from reasoner.registry import UserError
 from reasoner.tree import ROOT, Node, Tree
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pydantic import Field
 
 from reasoner.config import Config
-from reasoner.policy.engine import Engine, Sampling
+from reasoner.engine.protocol import Engine, Sampling
 from reasoner.registry import UserError
 from reasoner.search.answers import answer_classes, read_answer
 from reasoner.search.grow import Branch, Growth, grow

@@ -15,7 +15,7 @@ from math import comb
 from pydantic import Field
 
 from reasoner.config import Config
-from reasoner.policy.engine import place_key
+from reasoner.engine.protocol import place_key
 from reasoner.registry import UserError, lookup
 from reasoner.search.grow import Branch, BranchPolicy, place_paths
 from reasoner.tree import Tree

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from reasoner.policy.engine import Sampling
+from reasoner.engine.protocol import Sampling
 from reasoner.search.choose import PLAIN, by_weighted_votes
 from reasoner.search.confidence import FREE, along, answer_confidence, path_measure
 from reasoner.search.method import (

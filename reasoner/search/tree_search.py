@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from reasoner.policy.engine import Sampling
+from reasoner.engine.protocol import Sampling
 from reasoner.registry import UserError
 from reasoner.search.choose import PLAIN, by_score, by_weighted_votes
 from reasoner.search.grow import grow

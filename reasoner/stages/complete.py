@@ -9,8 +9,8 @@ from pydantic import Field
 
 from reasoner.config import Config, MayChange
 from reasoner.engine.connect import EngineConfig
+from reasoner.engine.protocol import Sampling
 from reasoner.folder import StageName
-from reasoner.policy.engine import Sampling
 from reasoner.registry import UserError
 from reasoner.scoring.outcome import judge
 from reasoner.search.grow import Growth, grow

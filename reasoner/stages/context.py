@@ -22,10 +22,10 @@ from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
 from reasoner.data.sources import Item, SourceConfig, load_items, own_ids
 from reasoner.data.splits import ContaminationConfig, HeldOut, Match
 from reasoner.engine.connect import EngineConfig
+from reasoner.engine.local import LocalEngine
 from reasoner.engine.open import open_engine
 from reasoner.engine.remote import RemoteEngine
 from reasoner.policy.adapters import load_merged
-from reasoner.policy.local import LocalEngine
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
 from reasoner.store import read_trees

@@ -11,8 +11,8 @@ from pydantic import Field
 from reasoner.config import Config, MayChange
 from reasoner.data.prompting import Prompting
 from reasoner.engine.connect import EngineConfig
+from reasoner.engine.protocol import Sampling
 from reasoner.folder import StageName
-from reasoner.policy.engine import Sampling
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import lookup
 from reasoner.scoring.backup import pruning_report

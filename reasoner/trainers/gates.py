@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 
 from reasoner.engine.check import COARSE
+from reasoner.engine.protocol import Engine
 from reasoner.engine.remote import RemoteEngine
 from reasoner.policy.attention import evaluating
-from reasoner.policy.engine import Engine
 from reasoner.policy.heads import PolicyNet
 from reasoner.policy.logprobs import LogitHead
 from reasoner.policy.models import load_tokenizer

@@ -20,8 +20,8 @@ import torch
 from accelerate import Accelerator
 
 from reasoner.data.prompting import Prompting
+from reasoner.engine.protocol import Engine, Sampling
 from reasoner.interrupt import Stopped, deferring, stop_asked
-from reasoner.policy.engine import Engine, Sampling
 from reasoner.policy.models import save
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup

@@ -12,10 +12,10 @@ from accelerate.utils import broadcast_object_list
 
 from reasoner.data.prompting import Prompting
 from reasoner.engine.connect import EngineConfig, connect
+from reasoner.engine.local import LocalEngine
 from reasoner.engine.open import open_engine
 from reasoner.engine.remote import RemoteEngine
 from reasoner.policy.adapters import Adapter, base_of, is_adapter
-from reasoner.policy.local import LocalEngine
 from reasoner.trainers.loop import Session
 
 

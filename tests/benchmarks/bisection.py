@@ -22,9 +22,9 @@ from statistics import median
 
 from reasoner.config import validate
 from reasoner.data.prompting import PromptConfig, Prompting
+from reasoner.engine.local import LocalEngine
 from reasoner.ledger import Ledger
 from reasoner.pipeline import RunConfig, run
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.scoring.outcome import judge
 from reasoner.search.chain import fan

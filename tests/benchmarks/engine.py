@@ -16,8 +16,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
-from reasoner.policy.engine import Request, place_key
-from reasoner.policy.local import LocalEngine
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, place_key
 from reasoner.policy.models import load_model
 from tests.benchmarks.measure import medians, row, seconds
 

@@ -12,8 +12,8 @@ import sys
 import torch
 from transformers import GenerationConfig
 
-from reasoner.policy.engine import Request, place_key
-from reasoner.policy.local import LocalEngine
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, place_key
 from tests.benchmarks.measure import NUM_EOS, medians, prompts, rollout_model, row, run, seconds
 
 SOLUTIONS, STEPS, SAMPLES, PROMPT, STEP, CAP = 64, 8, 8, 24, 16, 256

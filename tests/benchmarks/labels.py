@@ -24,12 +24,12 @@ from typing import Any, NamedTuple, cast
 
 from reasoner.config import validate
 from reasoner.data.prompting import PromptConfig, Prompting
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Sampling
 from reasoner.evals.reward_quality import best_threshold, brier_skill, first_below, first_error_f1
 from reasoner.ledger import Ledger
 from reasoner.pipeline import RunConfig, run
-from reasoner.policy.engine import Sampling
 from reasoner.policy.heads import ScoreNet
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.records import StepLabels
 from reasoner.scoring.outcome import judge

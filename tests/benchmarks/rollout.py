@@ -13,10 +13,10 @@ import sys
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, Sampling, place_key
+from reasoner.engine.sampling import draw, uniform_at
 from reasoner.ledger import Ledger
-from reasoner.policy.engine import Request, Sampling, place_key
-from reasoner.policy.local import LocalEngine
-from reasoner.policy.sampling import draw, uniform_at
 from reasoner.search.branch import BranchConfig, tree_of
 from reasoner.search.grow import Growth, grow
 from reasoner.tree import Problem, Tree

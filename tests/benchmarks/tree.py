@@ -11,9 +11,9 @@ import sys
 import torch
 from transformers import GenerationConfig
 
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, place_key
 from reasoner.ledger import Ledger
-from reasoner.policy.engine import Request, place_key
-from reasoner.policy.local import LocalEngine
 from tests.benchmarks.measure import medians, prompts, rollout_model, row, run, seconds
 
 ARITY, DEPTH, SEGMENT, PROMPT = 4, 4, 16, 24

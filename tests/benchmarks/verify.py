@@ -164,7 +164,7 @@ def code_rollout_wait(num_problems: int = 24, tokens: int = 120) -> dict:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from reasoner.policy.local import LocalEngine
+    from reasoner.engine.local import LocalEngine
     from reasoner.scoring.outcome import judge_while
     from reasoner.search.chain import fan
     from reasoner.search.grow import Growth, grow

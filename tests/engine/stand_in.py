@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, Sampling
 from reasoner.policy.adapters import load_merged
-from reasoner.policy.engine import Request, Sampling
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_model, load_tokenizer
 
 

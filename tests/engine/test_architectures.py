@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from reasoner.engine.check import check_sampler
-from reasoner.policy.local import LocalEngine
+from reasoner.engine.local import LocalEngine
 from reasoner.registry import UserError
 from reasoner.trainers.gates import check_packed
 
@@ -78,7 +78,7 @@ def test_a_state_that_goes_from_token_to_token_is_refused(kind):
 def test_a_wrong_attention_is_found(monkeypatch):
     engine = engine_on(made("qwen2", **GROUPED))
     engine.decoder = None
-    monkeypatch.setattr("reasoner.policy.decoder.fits", lambda model: False)
+    monkeypatch.setattr("reasoner.engine.decoder.fits", lambda model: False)
     from reasoner.policy import attention
 
     plain = attention.attend

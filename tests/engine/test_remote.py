@@ -11,13 +11,13 @@ from small_models import save_small_qwen
 from stand_in import StandIn, serve
 
 from reasoner.engine.connect import DIALECTS, EngineConfig, check_server
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, Sampling, place_key
 from reasoner.engine.remote import RemoteEngine, ServerGone, seed_of
 from reasoner.engine.servers import free_port
+from reasoner.engine.stopping import StopStrings
 from reasoner.engine.weights import Sender
-from reasoner.policy.engine import Request, Sampling, place_key
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_model, load_tokenizer, save
-from reasoner.policy.stopping import StopStrings
 from reasoner.registry import UserError
 
 GREEDY = Sampling(temperature=0.0)

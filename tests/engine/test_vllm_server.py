@@ -16,13 +16,13 @@ from peft import LoraConfig, get_peft_model
 
 from reasoner.engine import servers
 from reasoner.engine.connect import EngineConfig, check_server
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, Sampling, place_key
 from reasoner.engine.remote import RemoteEngine
+from reasoner.engine.stopping import StopStrings
 from reasoner.engine.vllm import DIALECT
 from reasoner.engine.weights import Sender
-from reasoner.policy.engine import Request, Sampling, place_key
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_model, load_tokenizer, save
-from reasoner.policy.stopping import StopStrings
 from reasoner.registry import UserError
 
 pytestmark = pytest.mark.server

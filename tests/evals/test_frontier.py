@@ -9,13 +9,13 @@ from small_models import save_small_qwen
 
 from reasoner.data.prompting import PromptConfig, Prompting
 from reasoner.economics.cost import Prices, price
+from reasoner.engine.local import LocalEngine
 from reasoner.evals.frontier import Bench, Point, Spent, against, frontier, points_of, rows_of
 from reasoner.evals.frontier_chart import frontier_chart, frontier_of, method_curves
 from reasoner.evals.rows import grids
 from reasoner.evals.tools import Solver, tools_of, view_of
 from reasoner.ledger import Ledger
 from reasoner.policy.heads import ScoreNet
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.registry import UserError
 from reasoner.scoring.prm import score_steps

@@ -4,10 +4,10 @@ from families import save_family
 from small_models import always, small_lm
 
 from reasoner.data.prompting import PromptConfig, load_prompting
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Sampling
 from reasoner.evals.tools import Solver, tools_of
 from reasoner.ledger import Ledger
-from reasoner.policy.engine import Sampling
-from reasoner.policy.local import LocalEngine
 from reasoner.search.method import extend, from_root
 from reasoner.tree import Problem, Tree
 

@@ -9,6 +9,8 @@ from peft import PeftModel
 from small_models import save_small_qwen
 from transformers import AutoModelForCausalLM
 
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request
 from reasoner.policy.adapters import (
     LoRA,
     SharedBase,
@@ -19,9 +21,7 @@ from reasoner.policy.adapters import (
     merge,
     save_trained,
 )
-from reasoner.policy.engine import Request
 from reasoner.policy.heads import HEAD_FILE, PolicyNet, ScoreNet
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_tokenizer, save
 from reasoner.policy.recompute import recompute_layers
 from reasoner.registry import UserError

@@ -8,6 +8,8 @@ from peft import LoraConfig, get_peft_model
 from small_models import save_small_qwen
 from transformers import AutoModelForCausalLM
 
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, Sampling
 from reasoner.policy.adapters import (
     LoRA,
     SharedBase,
@@ -16,8 +18,6 @@ from reasoner.policy.adapters import (
     load_trainable,
     merge,
 )
-from reasoner.policy.engine import Request, Sampling
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.registry import UserError
 

@@ -6,9 +6,9 @@ from small_models import first_rows
 from transformers import AutoModelForCausalLM
 
 from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
-from reasoner.policy.engine import Request, Sampling, place_key
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, Sampling, place_key
 from reasoner.policy.heads import PolicyNet
-from reasoner.policy.local import LocalEngine
 from reasoner.signals.packing import pack
 from reasoner.tree import Node, Problem, Tree
 

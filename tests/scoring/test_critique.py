@@ -4,7 +4,7 @@ import pytest
 from small_models import branching_tree, save_small_qwen
 
 from reasoner.data.prompting import PromptConfig, Prompting
-from reasoner.policy.local import LocalEngine
+from reasoner.engine.local import LocalEngine
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.records import StepLabels
 from reasoner.scoring.critique import critic, judge_with, majority, score_steps, step_scores

@@ -10,8 +10,8 @@ import torch
 from small_models import branching_tree, small_lm
 
 from reasoner.config import ConfigError, validate
-from reasoner.policy.engine import Sampling, place_key
-from reasoner.policy.local import LocalEngine
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Sampling, place_key
 from reasoner.registry import UserError
 from reasoner.search.branch import (
     WHOLE_CHAIN,

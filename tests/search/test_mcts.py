@@ -9,8 +9,8 @@ from small_models import CORRECT, ERROR, WRONG, branching_tree, make_tree, small
 from test_grow import PROMPTS, shape
 from test_grow import mark_steps as marks_below_16
 
-from reasoner.policy.engine import Sampling
-from reasoner.policy.local import LocalEngine
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Sampling
 from reasoner.registry import UserError
 from reasoner.search.chain import fan
 from reasoner.search.grow import Branch, Growth, StepStop, grow

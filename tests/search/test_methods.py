@@ -6,9 +6,9 @@ import pytest
 from pydantic import TypeAdapter
 from small_models import small_lm
 
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Sampling
 from reasoner.ledger import Ledger
-from reasoner.policy.engine import Sampling
-from reasoner.policy.local import LocalEngine
 from reasoner.registry import UserError
 from reasoner.scoring.aggregate import AGGREGATES
 from reasoner.scoring.token_measures import first_tokens, measure_tokens

@@ -10,9 +10,9 @@ from small_models import save_small_qwen, small_lm
 
 from reasoner.config import validate
 from reasoner.data.prompting import PromptConfig, Prompting
+from reasoner.engine.local import LocalEngine
 from reasoner.ledger import Ledger
 from reasoner.policy.heads import ScoreNet
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.registry import UserError
 from reasoner.signals.advantages import ADVANTAGES

@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator
 from small_models import CORRECT, ERROR, WRONG, make_tree, small_lm
 
-from reasoner.policy.engine import Sampling
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Sampling
 from reasoner.policy.heads import PolicyNet, ScoreNet
-from reasoner.policy.local import LocalEngine
 from reasoner.policy.logprobs import sequence_logprobs
 from reasoner.records import PolicySample
 from reasoner.registry import UserError

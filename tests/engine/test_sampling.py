@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from reasoner.policy.engine import place_key
-from reasoner.policy.sampling import CACHED, draw, uniform_at
+from reasoner.engine.protocol import place_key
+from reasoner.engine.sampling import CACHED, draw, uniform_at
 
 # probabilities 1/2, 1/4, 1/8, 1/8
 LOGITS = [math.log(0.5), math.log(0.25), math.log(0.125), math.log(0.125)]

@@ -17,7 +17,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from peft.utils import AuxiliaryTrainingWrapper
 
-from reasoner.policy.engine import BASE
+from reasoner.engine.protocol import BASE
 from reasoner.registry import UserError
 
 

@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from reasoner.engine import decoder
+from reasoner.engine.kv import SlotCache, bytes_per_token
+from reasoner.engine.mixed_adapters import MixedAdapters
+from reasoner.engine.prefill import PREFILL_TOKENS, Span, chunks, waves
+from reasoner.engine.protocol import Completion, Request
+from reasoner.engine.radix import RadixCache
+from reasoner.engine.sampling import draw, uniform_at
+from reasoner.engine.stopping import EOS, LOOK, STOP, StopStrings, StopTable
 from reasoner.ledger import Ledger
-from reasoner.policy import decoder
 from reasoner.policy.adapters import activate, causal_lm
 from reasoner.policy.attention import Seen, evaluating, slot_attention
-from reasoner.policy.engine import Completion, Request
-from reasoner.policy.kv import SlotCache, bytes_per_token
 from reasoner.policy.logprobs import LogitHead, sequence_logprobs
-from reasoner.policy.mixed_adapters import MixedAdapters
-from reasoner.policy.prefill import PREFILL_TOKENS, Span, chunks, waves
-from reasoner.policy.radix import RadixCache
-from reasoner.policy.sampling import draw, uniform_at
-from reasoner.policy.stopping import EOS, LOOK, STOP, StopStrings, StopTable
 
 WIDTH_STEP = 8  # key positions are read in multiples of this
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from reasoner.policy.prefill import PREFILL_TOKENS, Span, chunks, waves
+from reasoner.engine.prefill import PREFILL_TOKENS, Span, chunks, waves
 
 HEAD = tuple(range(100, 140))
 

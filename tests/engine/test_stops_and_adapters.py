@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from small_models import always, small_lm
 
-from reasoner.policy.engine import BASE, Request, Sampling, place_key
-from reasoner.policy.local import LocalEngine
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import BASE, Request, Sampling, place_key
 from reasoner.policy.models import train_tokenizer
 from reasoner.registry import UserError
 

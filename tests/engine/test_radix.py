@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reasoner.policy.radix import RadixCache
+from reasoner.engine.radix import RadixCache
 
 NUM_LAYERS, NUM_HEADS, HEAD_SIZE = 2, 1, 3
 BYTES = NUM_LAYERS * 2 * NUM_HEADS * HEAD_SIZE * 4  # of one token

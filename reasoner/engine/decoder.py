@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from reasoner.engine.kv import SlotCache, kv_shape
 from reasoner.policy.attention import Seen, attend_one
-from reasoner.policy.kv import SlotCache, kv_shape
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # the others' angles depend on the sequence's length

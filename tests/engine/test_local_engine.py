@@ -7,9 +7,9 @@ import pytest
 import torch
 from small_models import small_lm
 
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, Sampling, place_key
 from reasoner.ledger import Ledger
-from reasoner.policy.engine import Request, Sampling, place_key
-from reasoner.policy.local import LocalEngine
 
 PROMPT = [5, 9, 2, 33, 7, 7, 41, 12]
 GREEDY = Sampling(temperature=0.0)
