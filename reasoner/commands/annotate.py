@@ -16,10 +16,10 @@ from reasoner.data.annotate import RATINGS, Candidate, key_of, printable, queue,
 from reasoner.data.files import LeftOut, read_rows
 from reasoner.data.prompting import Prompting
 from reasoner.pipeline import RunConfig
-from reasoner.policy.heads import ScoreNet
 from reasoner.registry import UserError
 from reasoner.scoring.aggregate import AGGREGATES
 from reasoner.scoring.prm import score_steps
+from reasoner.scoring.reward_models import load_reward_model
 from reasoner.stages.context import Context
 from reasoner.trainers.loop import Session
 from reasoner.tree import Tree
@@ -92,7 +92,7 @@ def candidates(run: Path, stage: str, prm: str) -> list[Candidate]:
     prompting = context.prompting(getattr(chosen[0], "model"))  # noqa: B009 - a union of stages
     trees = context.trees(chosen[0].name)
     if prm:
-        score_steps(ScoreNet.load(Path(context.model(prm))).eval(), trees, "prm")
+        score_steps(load_reward_model(context.model(prm), prompting.decode), trees, "prm")
     return [c for tree in trees for leaf in tree.leaves() if (c := _candidate(tree, leaf, prm, prompting))]
 
 

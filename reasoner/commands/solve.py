@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 from rich.console import Console
 from rich.text import Text
@@ -18,9 +17,10 @@ from reasoner.evals.solve import Solved, drawing, printable, solve
 from reasoner.evals.tools import Solver
 from reasoner.ledger import Ledger
 from reasoner.policy.adapters import load_merged
-from reasoner.policy.heads import ScoreNet
+from reasoner.policy.machine import own_device
 from reasoner.policy.models import load_tokenizer
 from reasoner.registry import UserError, lookup
+from reasoner.scoring.reward_models import load_orm, load_reward_model
 from reasoner.search.methods import METHODS, MethodConfig
 
 
@@ -76,15 +76,16 @@ def run_solve(config: SolveConfig, as_json: bool) -> None:
 def _solver(config: SolveConfig) -> Solver:
     prompting = load_prompting(config.model, _prompt(config))
     lm = load_merged(config.model)
-    lm.to("cuda" if torch.cuda.is_available() else "cpu")
+    lm.to(own_device())
     ledger = Ledger()
     longest = len(prompting.prompt_ids(config.question)) + config.max_tokens
     longest = min(longest, getattr(lm.config, "max_position_embeddings", longest))
     engine = LocalEngine(
         lm, prompting.eos_ids, config.num_slots, longest, ledger=ledger, tokenizer=prompting.tokenizer
     )
-    nets = [ScoreNet.load(Path(p)).eval() if p else None for p in (config.prm, config.orm)]
-    return Solver(Path(config.model).name, engine, prompting, ledger, *nets)
+    prm = load_reward_model(config.prm, prompting.decode) if config.prm else None
+    orm = load_orm(config.orm) if config.orm else None
+    return Solver(Path(config.model).name, engine, prompting, ledger, prm, orm)
 
 
 def _prompt(config: SolveConfig) -> PromptConfig:

@@ -22,6 +22,7 @@ from rich.text import Text
 from reasoner.config import apply_overrides, validate
 from reasoner.policy.adapters import load_merged
 from reasoner.policy.heads import PolicyNet, ScoreNet
+from reasoner.policy.machine import own_device
 from reasoner.records import PolicySample
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.backup import mean_outcomes
@@ -73,13 +74,17 @@ def compare_variants(
     for variant in variants:
         raw = apply_overrides(json.loads(json.dumps(own)), variant.split(","))
         options[variant] = validate(AdvantageConfig, raw, variant)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     _score(trees, list(options.values()), config, run, device, tokens_per_batch)
     samples = {
         name: [lookup(ADVANTAGES, o.method, "advantage method")(t, o) for t in trees]
         for name, o in options.items()
     }
-    policy = load_merged(_model(run, _last(config, "rollout", "model", run)), torch.float32).to(device).requires_grad_(True)
+    policy = (
+        load_merged(_model(run, _last(config, "rollout", "model", run)), torch.float32)
+        .to(device)
+        .requires_grad_(True)
+    )
     gradients = surrogate_gradients(PolicyNet(policy), list(samples.values()), tokens_per_batch)
     return [
         _compare(name, samples[name], samples["own"], gradient, gradients[0])

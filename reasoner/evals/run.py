@@ -25,6 +25,7 @@ from reasoner.policy.heads import ScoreNet
 from reasoner.scoring.aggregate import AGGREGATES, BESIDE, MONTE_CARLO
 from reasoner.scoring.outcome import judge_while, outcome_reward
 from reasoner.scoring.prm import score_leaves, score_steps
+from reasoner.scoring.published import PublishedPRM
 from reasoner.search.chain import fan
 from reasoner.search.grow import Growth, grow
 from reasoner.tree import Problem, Tree
@@ -55,7 +56,7 @@ class Measured:
 class RewardModels:
     """The nets that rank answers; `aggregate` turns a PRM's step scores into one."""
 
-    prm: ScoreNet | None = None
+    prm: ScoreNet | PublishedPRM | None = None
     orm: ScoreNet | None = None
     aggregate: str = MONTE_CARLO
     threshold: float = 0.5

@@ -14,6 +14,7 @@ from reasoner.policy.heads import ScoreNet
 from reasoner.scoring.aggregate import AGGREGATES
 from reasoner.scoring.outcome import judge
 from reasoner.scoring.prm import score_leaves, score_steps
+from reasoner.scoring.published import PublishedPRM
 from reasoner.scoring.token_measures import first_tokens, measure_tokens
 from reasoner.search.grow import Growth, StepStop
 from reasoner.search.method import Tools
@@ -29,7 +30,7 @@ class Solver:
     engine: LocalEngine | RemoteEngine
     prompting: Prompting
     ledger: Ledger
-    prm: ScoreNet | None = None
+    prm: ScoreNet | PublishedPRM | None = None
     orm: ScoreNet | None = None
 
     @property
@@ -90,10 +91,13 @@ def tools_of(
     )
 
 
-def _step_scorer(net: ScoreNet, ledger: Ledger) -> Callable[[Sequence[Tree]], None]:
+def _step_scorer(net: ScoreNet | PublishedPRM, ledger: Ledger) -> Callable[[Sequence[Tree]], None]:
     """Scores the nodes that have no score yet; what is charged is their paths, each shared prefix once a call."""
 
     def score(trees: Sequence[Tree]) -> None:
+        if isinstance(net, PublishedPRM):  # reads the text of every step on the way, which a view has not
+            ledger.add("prm", scored=score_steps(net, trees, "prm"), forwards=1)
+            return
         open_trees, views, numbers = [], [], []
         for tree in trees:
             known = tree.scores.setdefault("prm", {})

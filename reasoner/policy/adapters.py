@@ -28,6 +28,7 @@ from reasoner.config import Config
 from reasoner.policy.models import (
     CONFIG_FILE,
     base_of,
+    check_finite,
     is_adapter,
     load_model,
     load_tokenizer,
@@ -180,6 +181,7 @@ def merge(path: str, out: Path) -> None:
 def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save what was trained: an Adapter or PEFT's adapter "default" in PEFT's format, or all weights."""
     if isinstance(model, PeftModel):
+        check_finite(model, "trained adapter")
         # a reference adapter that a trainer put beside it is not part of the result
         with whole(folder):
             model.save_pretrained(str(folder), selected_adapters=["default"])

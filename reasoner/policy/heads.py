@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from reasoner.policy.adapters import load_merged
 from reasoner.policy.attention import layer_masks
 from reasoner.policy.logprobs import LogitHead, token_logprobs
-from reasoner.policy.models import save
+from reasoner.policy.models import check_finite, save
 from reasoner.policy.tree_attention import blocks_of, suits, tree_attention
 from reasoner.registry import UserError
 from reasoner.store import whole
@@ -108,7 +108,8 @@ class ScoreNet(torch.nn.Module):
         return self.head(of_state_ST.amin(-1), of_state_ST.sum(-1))[:, 0]
 
     def save(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-        """The language model in its own format, the head beside it."""
+        """The language model in its own format, the head beside it. Weights that are no numbers are a UserError."""
+        check_finite(self.head, "reward model's head")
         with whole(folder):
             save(self.lm, tokenizer, folder)
             save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, folder / HEAD_FILE)
@@ -138,6 +139,17 @@ def train_what_is_read(net: ScoreNet, trained: bool = True) -> ScoreNet:
     if isinstance(net.head, torch.nn.Linear) and output.weight is not embedding.weight:
         output.requires_grad_(False)
     return net
+
+
+def check_scores(logits_S: torch.Tensor, name: str) -> torch.Tensor:
+    """The logits of a reward model or critic; one that is no number is a UserError that names the model."""
+    if not torch.isfinite(logits_S).all():
+        bad = int((~torch.isfinite(logits_S)).sum())
+        raise UserError(
+            f"the model behind {name} gave {bad} of {logits_S.numel()} scores that are no numbers; expected finite ones: "
+            "check its weights, or train it again at a lower learning rate"
+        )
+    return logits_S
 
 
 def _head_like(saved: dict[str, torch.Tensor], lm) -> torch.nn.Module:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from pydantic import Field
 from transformers import (
     AutoConfig,
@@ -82,7 +83,11 @@ def make_tiny(config: TinyModel, texts: Iterable[str], folder: Path) -> Path:
 
 
 def save(model, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write weights and tokenizer in the Hugging Face format; on a full disk nothing stays of them (UserError)."""
+    """Write weights and tokenizer in the Hugging Face format; on a full disk nothing stays of them (UserError).
+
+    Weights that are no numbers are a UserError.
+    """
+    check_finite(model, "trained model")
     with whole(folder):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -102,7 +107,7 @@ def load_model(
     with _explained(path, "model"):
         if dtype is None:
             saved = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-            dtype = inference_dtype(saved.dtype)
+            dtype = inference_dtype(saved.dtype if isinstance(saved.dtype, torch.dtype) else None)
         return AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
@@ -110,6 +115,26 @@ def load_model(
             trust_remote_code=trust_remote_code,
             quantization_config=_nf4() if four_bit else None,
         ).eval()
+
+
+def local_folder(path: str) -> str:
+    """The folder itself, or that of a hub name's files, fetched if they are not there yet."""
+    if Path(path).is_dir():
+        return path
+    with _explained(path, "model"):
+        return snapshot_download(
+            path, allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+        )
+
+
+def check_finite(model: torch.nn.Module, what: str) -> None:
+    """A UserError where weights are no numbers: training went astray, and nothing of it is to be kept."""
+    bad = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
+    if bad:
+        raise UserError(
+            f"the {what} has weights that are no numbers ({len(bad)} tensors, e.g. {bad[0]}) and is not saved; expected "
+            "finite ones: lower the learning rate, or check the data and the model that it started from"
+        )
 
 
 def _nf4() -> BitsAndBytesConfig:

@@ -15,7 +15,9 @@ Votes = list[int]
 Critic = Callable[[Sequence[str], Sequence[Sequence[str]]], list[Votes]]
 
 
-def critic(engine: Engine, prompting: Prompting, num_samples: int = 1, max_tokens: int = 512, seed: int = 0) -> Critic:
+def critic(
+    engine: Engine, prompting: Prompting, num_samples: int = 1, max_tokens: int = 512, seed: int = 0
+) -> Critic:
     """`num_samples` critiques of each solution by any engine, as the places of their first errors; one is greedy."""
     sampling = Sampling(0.0 if num_samples == 1 else 1.0)
 
@@ -54,7 +56,9 @@ def step_scores(votes: Votes, num_steps: int) -> list[float]:
     return [sum(v == NO_ERROR or v > i for v in read) / len(read) for i in range(num_steps)]
 
 
-def score_steps(ask: Critic, trees: Sequence[Tree], decode: Callable[[Sequence[int]], str], name: str) -> None:
+def score_steps(
+    ask: Critic, trees: Sequence[Tree], decode: Callable[[Sequence[int]], str], name: str
+) -> None:
     """Set `tree.scores[name]`; a step that several trajectories share has the mean of what was said of it."""
     for tree in trees:
         leaves = [leaf for leaf in tree.leaves() if tree.step_ends(leaf)]

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 
 import torch
 
-from reasoner.policy.heads import ScoreNet
+from reasoner.policy.heads import ScoreNet, check_scores
+from reasoner.scoring.published import PublishedPRM, score_published
 from reasoner.signals.packing import batches, num_tokens, pack
 from reasoner.tree import ROOT, Tree
 
 
-def score_steps(net: ScoreNet, trees: Sequence[Tree], name: str, max_tokens: int = 8192) -> int:
+def score_steps(
+    net: ScoreNet | PublishedPRM, trees: Sequence[Tree], name: str, max_tokens: int = 8192
+) -> int:
     """Set `tree.scores[name]` to the probability that the net gives at each step's last token; returns tokens scored."""
-    for t, at, values in _run(net, trees, max_tokens, _step_ends):
+    if isinstance(net, PublishedPRM):
+        return score_published(net, trees, name, max_tokens)
+    for t, at, values in _run(net, trees, name, max_tokens, _step_ends):
         scores = trees[t].scores.setdefault(name, {})
         for (node, _), value in zip(at, values, strict=True):
             scores.setdefault(node, []).append(value)
@@ -23,7 +28,7 @@ def score_steps(net: ScoreNet, trees: Sequence[Tree], name: str, max_tokens: int
 def score_leaves(net: ScoreNet, trees: Sequence[Tree], max_tokens: int = 8192) -> list[dict[int, float]]:
     """Per tree the probability at the end of each leaf's trajectory (an outcome reward model's reading)."""
     found: list[dict[int, float]] = [{} for _ in trees]
-    for t, at, values in _run(net, trees, max_tokens, _leaf_ends):
+    for t, at, values in _run(net, trees, "orm", max_tokens, _leaf_ends):
         found[t] = {node: value for (node, _), value in zip(at, values, strict=True)}
     return found
 
@@ -37,7 +42,7 @@ def _leaf_ends(tree: Tree) -> list[tuple[int, int]]:
     return [(leaf, len(tree.nodes[leaf].token_ids)) for leaf in tree.leaves()]
 
 
-def _run(net: ScoreNet, trees: Sequence[Tree], max_tokens: int, states):
+def _run(net: ScoreNet, trees: Sequence[Tree], name: str, max_tokens: int, states):
     device = next(net.parameters()).device
     for numbers in batches(trees, max_tokens):
         packed = pack([trees[t] for t in numbers], device)
@@ -52,6 +57,6 @@ def _run(net: ScoreNet, trees: Sequence[Tree], max_tokens: int, states):
                 packed.source_N,
                 packed.target_N,
             )
-        values = iter(logits_S.sigmoid().tolist())
+        values = iter(check_scores(logits_S, name).sigmoid().tolist())
         for t, of_tree in zip(numbers, at, strict=True):
             yield t, of_tree, [next(values) for _ in of_tree]

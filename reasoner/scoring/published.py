@@ -17,12 +17,13 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 
-from reasoner.policy.heads import LabelTokens, ScoreNet
+from reasoner.policy.heads import LabelTokens, ScoreNet, check_scores
+from reasoner.policy.machine import own_device
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.registry import UserError, lookup
 from reasoner.signals.labelled import State, Trie
 from reasoner.signals.packing import batches, pack
-from reasoner.tree import Problem
+from reasoner.tree import ROOT, Problem, Tree
 
 
 class Piece(NamedTuple):
@@ -33,6 +34,7 @@ class Piece(NamedTuple):
 
 
 Layout = Callable[[PreTrainedTokenizerBase, str, Sequence[str]], list[Piece]]
+Decode = Callable[[Sequence[int]], str]
 Head = Callable[[Path, torch.nn.Module, PreTrainedTokenizerBase], torch.nn.Module]
 
 
@@ -149,15 +151,20 @@ class PublishedPRM(NamedTuple):
     net: ScoreNet
     tokenizer: PreTrainedTokenizerBase
     layout: Layout
+    decode: Decode | None = None  # text of the policy's tokens
+
+    @property
+    def lm(self):
+        return self.net.lm
 
 
-def load_published(path: str, layout: str) -> PublishedPRM:
-    """A local folder with a published model, its kind named as in PUBLISHED."""
+def load_published(path: str, layout: str, decode: Decode | None = None) -> PublishedPRM:
+    """A local folder with a published model, its kind named as in PUBLISHED, on this process's device."""
     kind = lookup(PUBLISHED, layout, "published reward model")
     tokenizer, lm = load_tokenizer(path), load_model(path)
     net = ScoreNet(lm)
     net.head = kind.head(Path(path), lm, tokenizer)
-    return PublishedPRM(net.eval(), tokenizer, kind.layout)
+    return PublishedPRM(net.eval().requires_grad_(False).to(own_device()), tokenizer, kind.layout, decode)
 
 
 def layout_of(path: str) -> str:
@@ -172,7 +179,7 @@ def layout_of(path: str) -> str:
             return kind
     raise UserError(
         f"{path} holds no head that this program trained, and none that tells a published reward model; expected "
-        f"either, or its name: set layout= to one of {', '.join(PUBLISHED)}"
+        f"either, or its kind before the name, as in math_shepherd:NAME; kinds are {', '.join(PUBLISHED)}"
     )
 
 
@@ -203,7 +210,11 @@ def score_solutions(
     read: list[list[tuple[int, State] | None]] = []
     for steps in solutions:
         ids, positions = tokens_of(prm, prompt, steps)
-        if not tries or tries[-1].num_tokens + len(ids) > max_tokens or tries[-1].tree.nodes[0].token_ids[0] != ids[0]:
+        if (
+            not tries
+            or tries[-1].num_tokens + len(ids) > max_tokens
+            or tries[-1].tree.nodes[0].token_ids[0] != ids[0]
+        ):
             tries.append(Trie(Problem("", prompt, "", {}), ids[:1]))
         states = tries[-1].add(ids[1:limit])
         at = len(tries) - 1
@@ -219,8 +230,43 @@ def score_solutions(
             logits_S = prm.net(
                 packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S, packed.source_N, packed.target_N
             )
-        value_at.update(zip(wanted, logits_S.sigmoid().tolist(), strict=True))
+        value_at.update(
+            zip(wanted, check_scores(logits_S, "a published reward model").sigmoid().tolist(), strict=True)
+        )
     return [[math.nan if r is None else value_at[r] for r in of_one] for of_one in read]
+
+
+def score_published(prm: PublishedPRM, trees: Sequence[Tree], name: str, max_tokens: int = 8192) -> int:
+    """Set `tree.scores[name]` to P(good) of every step, read from its text; returns tokens scored.
+
+    A step beyond the model's context has the score 0: nothing speaks for it.
+    """
+    scored = 0
+    for tree in trees:
+        nodes = [i for i, node in enumerate(tree.nodes) if i != ROOT and node.step_ends]
+        texts = [step_texts(tree, i, prm.decode) for i in nodes]
+        found = score_solutions(prm, tree.problem.prompt, texts, max_tokens)
+        tree.scores[name] = {
+            i: [0.0 if math.isnan(v) else v for v in values[-len(tree.nodes[i].step_ends) :]]
+            for i, values in zip(nodes, found, strict=True)
+        }
+        scored += sum(len(tokens_of(prm, tree.problem.prompt, steps)[0]) for steps in texts)
+    return scored
+
+
+def step_texts(tree: Tree, node: int, decode: Decode | None) -> list[str]:
+    """The text of each step on the path to the end of `node`."""
+    assert decode is not None, "a published model reads text: load it with decode"
+    texts: list[str] = []
+    step: list[int] = []
+    for span in tree.path(node)[1:]:
+        ends = set(tree.nodes[span.node].step_ends)
+        for at, token in enumerate(tree.nodes[span.node].token_ids[: span.end]):
+            step.append(token)
+            if at in ends:
+                texts.append(decode(step))
+                step = []
+    return texts
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor) -> torch.nn.Linear:
@@ -236,7 +282,8 @@ def _tensors(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(str(path), "pt") as file:
-            found |= {k.removeprefix(prefix): file.get_tensor(k).float() for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
+            names = [k for k in file.keys() if k.startswith(prefix)]  # noqa: SIM118
+            found |= {k.removeprefix(prefix): file.get_tensor(k).float() for k in names}
     if not found:
         raise UserError(
             f"{folder} has no weights called {prefix}*; expected those of a published reward model in safetensors: "

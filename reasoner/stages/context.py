@@ -26,6 +26,7 @@ from reasoner.engine.local import LocalEngine
 from reasoner.engine.open import open_engine
 from reasoner.engine.remote import RemoteEngine
 from reasoner.policy.adapters import load_merged
+from reasoner.policy.machine import own_device
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
 from reasoner.store import read_trees
@@ -154,7 +155,7 @@ def make_engine(
     prompting, session = context.prompting(model), context.session
     lm = load_merged(context.model(model))
     check_room(lm.config, longest)
-    lm.to("cuda" if torch.cuda.is_available() else "cpu")
+    lm.to(own_device())
     engine = open_engine(
         config, lm, prompting.tokenizer, prompting.eos_ids, longest, num_slots, session.out / "engine",
         prompting.prompt_ids(PROBE), session.ledger, lambda note: session.progress(0, 0, note),

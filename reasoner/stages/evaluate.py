@@ -19,10 +19,10 @@ from reasoner.evals.run import RewardModels, Subject, calibrated_threshold, meas
 from reasoner.evals.tools import Solver
 from reasoner.folder import StageName
 from reasoner.ledger import Ledger
-from reasoner.policy.heads import ScoreNet
 from reasoner.registry import UserError
 from reasoner.scoring.aggregate import AGGREGATES, default_aggregate
 from reasoner.scoring.prm import score_steps
+from reasoner.scoring.reward_models import load_orm, load_reward_model
 from reasoner.search.methods import MethodConfig
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import AmongKey, ModelName, ProblemSet, RewardModelName, TreesOf
@@ -70,14 +70,13 @@ def run_evaluate(config: Evaluate, context: Context) -> None:
         raise UserError(f"aggregate is {aggregate!r}; expected one of {', '.join(AGGREGATES)}")
     if any(k < 1 for k in config.budgets):
         raise UserError(f"budgets are {config.budgets}; expected numbers of samples from 1 up")
-    models = RewardModels(_score_net(config.prm, context), _score_net(config.orm, context), aggregate)
+    decode = context.prompting(config.policies[0]).decode
+    prm = load_reward_model(context.model(config.prm), decode) if config.prm else None
+    orm = load_orm(context.model(config.orm)) if config.orm else None
+    models = RewardModels(prm, orm, aggregate)
     rows, samples = (_by_methods if config.methods else _by_sampling)(config, context, models, seed)
     write_text(context.session.out / "rows.json", to_json(rows))
     write_json(context.session.out / "samples.json", samples)
-
-
-def _score_net(name: str | None, context: Context) -> ScoreNet | None:
-    return ScoreNet.load(Path(context.model(name))).eval() if name else None
 
 
 def _longest(problems: list[Problem], config: Evaluate, context: Context) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from reasoner.config import Config, DataFile, Marker, marked
 from reasoner.registry import UserError, nearest
+from reasoner.scoring.reward_models import kind_and_path
 
 # what each kind of stage makes for later ones, beside the rows that a report shows
 MAKES: dict[str, str] = {
@@ -130,6 +131,7 @@ def _check_name(stage: Any, key: str, names: Names, name: str, earlier: dict[str
             raise _fault(stage, names.kind_key or key, kind, f"not what {name} makes", "", sorted(kinds))
         return
     if names.elsewhere and name not in earlier:
+        name = kind_and_path(name)[1] if names.what == "reward model" else name
         made_before = any(Path(name).is_relative_to(out / "models" / n) for n in known)
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
         if Path(name).expanduser().is_dir() or made_before or ("/" in name and not looks_local):

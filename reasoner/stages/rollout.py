@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -18,6 +17,8 @@ from reasoner.registry import lookup
 from reasoner.scoring.backup import pruning_report
 from reasoner.scoring.outcome import OnNode, judge, judge_while
 from reasoner.scoring.prm import score_steps
+from reasoner.scoring.published import PublishedPRM
+from reasoner.scoring.reward_models import load_orm, load_reward_model
 from reasoner.search.branch import BranchConfig
 from reasoner.search.budgets import BudgetConfig, within
 from reasoner.search.grow import Growth, StepStop, grow
@@ -121,11 +122,11 @@ def run_rollout(config: Rollout, context: Context) -> None:
 
 def _observer(config: Rollout, context: Context, prompting: Prompting) -> Callable[[Sequence[Tree]], None]:
     """Verdicts and scores on what has just come back."""
-    nets = {
-        name: ScoreNet.load(Path(context.model(stage))).eval()
-        for name, stage in (("prm", config.prm), ("orm", config.orm))
-        if stage
-    }
+    nets: dict[str, ScoreNet | PublishedPRM] = {}
+    if config.prm:
+        nets["prm"] = load_reward_model(context.model(config.prm), prompting.decode)
+    if config.orm:
+        nets["orm"] = load_orm(context.model(config.orm))
     ledger = context.session.ledger
 
     def observe(trees: Sequence[Tree]) -> None:

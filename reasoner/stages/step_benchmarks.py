@@ -27,11 +27,12 @@ from reasoner.evals.step_benchmarks import (
     threshold_of,
 )
 from reasoner.folder import StageName
-from reasoner.policy.heads import HEAD_FILE, ScoreNet
+from reasoner.policy.heads import ScoreNet
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.aggregate import AGGREGATES, default_aggregate
 from reasoner.scoring.prm import score_steps
-from reasoner.scoring.published import PublishedPRM, layout_of, load_published, score_solutions, tokens_of
+from reasoner.scoring.published import PublishedPRM, score_solutions, tokens_of
+from reasoner.scoring.reward_models import load_reward_model
 from reasoner.stages.context import Context
 from reasoner.stages.references import RewardModelName
 from reasoner.store import write_json, write_text
@@ -61,11 +62,6 @@ class StepBenchmarks(Config):
         min_length=1, description="benchmarks by the name of their subset"
     )
     prm: RewardModelName | None = Field(None, description="stage or folder of the process reward model")
-    layout: str | None = Field(
-        None,
-        description="of a published PRM: math_shepherd | rlhflow | skywork | qwen_math_prm | trl; by default told from its "
-        "weights where they can tell",
-    )
     threshold: float = Field(0.5, description="a step with a lower score is called wrong")
     calibrate_on: Benchmark | None = Field(
         None, description="other labelled solutions that set the threshold instead"
@@ -83,7 +79,7 @@ class StepBenchmarks(Config):
 def run_step_benchmarks(config: StepBenchmarks, context: Context) -> None:
     aggregate = config.aggregate or default_aggregate(context.model(config.prm) if config.prm else None)
     lookup(AGGREGATES, aggregate, "aggregate")
-    reader = _Reader(config.prm, config.layout, context)
+    reader = _Reader(config.prm, context)
     threshold = config.threshold
     if config.calibrate_on is not None:
         scored, _ = reader.read(config.calibrate_on, list(Import(config.calibrate_on.path)))
@@ -129,8 +125,8 @@ def _trained_on(paths: list[str], benchmarks: dict[str, list[StepTree]], context
 class _Reader:
     """Finds the scores of a benchmark's solutions; the model is loaded when a benchmark first needs it."""
 
-    def __init__(self, prm: str | None, layout: str | None, context: Context):
-        self.prm, self.layout, self.context = prm, layout, context
+    def __init__(self, prm: str | None, context: Context):
+        self.prm, self.context = prm, context
         self.scorer: StepScorer | None = None
 
     def read(self, benchmark: Benchmark, trees: list[StepTree]) -> tuple[list[Scored], list[LeftOut]]:
@@ -146,7 +142,7 @@ class _Reader:
         if self.prm is None:
             raise UserError("a benchmark has no scores; expected prm: STAGE OR FOLDER, or scores: FILE")
         if self.scorer is None:
-            self.scorer = _scorer(self.prm, self.layout, self.context)
+            self.scorer = _scorer(self.prm, self.context)
         solved = [(t, path, labels) for t in trees for path, labels in solutions(t)]
         found = self.scorer(trees)
         # a solution that does not fit the model has no scores, and counts as not found
@@ -163,12 +159,12 @@ class _Reader:
 StepScorer = Callable[[list[StepTree]], list[list[float] | LeftOut]]
 
 
-def _scorer(prm: str, layout: str | None, context: Context) -> StepScorer:
+def _scorer(prm: str, context: Context) -> StepScorer:
     """A model that this program trained reads steps as they were trained; a published one in its own layout."""
-    path = context.model(prm)
-    if layout is None and (Path(path) / HEAD_FILE).is_file():
-        return _own(ScoreNet.load(Path(path)).eval(), context.prompting(prm), context)
-    return _published(load_published(path, layout or layout_of(path)), context)
+    model = load_reward_model(context.model(prm))
+    if isinstance(model, PublishedPRM):
+        return _published(model, context)
+    return _own(model, context.prompting(prm), context)
 
 
 def _own(net: ScoreNet, prompting: Prompting, context: Context) -> StepScorer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -77,6 +78,10 @@ def check_packed(lm) -> None:
             table = torch.log_softmax(logits[start - 1 : -1], -1)
             own += [float(table[i, t]) for i, t in enumerate(node.token_ids)]
     furthest = float((found_N.float().cpu() - torch.tensor(own)).abs().max())
+    if not math.isfinite(furthest):
+        raise UserError(
+            f"the {kind} model gives log-probabilities that are no numbers; expected finite ones: check its weights"
+        )
     limit = 1e-3 if lm.dtype == torch.float32 else COARSE
     if not furthest <= limit:
         raise UserError(

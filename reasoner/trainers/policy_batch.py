@@ -15,9 +15,10 @@ from accelerate import Accelerator
 
 from reasoner.data.prompting import Prompting
 from reasoner.losses import Sequences, value_of
-from reasoner.policy.heads import PolicyNet, ScoreNet
+from reasoner.policy.heads import PolicyNet, ScoreNet, check_scores
 from reasoner.records import PolicySample, SFTExample
 from reasoner.scoring.backup import leaf_weights
+from reasoner.scoring.published import PublishedPRM, score_published
 from reasoner.signals.packing import Packed, batches, pack
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import same_count, summed
@@ -98,6 +99,9 @@ def score_states(
 
     That is a probability, or with other `bounds` a value between them (losses, value_of).
     """
+    if isinstance(net, PublishedPRM):
+        score_published(net, trees, name, max_tokens)
+        return
     device = next(net.parameters()).device
     was_training = net.training
     net.eval()
@@ -111,7 +115,7 @@ def score_states(
                 packed.ids_BT, packed.positions_BT, packed.mask_B1TT, torch.tensor(flat, device=device),
                 packed.source_N, packed.target_N,
             )  # fmt: skip
-        values = iter(value_of(logits_S, bounds).tolist())
+        values = iter(value_of(check_scores(logits_S, name), bounds).tolist())
         for tree, states in zip(of_batch, at, strict=True):
             scores: dict[int, list[float]] = {}
             for node, _ in states:

@@ -27,6 +27,7 @@ from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.outcome import Judged, judge_while
 from reasoner.scoring.reward import doubts, return_range
+from reasoner.scoring.reward_models import is_ours
 from reasoner.search.branch import tree_of
 from reasoner.search.grow import Growth, StepStop, grow
 from reasoner.signals.advantages import ADVANTAGES, CRITIC, WHITENED
@@ -98,7 +99,7 @@ def train_policy(
     for doubt in doubts(config.advantage.reward):
         logger.warning("advantage.reward: %s", doubt)
     for path, what in ((critic_path, "critic"), (prm_path, "PRM"), (orm_path, "ORM")):
-        if path:
+        if path and (what != "PRM" or is_ours(path)):  # a published PRM reads text
             check_same_tokens(path, what, prompting.tokenizer)
     accelerator = make_accelerator()
     check_supported(accelerator)
@@ -107,7 +108,7 @@ def train_policy(
     at = Position()
     trained = _prepare_training(models, config, accelerator, lambda: spent_share(at, config))
     for frozen in (models.ref, models.prm, models.orm):
-        if frozen is not None and not any(p.requires_grad for p in frozen.parameters()):
+        if isinstance(frozen, torch.nn.Module) and not any(p.requires_grad for p in frozen.parameters()):
             frozen.to(accelerator.device)
     longest = max(len(prompting.prompt_ids(p.prompt)) for p in problems)
     check_room(sampler.config, longest + config.max_tokens)
@@ -200,7 +201,9 @@ def train_policy(
         if at.barren >= config.patience:
             raise UserError(why_barren(at.barren, seen, drawn.statuses))
         if at.barren == round == config.rounds:
-            logger.warning("the weights are those of the start: %s", why_barren(at.barren, seen, drawn.statuses))
+            logger.warning(
+                "the weights are those of the start: %s", why_barren(at.barren, seen, drawn.statuses)
+            )
         if rung:
             at = _answer(rung, at, config, session, trained, fingerprint, accelerator)
         stop = int(highest(stop_asked(), accelerator))

@@ -11,8 +11,11 @@ import torch
 
 from reasoner.policy.adapters import LoRA, SharedBase, is_adapter, load_merged, load_trainable
 from reasoner.policy.heads import PolicyNet, ScoreNet, train_what_is_read
+from reasoner.policy.models import load_tokenizer
 from reasoner.policy.recompute import recompute_layers
 from reasoner.registry import UserError
+from reasoner.scoring.published import PublishedPRM
+from reasoner.scoring.reward_models import is_ours, load_reward_model
 from reasoner.signals.advantages import CRITIC
 from reasoner.store import read_json
 from reasoner.trainers.policy_batch import Models
@@ -48,7 +51,8 @@ def load_models(
         )
         train_what_is_read(critic)
     ref = PolicyNet(copy.deepcopy(lm)) if config.kl_weight else None
-    prm = _whole(prm_path, config.prm_refresh is not None)
+    refreshed = config.prm_refresh is not None
+    prm = _published(prm_path, model_path, refreshed) or _whole(prm_path, refreshed)
     orm = _whole(orm_path, False)
     if ref is not None:
         ref.requires_grad_(False)
@@ -75,7 +79,11 @@ def _on_one_base(
         starts_new = not is_adapter(model_path)
         ref = PolicyNet(shared.view(None) if starts_new else shared.new("ref", "policy", trained=False))
     if prm_path is not None:
-        prm = _score_net(shared, "prm", prm_path, trained=config.prm_refresh is not None).eval()
+        refreshed = config.prm_refresh is not None
+        prm = (
+            _published(prm_path, model_path, refreshed)
+            or _score_net(shared, "prm", prm_path, refreshed).eval()
+        )
     if orm_path is not None:
         orm = _score_net(shared, "orm", orm_path, trained=False).eval()
     return Models(policy, PolicyNet(policy), critic, ref, prm, orm), policy
@@ -99,6 +107,20 @@ def _score_net(shared: SharedBase, name: str, path: str, trained: bool) -> Score
             f"{sum(p.numel() for p in net.lm.parameters()):,}",
         )  # fmt: skip
     return net
+
+
+def _published(path: str | None, model_path: str, trained: bool) -> PublishedPRM | None:
+    """A PRM that was not trained here, which reads the text of the policy's tokens; None for one of ours."""
+    if path is None or is_ours(path):
+        return None
+    if trained:
+        raise UserError(
+            f"prm_refresh trains the PRM, and {path} was not trained here; expected a prm stage, or no prm_refresh"
+        )
+    tokenizer = load_tokenizer(model_path)
+    found = load_reward_model(path, lambda ids: str(tokenizer.decode(list(ids))))
+    assert isinstance(found, PublishedPRM)
+    return found
 
 
 def _whole(path: str | None, trained: bool) -> ScoreNet | None:

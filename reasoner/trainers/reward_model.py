@@ -9,6 +9,7 @@ Shape suffixes: S labelled states.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -143,7 +144,14 @@ def train_reward_model(
             part_loss = weighted_sum(loss_of, logits_S, part) * share * bool(numbers)
             accelerator.backward(part_loss)
             total += part_loss.detach()
-        grad_norm = accelerator.clip_grad_norm_(net.parameters(), config.optimizer.max_grad_norm)
+        grad_norm = float(
+            accelerator.clip_grad_norm_(net.parameters(), config.optimizer.max_grad_norm) or 0.0
+        )
+        if not math.isfinite(grad_norm):
+            raise UserError(
+                f"the {name}'s gradient was no number in update {update}; expected finite ones: lower the learning rate, "
+                "or check the model and its labels; the last checkpoint stays"
+            )
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -151,7 +159,7 @@ def train_reward_model(
         session.progress(update, num_updates, "")
         if update % 10 == 0 or update == num_updates:
             loss = summed([float(total)], accelerator)[0] / accelerator.num_processes
-            shown = {"loss": loss, "grad_norm": float(grad_norm or 0.0)}
+            shown = {"loss": loss, "grad_norm": grad_norm}
             session.log({f"{name}/{k}": v for k, v in shown.items()}, update)
         stop = int(highest(stop_asked(), accelerator))
         if session.checkpoints is not None and (stop or update % config.save_every == 0):

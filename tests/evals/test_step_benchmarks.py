@@ -174,7 +174,7 @@ def test_a_model_scores_a_benchmark(tmp_path):
     assert [r["line"] for r in counts["not_scored"]] == [3]
 
 
-@pytest.mark.parametrize("layout", [None, "trl"])
+@pytest.mark.parametrize("layout", ["", "trl:"])
 def test_a_published_prm_scores_a_benchmark(tmp_path, layout):
     """The stage's AUROC is that of the scores that the model gives when it is asked itself."""
     folder = save_small_qwen(tmp_path / "published", ["a b c 1+1? 1+2?"] * 5)
@@ -184,7 +184,7 @@ def test_a_published_prm_scores_a_benchmark(tmp_path, layout):
     long = {"id": "x-2", "problem": "1+3?", "steps": ["word " * 3000], "label": 0, "final_answer_correct": False}
     with open(path, "a") as file:
         file.write("\n" + json.dumps(long))
-    found = evaluated(tmp_path, prm=str(folder), layout=layout, benchmarks={"b": {"path": path}}, threshold=0.5)
+    found = evaluated(tmp_path, prm=f"{layout}{folder}", benchmarks={"b": {"path": path}}, threshold=0.5)
     prm = load_published(str(folder), "trl")
     first, second = score_solutions(prm, "1+1?", [["a", "b"]])[0], score_solutions(prm, "1+2?", [["c"]])[0]
     assert found["b", "auroc"] == auroc([*first, *second], [True, False, True])
@@ -196,5 +196,5 @@ def test_a_published_prm_scores_a_benchmark(tmp_path, layout):
 
 def test_a_model_without_a_head_has_to_be_named(tmp_path):
     folder = save_small_qwen(tmp_path / "plain", ["a b c"] * 5)
-    with pytest.raises(UserError, match="set layout= to one of"):
+    with pytest.raises(UserError, match="its kind before the name"):
         evaluated(tmp_path, prm=str(folder), benchmarks={"b": {"path": rows_of(tmp_path)}})

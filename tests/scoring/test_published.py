@@ -95,7 +95,7 @@ def test_steps_beyond_the_context_have_no_score(saved):
 def test_weights_tell_the_layout_where_they_can(saved):
     kind, folder, *_ = saved
     if kind in ("math_shepherd", "rlhflow"):  # plain causal models, as any other
-        with pytest.raises(UserError, match="set layout= to one of math_shepherd, rlhflow"):
+        with pytest.raises(UserError, match="as in math_shepherd:NAME; kinds are math_shepherd, rlhflow"):
             layout_of(str(folder))
     else:
         assert layout_of(str(folder)) == kind
