@@ -20,7 +20,7 @@ ANSWERS = {
     "tiny_for_zero": ("10^{-9}", "0.0", W),
     "nearly_half": (r"\frac{1}{2}", "0.5000001", W),
     "float_for_huge_integer": ("2^{99}+1", "2.0^{99}", W),
-    "percent_for_number": ("3", r"3\%", W),
+    "percent_of_a_percent": ("25", r"0.25\%", W),
     "miles_for_kilometres": ("5 km", "5 miles", W),
     "metres_for_centimetres": (r"10\text{ cm}", r"10\text{ m}", W),
     "euros_for_dollars": (r"\$5", "5 euros", W),
