@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from test_documents import documents
 
 import reasoner
 from reasoner.config import Config, apply_overrides, read_yaml, validate
@@ -88,8 +89,8 @@ def test_a_key_that_is_none_is_found(text):
 
 
 def commands() -> list[str]:
-    """The lines of the README and of shipped comments that start a run."""
-    texts = [ROOT / "README.md", *sorted((ROOT / "configs").rglob("*.yaml"))]
+    """The lines of documents and of shipped comments that start a run."""
+    texts = [*documents(), *sorted((ROOT / "configs").rglob("*.yaml"))]
     lines = [
         line.lstrip("# ").partition(" #")[0]
         for path in texts
