@@ -8,13 +8,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from reasoner.config import Config, DataFile
 from reasoner.data import files
 from reasoner.data.files import SUFFIXES, LeftOut, data_files
 from reasoner.registry import UserError
 from reasoner.tree import Problem
+
+
+def _span(part: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= part[0] < part[1] <= 1:
+        raise ValueError(f"got part={list(part)}; expected two numbers from 0 to 1, the smaller one first")
+    return part
 
 
 class SourceConfig(Config):
@@ -35,6 +41,11 @@ class SourceConfig(Config):
         0, ge=0, description="first item; items depend on start + index, so far starts never meet"
     )
     size: int = Field(1000, ge=1, description="most problems to take")
+    part: Annotated[tuple[float, float], AfterValidator(_span)] = Field(
+        (0.0, 1.0),
+        description="of these, the problems whose text hashes into this span of 0 to 1, e.g. [0.0, 0.2]: where spans don't "
+        "overlap, no problem is in two of them, whichever files it is in",
+    )
     domain: str = Field("", description="name of this set in reports")
     tolerance: float | None = Field(
         None,

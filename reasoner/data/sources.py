@@ -27,6 +27,7 @@ from reasoner.data.rows import (
     read_rows,
     where_of,
 )
+from reasoner.data.splits import normalised
 from reasoner.registry import UserError, lookup
 from reasoner.tree import Problem
 from verifiers import lookup as lookup_verifier
@@ -47,11 +48,23 @@ def load_items(config: SourceConfig) -> list[Item]:
             raise UserError(
                 f"the source {config.name} asks for a verifier that is not there: {problem}"
             ) from problem
-    if not items:
+    low, high = config.part
+    kept = [i for i in items if low <= place_of(i.problem.prompt) < high]
+    if not kept:
+        what = f"has none of its {len(items)} problems in part {list(config.part)}" if items else "is empty"
         raise UserError(
-            f"the source {config.name} ({config.path or config.start}) is empty; expected at least one problem"
+            f"the source {config.name} ({config.path or config.start}) {what}; expected at least one problem"
         )
-    return own_ids(items)
+    return own_ids(kept)
+
+
+def place_of(prompt: str) -> float:
+    """Where a problem lies between 0 and 1: a hash of its text alone, so that a split stays as it is when files change.
+
+    Case, spacing and typesetting don't count (data/splits): one problem written in two ways has one place.
+    """
+    digest = hashlib.sha256(normalised(prompt).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def own_ids(items: Iterable[Item]) -> list[Item]:
