@@ -47,6 +47,11 @@ class SourceConfig(Config):
         "overlap, no problem is in two of them, whichever files it is in",
     )
     domain: str = Field("", description="name of this set in reports")
+    extract: str = Field(
+        "",
+        description="math: how the final answer is found in a response, a rule of verifiers.extract as boxed, hashes or "
+        "last_math (for models that end with a sentence); empty: auto",
+    )
     tolerance: float | None = Field(
         None,
         ge=0,

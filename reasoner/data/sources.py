@@ -31,6 +31,7 @@ from reasoner.data.splits import normalised
 from reasoner.registry import UserError, lookup
 from reasoner.tree import Problem
 from verifiers import lookup as lookup_verifier
+from verifiers.extract import RULES
 
 
 def load_items(config: SourceConfig) -> list[Item]:
@@ -39,6 +40,8 @@ def load_items(config: SourceConfig) -> list[Item]:
     Of rows with one prompt the first counts; where their answers differ, a warning says how many do.
     """
     source = lookup(SOURCES, config.name, "problem source")
+    if config.extract:
+        lookup(RULES, config.extract, "rule of extraction")
     # a file's problems are its rows; the others are made, and made again
     items = one_per_prompt(list(source(config)), config.path or config.name, not config.path)
     for name in {i.problem.verifier for i in items}:
@@ -55,7 +58,17 @@ def load_items(config: SourceConfig) -> list[Item]:
         raise UserError(
             f"the source {config.name} ({config.path or config.start}) {what}; expected at least one problem"
         )
-    return own_ids(kept)
+    return own_ids(_extracting(kept, config.extract))
+
+
+def _extracting(items: Iterable[Item], rule: str) -> list[Item]:
+    """The items, the mathematical ones of which are judged by what this rule finds; a row's own rule stays."""
+    return [
+        i._replace(problem=replace(i.problem, reference={"extract": rule, **i.problem.reference}))
+        if rule and i.problem.verifier == "math"
+        else i
+        for i in items
+    ]
 
 
 def place_of(prompt: str) -> float:

@@ -9,6 +9,7 @@ from reasoner.config import ConfigError, validate
 from reasoner.data.rows import SourceConfig
 from reasoner.data.sources import load_items, place_of
 from reasoner.registry import UserError
+from verifiers import verify
 
 QUESTIONS = [f"Tom has {i} apples and eats {i // 2}. How many are left?" for i in range(400)]
 
@@ -52,3 +53,19 @@ def test_an_empty_part_and_a_wrong_span_are_told(files):
     for part in ([0.5, 0.5], [0.6, 0.2], [-0.1, 0.2], [0.0, 1.1]):
         with pytest.raises(ConfigError, match=r"part: got part=.*; expected two numbers from 0 to 1"):
             validate(SourceConfig, {"name": "jsonl", "path": path, "part": part}, "x.yaml")
+
+
+def test_how_answers_are_found_is_the_sources(tmp_path):
+    path = tmp_path / "x.jsonl"
+    rows = [{"prompt": "3 + 4?", "answer": "7"}, {"prompt": "5?", "reference": {"answer": "5", "extract": "boxed"}}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+    def statuses(**keys) -> list[str]:
+        said = "The two boys have some apples in a basket.\nSo together they have 3 + 4 = 7 apples in there."
+        items = load_items(SourceConfig(name="jsonl", path=str(path), **keys))
+        return [verify(i.problem.verifier, said, i.problem.reference).status for i in items]
+
+    assert statuses() == ["no_answer", "no_answer"]
+    assert statuses(extract="last_math") == ["correct", "no_answer"]  # the second row has a rule of its own
+    with pytest.raises(UserError, match="last_maths.*last_math"):
+        statuses(extract="last_maths")
