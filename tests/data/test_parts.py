@@ -57,7 +57,10 @@ def test_an_empty_part_and_a_wrong_span_are_told(files):
 
 def test_how_answers_are_found_is_the_sources(tmp_path):
     path = tmp_path / "x.jsonl"
-    rows = [{"prompt": "3 + 4?", "answer": "7"}, {"prompt": "5?", "reference": {"answer": "5", "extract": "boxed"}}]
+    rows = [
+        {"prompt": "3 + 4?", "answer": "7"},
+        {"prompt": "5?", "reference": {"answer": "5", "extract": "boxed"}},
+    ]
     path.write_text("\n".join(map(json.dumps, rows)))
 
     def statuses(**keys) -> list[str]:
@@ -67,5 +70,5 @@ def test_how_answers_are_found_is_the_sources(tmp_path):
 
     assert statuses() == ["no_answer", "no_answer"]
     assert statuses(extract="last_math") == ["correct", "no_answer"]  # the second row has a rule of its own
-    with pytest.raises(UserError, match="last_maths.*last_math"):
+    with pytest.raises(UserError, match=r"last_maths.*last_math"):
         statuses(extract="last_maths")
