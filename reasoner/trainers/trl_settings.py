@@ -17,7 +17,7 @@ from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session
 
 T = TypeVar("T")
-BATCHES_SORTED = 50  # rows of this many batches are sorted by length together
+BATCHES_SORTED = 50  # rows of this many batches, at most, are sorted by length together
 
 
 def trl_arguments(
@@ -102,7 +102,8 @@ def epoch_batches(
     order = rng.sample(range(len(lengths)), len(lengths))
     order = order[: len(order) // batch_size * batch_size]
     if by_length:
-        size = batch_size * BATCHES_SORTED
+        # few rows sorted together would make each batch a class of its own: all short sums, all long ones
+        size = batch_size * max(1, min(BATCHES_SORTED, len(lengths) // (4 * batch_size)))
         order = [
             i
             for start in range(0, len(order), size)
