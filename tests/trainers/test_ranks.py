@@ -90,7 +90,7 @@ def test_processes_share_the_rows_that_one_would_have(monkeypatch, by_length):
 
 
 def test_rows_of_like_length_are_together():
-    lengths = [i % 40 for i in range(400)]
+    lengths = [i % 40 for i in range(1600)]
     spread = [
         max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in epoch_batches(lengths, 8, 0, 1, True)
     ]
@@ -99,6 +99,13 @@ def test_rows_of_like_length_are_together():
         for b in epoch_batches(lengths, 8, 0, 1, False)
     ]
     assert sum(spread) / len(spread) <= 1 and sum(mixed) / len(mixed) > 20
+
+
+def test_few_rows_are_not_sorted_whole():
+    """Of 96 rows 24 at a time are sorted, so that a batch of 8 is no third of all lengths."""
+    lengths = list(range(96))
+    spread = [max(b) - min(b) for b in epoch_batches(lengths, 8, 0, 1, True)]
+    assert sum(spread) / len(spread) > 16
 
 
 @pytest.mark.parametrize(("minibatches", "num"), [(2, 2), (4, 8), (8, 8)])
