@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reasoner.economics.shape import Parameters, Shape, count_parameters, shape_of
+from reasoner.economics.shape import Parameters, Shape, count_parameters, inner_linears, shape_of
 
 HALF, SINGLE = 2, 4
 NF4 = (
@@ -39,17 +40,16 @@ def shared_kv_bytes(
     return alone - saved, alone
 
 
-def lora_parameters(config: Any, rank: int) -> int:
-    """Of an adapter of `rank` on every linear layer inside the blocks: rank × (inputs + outputs) each (Hu et al. 2021)."""
-    import torch
-    from torch import nn
-    from transformers import AutoModelForCausalLM
+def lora_parameters(config: Any, rank: int, targets: str | Sequence[str] = "all-linear") -> int:
+    """Of an adapter of `rank` on the linear layers inside the blocks: rank × (inputs + outputs) each (Hu et al. 2021).
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    head = model.get_output_embeddings()
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
-    return sum(rank * (m.in_features + m.out_features) for m in layers)
+    `targets` are the ends of their names, as PEFT takes them; 0 where none has such a name.
+    """
+    layers = inner_linears(config)
+    if targets != "all-linear":
+        names = [targets] if isinstance(targets, str) else targets
+        layers = {n: m for n, m in layers.items() if any(n == t or n.endswith(f".{t}") for t in names)}
+    return sum(rank * (m.in_features + m.out_features) for m in layers.values())
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,14 @@ class TrainingMemory:
     optimizer: float
     activations: float
     logits: float
+    scratch: float  # the optimizer's own, while it steps
 
     @property
     def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        """The most at once: as the backward pass begins, or as the optimizer steps, when activations have made room."""
+        return (
+            self.weights + self.optimizer + max(self.activations + self.logits, self.gradients + self.scratch)
+        )
 
 
 def training_memory(
@@ -75,35 +79,42 @@ def training_memory(
     bytes_per_value: float = SINGLE,
     checkpointing: bool = False,
     shards: int = 1,
-    longest: int | None = None,
+    longest: int = 0,
     logit_elements: int | None = None,
+    on_gpu: bool = False,
 ) -> TrainingMemory:
     """One step of AdamW over `tokens` tokens at once: `trained` is full, lora or 4bit (LoRA on a base in 4 bits).
 
     Trained weights, gradients and AdamW's two moments are float32; what they are multiplied with, and activations, have
     `bytes_per_value`. `shards` processes share weights, gradients and moments. `logit_elements` bounds how many logits
-    are there at once (chunked losses); None: all of them. `longest` is the longest sequence, for attention's matrices.
+    are there at once (chunked losses); None: all of them. `longest` is the longest sequence where attention is given a
+    mask, as packed trees are; 0 where it needs none.
     """
     shape, parameters = shape_of(config), count_parameters(config)
-    if trained == "full":
-        moved, frozen = float(parameters.total), 0.0
-    else:
-        moved = float(lora_parameters(config, rank))
-        frozen = (
-            parameters.total * bytes_per_value
-            if trained == "lora"
-            else _four_bit(parameters, bytes_per_value)
-        )
-    elements = tokens * shape.vocab if logit_elements is None else min(logit_elements, tokens * shape.vocab)
+    moved, frozen = trained_and_frozen(config, trained, rank, bytes_per_value)
     return TrainingMemory(
         weights=(frozen + moved * SINGLE) / shards,
         gradients=moved * SINGLE / shards,
         optimizer=2 * moved * SINGLE / shards,
         activations=activation_bytes(
-            shape, config, tokens, bytes_per_value, checkpointing, longest or tokens
+            shape, config, tokens, bytes_per_value, checkpointing, longest, trained == "full"
         ),
-        logits=2.0 * elements * SINGLE,
+        logits=logit_bytes(shape, tokens, logit_elements),
+        scratch=step_scratch(parameters, moved, trained, on_gpu) / shards,
     )
+
+
+def trained_and_frozen(
+    config: Any, trained: str, rank: int, bytes_per_value: float, targets: str | Sequence[str] = "all-linear"
+) -> tuple[float, float]:
+    """(parameters that are trained, bytes of those that are not) of one model: full, lora or 4bit."""
+    parameters = count_parameters(config)
+    if trained == "full":
+        return float(parameters.total), 0.0
+    frozen = parameters.total * bytes_per_value
+    if trained == "4bit":
+        frozen = _four_bit(parameters, bytes_per_value)
+    return float(lora_parameters(config, rank, targets)), frozen
 
 
 def _four_bit(parameters: Parameters, bytes_per_value: float) -> float:
@@ -111,23 +122,44 @@ def _four_bit(parameters: Parameters, bytes_per_value: float) -> float:
     return quantised * NF4 + parameters.embedding * bytes_per_value
 
 
+def logit_bytes(shape: Shape, tokens: int, bound: int | None = None) -> float:
+    """As the backward pass begins: log-probabilities, their gradient and that of the logits, in float32."""
+    elements = tokens * shape.vocab
+    return 3.0 * SINGLE * (elements if bound is None else min(bound, elements))
+
+
+def step_scratch(parameters: Parameters, moved: float, trained: str, on_gpu: bool) -> float:
+    """What torch's AdamW holds beside its moments while it steps.
+
+    On a CPU it takes one weight after the other, with two numbers in the making; on a GPU the roots of all second
+    moments are there at once.
+    """
+    largest = parameters.largest if trained == "full" else 0
+    return SINGLE * (moved if on_gpu else 2.0 * largest)
+
+
 def activation_bytes(
-    shape: Shape, config: Any, tokens: int, bytes_per_value: float, checkpointing: bool, longest: int
+    shape: Shape,
+    config: Any,
+    tokens: int,
+    bytes_per_value: float,
+    checkpointing: bool,
+    longest: int = 0,
+    trains_norms: bool = True,
 ) -> float:
     """What the backward pass needs of the forward pass, with fused attention (no score matrices).
 
-    Per token and layer: two norms' inputs and outputs (4 × hidden), queries, attention's output, keys and values, and
-    the gate, the up projection, the activation and their product (4 × intermediate). With checkpointing each layer's
-    input is kept, and one layer whole while it is computed again.
+    Per token and layer: of each of two norms its input in float32 and its output, and where its weight is trained the
+    scaled input; queries, attention's output, keys and values; the gate, the up projection, the activation and their
+    product (4 × intermediate). A mask (`longest`) is kept by every layer, and with one torch's attention wants keys and
+    values of every head. With checkpointing each layer's input is kept, and one layer whole while it is computed again.
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     inner = getattr(text, "intermediate_size", None) or 4 * shape.hidden
-    of_layer = (
-        4 * shape.hidden
-        + shape.heads * (shape.key_dim + shape.value_dim)
-        + shape.kv_heads * (shape.key_dim + shape.value_dim)
-        + 4 * inner
-    )
+    norm = shape.hidden * (SINGLE + bytes_per_value * (2 if trains_norms else 1))
+    kept_heads = shape.heads if longest else shape.kv_heads
+    values = (shape.heads + kept_heads) * (shape.key_dim + shape.value_dim) + 4 * inner + longest
+    of_layer = 2 * norm + values * bytes_per_value
     if checkpointing:
-        return tokens * bytes_per_value * (shape.layers * shape.hidden + of_layer)
-    return tokens * bytes_per_value * shape.layers * of_layer
+        return tokens * (shape.layers * shape.hidden * bytes_per_value + of_layer)
+    return tokens * shape.layers * of_layer

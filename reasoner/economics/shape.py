@@ -58,6 +58,7 @@ class Parameters:
     experts: int
     active_share: float
     embedding: int
+    largest: int  # of the parameters, the one with the most numbers
 
     @property
     def active(self) -> float:
@@ -108,11 +109,34 @@ def _windows(config: Any, layers: int) -> tuple[int | None, ...]:
     return (window if window and uses else None,) * layers
 
 
+def skeleton(config: Any) -> Any:
+    """The architecture itself on the meta device, without memory; the last few are kept, since large ones take seconds."""
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    key = f"{type(config).__name__} {config.to_json_string()}"
+    if key not in _SKELETONS:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        while len(_SKELETONS) >= KEPT:
+            del _SKELETONS[next(iter(_SKELETONS))]
+        _SKELETONS[key] = model
+    return _SKELETONS[key]
+
+
+KEPT = 8
+_SKELETONS: dict[str, Any] = {}
+
+
+def inner_linears(config: Any) -> dict[str, nn.Linear]:
+    """Every linear layer inside the blocks, the output layer left out, by its full name."""
+    model = skeleton(config)
+    head = model.get_output_embeddings()
+    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+
+
 def count_parameters(config: Any) -> Parameters:
     """Counted on the architecture itself, built without memory."""
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = skeleton(config)
     head = model.get_output_embeddings()
     looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     total = sum(p.numel() for p in model.parameters())
@@ -126,7 +150,8 @@ def count_parameters(config: Any) -> Parameters:
     if head is not None and tied:
         dense += head.weight.numel()
         embedding -= head.weight.numel()
-    return Parameters(total, dense, experts, _active_share(config), embedding)
+    largest = max(p.numel() for p in model.parameters())
+    return Parameters(total, dense, experts, _active_share(config), embedding, largest)
 
 
 def _is_expert(name: str, parameter: torch.Tensor) -> bool:

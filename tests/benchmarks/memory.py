@@ -92,15 +92,17 @@ def reward_models(base: Path, out: Path) -> None:
         net.save(load_tokenizer(str(base)), out / name)
 
 
-def five_models(base: Path, adapters: Path, args: argparse.Namespace, checkpointing: bool) -> int:
-    """Peak of one round of step-level PPO: policy, reference, critic, PRM and ORM."""
+def five_models(
+    base: Path, adapters: Path, args: argparse.Namespace, checkpointing: bool, rounds: int = 1
+) -> int:
+    """Peak of rounds of step-level PPO: policy, reference, critic, PRM and ORM."""
     prompting = Prompting(load_tokenizer(str(base)), PromptConfig())
     prompt = "1 + 2 = 3\n" * 4
     length = args.tokens - len(prompting.prompt_ids(prompt))
     problems = [Problem(str(i), prompt, "math", {"answer": "1"}) for i in range(args.batch)]
     reward = RewardConfig(prm_weight=0.1, orm_weight=0.1)
     config = PolicyGradientStage(
-        rounds=1, problems_per_round=args.batch, max_tokens=length, minibatches=1, drop_uniform=False,
+        rounds=rounds, problems_per_round=args.batch, max_tokens=length, minibatches=1, drop_uniform=False,
         tree=BranchConfig(num_roots=1, num_rounds=0), advantage=AdvantageConfig(reward=reward), kl_weight=0.01,
         lora=LORA, gradient_checkpointing=checkpointing, num_slots=args.batch, tokens_per_batch=args.tokens * args.batch,
         whiten=False, optimizer=OptimizerConfig(lr=1e-6), critic_optimizer=OptimizerConfig(lr=1e-6),

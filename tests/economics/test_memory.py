@@ -1,0 +1,152 @@
+"""Predicted peaks of memory against live tensor bytes: training steps, a round of PPO, the engine's keys and values."""
+
+import argparse
+import gc
+
+import pytest
+import torch
+from benchmarks.memory import LORA, LiveBytes, five_models, make_base, plain_lora, reward_models
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from reasoner.economics.memory import kv_cache_bytes, lora_parameters, training_memory
+from reasoner.economics.policy_memory import decoding_copies, engine_memory, policy_memory
+from reasoner.policy.adapters import load_peft
+from reasoner.policy.engine import Request
+from reasoner.policy.local import LocalEngine
+from reasoner.trainers import policy_gradient
+
+CLOSE = 0.15
+SMALL = argparse.Namespace(layers=4, width=384, vocab=2048, tokens=192, batch=2)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A small model in a folder, and adapters of it in another."""
+    folder = tmp_path_factory.mktemp("memory")
+    make_base(folder / "base", SMALL)
+    reward_models(folder / "base", folder / "adapters")
+    return folder / "base", folder / "adapters"
+
+
+def full_step(path: str, batch: int, tokens: int, checkpointing: bool) -> int:
+    """Peak of two steps of AdamW on all weights."""
+    with LiveBytes() as live:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+        ids_BT = torch.randint(1, 300, (batch, tokens))
+        for _ in range(2):
+            model(input_ids=ids_BT, labels=ids_BT, use_cache=False).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    gc.collect()
+    return live.peak
+
+
+def check_steps(path: str, batch: int, tokens: int) -> None:
+    config = AutoConfig.from_pretrained(path)
+    args = argparse.Namespace(batch=batch, tokens=tokens)
+    for checkpointing in (False, True):
+        lora = plain_lora(path, args, checkpointing)
+        gc.collect()
+        full = full_step(path, batch, tokens, checkpointing)
+        for trained, measured in (("lora", lora), ("full", full)):
+            predicted = training_memory(
+                config, batch * tokens, trained, LORA.r, checkpointing=checkpointing
+            ).total
+            assert predicted == pytest.approx(measured, rel=CLOSE), (trained, checkpointing)
+
+
+def check_policy(base, adapters, args, monkeypatch) -> None:
+    """Two rounds, so that the optimizers' moments are there: the sizes of the packed batch are the run's own."""
+    shapes = []
+    prepare = policy_gradient.prepare
+
+    def noted(samples, *rest):
+        batch = prepare(samples, *rest)
+        shapes.append((*batch.packed.ids_BT.shape, len(batch.packed.source_N)))
+        return batch
+
+    monkeypatch.setattr(policy_gradient, "prepare", noted)
+    config = AutoConfig.from_pretrained(base)
+    for checkpointing in (False, True):
+        shapes.clear()
+        measured = five_models(base, adapters, args, checkpointing, rounds=2)
+        gc.collect()
+        assert len(shapes) in (2, 4)  # both trees packed together, or each alone
+        rows, longest, sampled = max(shapes)
+        engine = engine_memory(config, args.batch, args.tokens, 4, rows * longest, lora=True)
+        predicted = policy_memory(
+            config, rows * longest, longest, engine, "lora", LORA.r, checkpointing=checkpointing, sampled=sampled,
+            micro_batches=len(shapes) // 2,
+        )  # fmt: skip
+        assert predicted.total == pytest.approx(measured, rel=CLOSE), checkpointing
+
+
+def check_engine(path: str) -> None:
+    """Slots are allotted whole, finished prefixes kept, and some weights laid out anew."""
+    config = AutoConfig.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
+    prompts = [list(range(10 * i + 1, 10 * i + 31)) for i in range(6)]
+    with LiveBytes() as live:
+        engine = LocalEngine(model, [0], num_slots=3, max_context=96)
+        done = engine.sample([Request(i, p, 24, i) for i, p in enumerate(prompts)])
+    kept = sum(30 + len(c.token_ids) - 1 for c in done)
+    assert engine.prefixes.num_bytes == kv_cache_bytes(config, kept, 1, 4)
+    assert engine.cache.kv_L2RKSD.nbytes == kv_cache_bytes(config, 96, 3, 4)
+    weights = sum(p.nbytes for p in model.parameters())
+    predicted = weights + engine_memory(config, 3, 96, 4, kept).total
+    assert predicted == pytest.approx(live.peak, rel=CLOSE)
+
+
+def test_training_steps_of_a_small_model(base):
+    check_steps(str(base[0]), 2, 192)
+
+
+def test_rounds_of_ppo_on_a_small_model(base, monkeypatch):
+    check_policy(*base, SMALL, monkeypatch)
+
+
+def test_the_engine_on_a_small_model(base):
+    check_engine(str(base[0]))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_weights_laid_out_for_decoding_are_those_of_the_decoder(base, lora):
+    from reasoner.policy.decoder import Decoder
+
+    model = AutoModelForCausalLM.from_pretrained(base[0], dtype=torch.float32)
+    if lora:
+        model = load_peft(str(base[0]), LORA).get_base_model()
+    own = {p.data_ptr() for p in model.parameters()}
+    linears = [w for b in Decoder(model, 64).blocks for w in (b.qkv, b.out, b.gate_up, b.down)]
+    copied = sum(w.weight.nbytes for w in linears if w.weight.data_ptr() not in own)
+    assert copied == decoding_copies(model.config, 4, lora) > 0
+
+
+def test_adapters_of_named_layers():
+    config = AutoConfig.for_model(
+        "llama", num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=64,
+    )  # fmt: skip
+    assert lora_parameters(config, 4, ["q_proj", "v_proj"]) == 2 * 4 * (32 + 32 + 32 + 16)
+    assert lora_parameters(config, 4, "up_proj") == 2 * 4 * (32 + 48)
+    assert lora_parameters(config, 4, ["query"]) == 0
+
+
+@pytest.mark.real
+def test_training_steps_of_a_real_model(real_model):
+    check_steps(real_model, 1, 192)
+
+
+@pytest.mark.real
+def test_rounds_of_ppo_on_a_real_model(real_model, tmp_path, monkeypatch):
+    reward_models(real_model, tmp_path)
+    args = argparse.Namespace(tokens=256, batch=2)
+    check_policy(real_model, tmp_path, args, monkeypatch)
+
+
+@pytest.mark.real
+def test_the_engine_on_a_real_model(real_model):
+    check_engine(real_model)
