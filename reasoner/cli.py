@@ -17,13 +17,16 @@ from rich.table import Table
 from rich.text import Text
 
 from reasoner import interrupt
-from reasoner.config import apply_overrides, read_yaml, validate
+from reasoner.commands.plan import plan
+from reasoner.config import apply_overrides
 from reasoner.registry import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Train language models to reason: trees, verifiers, process rewards, step-level PPO.")  # fmt: skip
 config_app = typer.Typer(no_args_is_help=True, help="About configuration files.")
 app.add_typer(config_app, name="config")
+
+app.command()(plan)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="changes to the YAML: key.sub=value, list items by number")
@@ -298,13 +301,9 @@ def _run(config: Path, overrides: list[str], as_json: bool) -> None:
 
 
 def _read(path: Path, overrides: list[str]):
-    from reasoner.commands.shipped import found
-    from reasoner.pipeline import RunConfig
+    from reasoner.commands.resolve import resolved
 
-    raw = apply_overrides(read_yaml(found(path)), overrides)
-    if not raw.get("out"):
-        raw["out"] = f"runs/{path.stem}"
-    return validate(RunConfig, raw, str(path))
+    return resolved(path, overrides)
 
 
 def _execute(resolved, as_json: bool) -> None:

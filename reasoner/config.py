@@ -128,7 +128,9 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts):
-            raise ConfigError(f"got override {override!r}, expected key=value; write e.g. stages.1.optimizer.lr=1e-5")
+            raise ConfigError(
+                f"got override {override!r}, expected key=value; write e.g. stages.1.optimizer.lr=1e-5"
+            )
         place: Any = result
         for i, part in enumerate(parts):
             if not isinstance(place, dict | list):

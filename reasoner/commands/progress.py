@@ -49,7 +49,11 @@ class Pace:
         """What is done and the tokens in a second; NaN before anything took time."""
         start, end = self.points[len(self.points) > 2], self.points[-1]
         seconds = end[0] - start[0]
-        return ((end[1] - start[1]) / seconds, (end[2] - start[2]) / seconds) if seconds else (math.nan, math.nan)
+        return (
+            ((end[1] - start[1]) / seconds, (end[2] - start[2]) / seconds)
+            if seconds
+            else (math.nan, math.nan)
+        )
 
 
 def told(numbers: Mapping[str, Any]) -> list[str]:

@@ -92,7 +92,9 @@ def _parsed(file: Path, line: int, raw: bytes) -> Row | LeftOut:
 def _no_text(file: Path) -> LeftOut:
     """The first line of a file that is no UTF-8 text."""
     with _opened(file) as lines:
-        return next(LeftOut(file.name, i, why) for i, raw in enumerate(lines, start=1) if (why := no_utf8(raw)))
+        return next(
+            LeftOut(file.name, i, why) for i, raw in enumerate(lines, start=1) if (why := no_utf8(raw))
+        )
 
 
 def _row(file: Path, line: int, value: Any) -> Row | LeftOut:

@@ -105,5 +105,3 @@ class _Route:
         if due is None and isinstance(self.rest, Number):
             return line == f"#### {self.rest}"
         return line == due
-
-

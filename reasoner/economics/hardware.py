@@ -23,6 +23,20 @@ class Hardware(Config):
     )
     dollars_per_hour: float = Field(0.0, ge=0, description="price of an hour; 0 where it is one's own")
     count: int = Field(1, ge=1, description="so many together, their memory and speed added up")
+    bits: int = Field(16, description="of a number in training and at `tflops`: 16, or 32 on most CPUs")
+
+    @property
+    def device_bytes(self) -> float:
+        """Memory of one of them: what is trained is there whole on each."""
+        return self.memory_gb * 1e9
+
+    @property
+    def value_bytes(self) -> float:
+        return self.bits / 8
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.bits < 32
 
     @property
     def memory_bytes(self) -> float:

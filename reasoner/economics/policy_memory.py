@@ -15,7 +15,7 @@ from reasoner.economics.memory import (
     trained_and_frozen,
 )
 from reasoner.economics.shape import count_parameters, inner_linears, shape_of
-from reasoner.policy.decoder import ARCHITECTURES, MAX_BYTES
+from reasoner.engine.decoder import ARCHITECTURES, MAX_BYTES
 from reasoner.policy.logprobs import CHUNK_ELEMENTS
 
 PREFIX_BYTES = 1 << 30  # the most that the local engine keeps of finished sequences

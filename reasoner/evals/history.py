@@ -26,7 +26,14 @@ DRAWN_WORDS = (
 )
 MAX_PER_WORD = 2
 MAX_PER_STAGE = 12
-TRAINERS = ("sft", "dpo", "ppo", "prm", "orm", "pairwise")  # prefixes of their metrics, whatever the stage is called
+TRAINERS = (
+    "sft",
+    "dpo",
+    "ppo",
+    "prm",
+    "orm",
+    "pairwise",
+)  # prefixes of their metrics, whatever the stage is called
 STEP_KEYS = ("step", "global_step", "_step")
 
 

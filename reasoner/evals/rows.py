@@ -311,7 +311,9 @@ def _label_width(grid: Grid, width: int) -> int:
 
 def _table(grid: Grid, columns: Sequence[Column], width: int) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("", min_width=_label_width(grid, width), max_width=_label_width(grid, width), overflow="fold")
+    table.add_column(
+        "", min_width=_label_width(grid, width), max_width=_label_width(grid, width), overflow="fold"
+    )
     for column in columns:
         # Text, not markup: a subset named "[all]" must not be read as a style.
         table.add_column(Text("\n".join(filter(None, header(grid, column)))), justify="right", no_wrap=True)

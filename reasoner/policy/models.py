@@ -58,27 +58,30 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     return blank.train_new_from_iterator(texts, vocab_size, show_progress=False)
 
 
+def tiny_config(config: TinyModel, eos_token_id: int = 0, pad_token_id: int = 0) -> Qwen2Config:
+    """The architecture of a small model."""
+    return Qwen2Config(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        intermediate_size=config.intermediate_size,
+        max_position_embeddings=config.max_context,
+        tie_word_embeddings=True,
+        initializer_range=config.initializer_range,
+        bos_token_id=None,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+    )
+
+
 def make_tiny(config: TinyModel, texts: Iterable[str], folder: Path) -> Path:
     """Save a random model and a tokenizer trained on `texts` to `folder` in Hugging Face format."""
     tokenizer: Any = train_tokenizer(texts, config.vocab_size)
     set_all_seeds(config.seed)
-    model = AutoModelForCausalLM.from_config(
-        Qwen2Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            intermediate_size=config.intermediate_size,
-            max_position_embeddings=config.max_context,
-            tie_word_embeddings=True,
-            initializer_range=config.initializer_range,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    save(model, tokenizer, folder)
+    architecture = tiny_config(config, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    save(AutoModelForCausalLM.from_config(architecture), tokenizer, folder)
     return folder
 
 

@@ -24,7 +24,9 @@ class AdvantageConfig(Config):
         "of trees: sibling_loo | vineppo | spo_tree | tree_rl; or module:function",
     )
     gamma: float = Field(default=1.0, gt=0, le=1, description="discount across steps; inside a step it is 1")
-    lam: float = Field(default=0.95, ge=0, le=1, description="GAE's lambda across steps; inside a step it is 1")
+    lam: float = Field(
+        default=0.95, ge=0, le=1, description="GAE's lambda across steps; inside a step it is 1"
+    )
     reward: RewardConfig = RewardConfig()
     normalise: str = Field(
         default="tokens",
@@ -32,7 +34,8 @@ class AdvantageConfig(Config):
         "constant: the sum over tokens by the longest completion (Dr.GRPO, unbiased)",
     )
     mask_truncated: bool = Field(
-        default=False, description="no loss on trajectories that the token limit cut (DAPO's overlong filtering)"
+        default=False,
+        description="no loss on trajectories that the token limit cut (DAPO's overlong filtering)",
     )
     mask_duplicates: bool = Field(
         default=False, description="no loss on a trajectory whose tokens an earlier one of the tree has"

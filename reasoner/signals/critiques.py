@@ -1,12 +1,12 @@
 """Critiques in words, made from labelled steps: what a critique model is tuned on.
 
-    2+3-4                    the problem
-    [1] 2+3=5                the steps, numbered
-    [2] 5-4=2
-    Critique:
-    [1] right                one verdict a step, up to the first error
-    [2] wrong
-    First error: 2           or "none"
+2+3-4                    the problem
+[1] 2+3=5                the steps, numbered
+[2] 5-4=2
+Critique:
+[1] right                one verdict a step, up to the first error
+[2] wrong
+First error: 2           or "none"
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def critique_examples(
         if at != UNDECIDED:
             prompt = critique_prompt(record.prompt, record.completions)
             text = critique(at, len(record.completions))
-            yield SFTExample(record.problem_id, prompt, text, encode(prompt), complete(text), record.source, record.licence)
+            yield SFTExample(
+                record.problem_id, prompt, text, encode(prompt), complete(text), record.source, record.licence
+            )
 
 
 def critique_pairs(

@@ -207,7 +207,9 @@ def train_policy(
         if rung:
             at = _answer(rung, at, config, session, trained, fingerprint, accelerator)
         stop = int(highest(stop_asked(), accelerator))
-        if session.checkpoints is not None and (stop or round % config.save_every == 0 or (rung and at.rollbacks)):
+        if session.checkpoints is not None and (
+            stop or round % config.save_every == 0 or (rung and at.rollbacks)
+        ):
             loop = {**asdict(at), "ledger": session.ledger.to_dict(), "seconds": time.monotonic() - begun}
             save_checkpoint(session.checkpoints, round, trained, loop, fingerprint, accelerator)
         if stop:

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from reasoner.economics.memory import kv_cache_bytes, lora_parameters, training_memory
 from reasoner.economics.policy_memory import decoding_copies, engine_memory, policy_memory
 from reasoner.policy.adapters import load_peft
-from reasoner.policy.engine import Request
-from reasoner.policy.local import LocalEngine
+from reasoner.engine.protocol import Request
+from reasoner.engine.local import LocalEngine
 from reasoner.trainers import policy_gradient
 
 CLOSE = 0.15
@@ -114,7 +114,7 @@ def test_the_engine_on_a_small_model(base):
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_weights_laid_out_for_decoding_are_those_of_the_decoder(base, lora):
-    from reasoner.policy.decoder import Decoder
+    from reasoner.engine.decoder import Decoder
 
     model = AutoModelForCausalLM.from_pretrained(base[0], dtype=torch.float32)
     if lora:
