@@ -150,8 +150,9 @@ def choices(stage: Any, longest: int) -> Iterator[tuple[str, Any]]:
         yield changed(batch_size=stage.batch_size // 2)
     if "lora" in fields and stage.lora is None:
         yield changed(lora=LoRA.model_validate({}))
-    if "lora" in fields and not stage.lora.four_bit:
-        yield changed(lora=stage.lora.model_copy(update={"four_bit": True}))
+    adapter: Any = getattr(stage, "lora", None)
+    if adapter is not None and not adapter.four_bit:
+        yield changed(lora=adapter.model_copy(update={"four_bit": True}))
 
 
 def _written(lora: LoRA) -> str:
