@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from reasoner.economics.memory import kv_cache_bytes, lora_parameters, training_memory
 from reasoner.economics.policy_memory import decoding_copies, engine_memory, policy_memory
-from reasoner.policy.adapters import load_peft
-from reasoner.engine.protocol import Request
 from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request
+from reasoner.policy.adapters import load_peft
 from reasoner.trainers import policy_gradient
 
 CLOSE = 0.15
