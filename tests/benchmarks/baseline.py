@@ -1,8 +1,8 @@
 """Our evaluation against a plain loop: `python -m tests.benchmarks.baseline MODEL_FOLDER [--config YAML] [key=value ...]`.
 
 The first `--problems` of the YAML's set `test`, answered greedily by our engine and judged by our verifier; and by
-`model.generate`, one prompt after the other, judged by Math-Verify. Both get the prompt's text from the tokenizer's own
-chat template. Prints every problem on which the two differ, with both texts and verdicts, then the accuracies; the exit
+`model.generate`, one prompt after the other, judged by Math-Verify, with the tokenizer's own chat template where the YAML
+asks for a chat. Prints every problem on which the two differ, with both texts and verdicts, then the accuracies; the exit
 code is 1 where these are more than two problems apart. With key=value the problem sets may be read from local files.
 """
 
@@ -54,13 +54,19 @@ def plain(folder: str, config: RunConfig, problems: Sequence[Problem], max_token
     found = []
     for problem in problems:
         content = config.prompt.template.replace("{prompt}", problem.prompt)
-        turns = [{"role": "system", "content": config.prompt.system}] if config.prompt.system else []
-        inputs = tokenizer.apply_chat_template(
-            [*turns, {"role": "user", "content": content}],
-            add_generation_prompt=True, return_tensors="pt", return_dict=True,
-        )  # fmt: skip
+        if config.prompt.chat:
+            turns = [{"role": "system", "content": config.prompt.system}] if config.prompt.system else []
+            inputs = tokenizer.apply_chat_template(
+                [*turns, {"role": "user", "content": content}],
+                add_generation_prompt=True, return_tensors="pt", return_dict=True,
+            )  # fmt: skip
+        else:
+            inputs = tokenizer(content, return_tensors="pt")
         with torch.no_grad():
-            out = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+            out = model.generate(
+                **inputs, max_new_tokens=max_tokens, do_sample=False,
+                stop_strings=config.prompt.stop or None, tokenizer=tokenizer,
+            )  # fmt: skip
         text = tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         right = bool(same(parse(str(problem.reference["answer"])), parse(text)))
         found.append(Answered(text, right))
@@ -90,9 +96,9 @@ def compare(folder: str, config: RunConfig, count: int, max_tokens: int) -> tupl
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
-    parser.add_argument("--config", default="configs/smollm2/evaluate.yaml")
+    parser.add_argument("--config", default="configs/smollm2/grpo.yaml")
     parser.add_argument("--problems", type=int, default=200)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=40)
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_args(argv)
     config = validate(RunConfig, apply_overrides(read_yaml(args.config), args.overrides), args.config)
