@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasoner.config import apply_overrides, read_yaml, validate
 from reasoner.data.prompting import load_prompting
 from reasoner.data.sources import load_items
+from reasoner.engine.local import LocalEngine
 from reasoner.evals.run import draw
 from reasoner.pipeline import RunConfig
-from reasoner.engine.local import LocalEngine
 from reasoner.policy.models import load_model
 from reasoner.tree import Problem
 
@@ -41,7 +41,9 @@ def ours(folder: str, config: RunConfig, problems: Sequence[Problem], max_tokens
     engine = LocalEngine(load_model(folder), prompting.eos_ids, 64, longest, tokenizer=prompting.tokenizer)
     trees = draw(problems, engine, prompting, 1, max_tokens, 0.0, 0)
     leaves = [(t, t.leaves()[0]) for t in trees]
-    return [Answered(prompting.decode(t.completion_ids(i)), t.verdicts[i].status == "correct") for t, i in leaves]
+    return [
+        Answered(prompting.decode(t.completion_ids(i)), t.verdicts[i].status == "correct") for t, i in leaves
+    ]
 
 
 def plain(folder: str, config: RunConfig, problems: Sequence[Problem], max_tokens: int) -> list[Answered]:
@@ -94,7 +96,9 @@ def compare(folder: str, config: RunConfig, count: int, max_tokens: int) -> tupl
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("--config", default="configs/smollm2/grpo.yaml")
     parser.add_argument("--problems", type=int, default=200)

@@ -13,7 +13,11 @@ pytestmark = pytest.mark.real
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted([*CONFIGS.glob("gsm8k/*.yaml"), *CONFIGS.glob("smollm2/*.yaml")])
-FILES = {"gsm8k": "gsm8k/train.jsonl.gz", "asdiv": "math/asdiv__test.jsonl.gz", "mawps": "math/mawps__singleop.jsonl"}
+FILES = {
+    "gsm8k": "gsm8k/train.jsonl.gz",
+    "asdiv": "math/asdiv__test.jsonl.gz",
+    "mawps": "math/mawps__singleop.jsonl",
+}
 TWO_STEPS = {
     "ppo": {"rounds": 2, "problems_per_round": 2, "max_tokens": 16, "tree.num_roots": 2},
     "sft": {"max_steps": 2, "batch_size": 2},
@@ -43,7 +47,10 @@ def short(path: Path, model: str, data: Path, out: Path) -> RunConfig:
     for name, sources in raw["problems"].items():
         for i, source in enumerate(s for s in sources if s["name"] in FILES):
             size = 40 if "part" in source else 8
-            changes += [f"problems.{name}.{i}.path={data / FILES[source['name']]}", f"problems.{name}.{i}.size={size}"]
+            changes += [
+                f"problems.{name}.{i}.path={data / FILES[source['name']]}",
+                f"problems.{name}.{i}.size={size}",
+            ]
     for i, stage in enumerate(raw["stages"]):
         if "model" in stage and stage["model"] not in own:
             changes.append(f"stages.{i}.model={model}")

@@ -28,7 +28,7 @@ def test_policies_have_short_names_that_differ(policies, names):
 
 def test_samples_are_drawn_at_the_temperature_that_is_asked_for(tmp_path):
     model = save_small_qwen(tmp_path / "model", ["one two three four five six seven eight nine ten"] * 8, 300)
-    rows = ({"prompt": f"{word}?", "answer": "1"} for word in "one two three four five".split())
+    rows = ({"prompt": f"{word}?", "answer": "1"} for word in ["one", "two", "three", "four", "five"])
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
     def evaluated(name: str, **keys) -> dict:
