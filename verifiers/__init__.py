@@ -28,6 +28,7 @@ VERIFIERS = {
     "steps": "verifiers.arithmetic_steps:steps",
     "code": "verifiers.code_tests:code",
     "logic": "verifiers.logic:logic",
+    "proof": "verifiers.proof:proof",
 }
 PATIENCE_S = 600.0  # for one verdict of a verifier from outside
 _loaded: dict[str, Verifier] = {}

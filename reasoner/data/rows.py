@@ -35,7 +35,7 @@ class SourceConfig(Config):
     split: str = Field("", description="split of a hub data set; empty: the one that the source is used for")
     families: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="reasoning-gym families with their options; `share` sets a family's part",
+        description="families of reasoning-gym, coq or smt with their options; `share` sets a family's part",
     )
     start: int = Field(
         0, ge=0, description="first item; items depend on start + index, so far starts never meet"
@@ -199,3 +199,30 @@ def gym_rows(config: SourceConfig) -> Iterator[tuple[str, int, dict[str, Any]]]:
             ) from problem
         for i, row in enumerate(rows):
             yield name, i, row
+
+
+def family_sizes(
+    config: SourceConfig, known: tuple[str, ...], hardest: int
+) -> Iterator[tuple[str, int, int]]:
+    """(family, difficulty, number) of the source's items, by the families' shares; all of them where none is named.
+
+    Options of a family: `difficulty`, a number from 1 to `hardest` or a list of them, and `share`.
+    """
+    families = config.families or {name: {} for name in known}
+    shares = {}
+    for name, options in families.items():
+        levels = _levels(options.get("difficulty", 1))
+        fits = all(isinstance(d, int) and 1 <= d <= hardest for d in levels) and levels
+        if name not in known or not fits or set(options) - {"difficulty", "share"}:
+            raise UserError(
+                f"families.{name} is {options}; expected one of {', '.join(known)}, with difficulty (1 to {hardest}) and share"
+            )
+        shares[name] = float(options.get("share", 1))
+    for name, options in families.items():
+        levels = _levels(options.get("difficulty", 1))
+        for i in range(round(config.size * shares[name] / sum(shares.values()))):
+            yield name, levels[i % len(levels)], config.start + i
+
+
+def _levels(difficulty: Any) -> list:
+    return difficulty if isinstance(difficulty, list) else [difficulty]

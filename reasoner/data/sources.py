@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from reasoner.data.benchmarks import BENCHMARKS
+from reasoner.data.constraints import smt
 from reasoner.data.demonstrator import work_out
+from reasoner.data.formal import FORMAL
 from reasoner.data.puzzles import bracket_sums, gym
 from reasoner.data.repeats import one_per_prompt
 from reasoner.data.rows import (
@@ -28,6 +30,7 @@ from reasoner.data.rows import (
     where_of,
 )
 from reasoner.data.splits import normalised
+from reasoner.data.theorems import coq
 from reasoner.registry import UserError, lookup
 from reasoner.tree import Problem
 from verifiers import lookup as lookup_verifier
@@ -216,5 +219,8 @@ SOURCES: dict[str, Callable[[SourceConfig], Iterator[Item]]] = {
     "labelled": labelled,
     "gym": gym,
     "bracket_sums": bracket_sums,
+    "coq": coq,
+    "smt": smt,
+    **FORMAL,
     **BENCHMARKS,
 }

@@ -28,8 +28,9 @@ from reasoner.search.prune import DeadEndFn, PruneConfig, pruned
 from reasoner.stages.context import Context, make_engine, shuffled
 from reasoner.stages.references import ModelName, ProblemSet, RewardModelName
 from reasoner.store import write_trees
-from reasoner.tree import Tree
+from reasoner.tree import Problem, Tree
 from verifiers.arithmetic_steps import check_steps
+from verifiers.proof import dead_end
 
 
 class Rollout(Config):
@@ -57,7 +58,7 @@ class Rollout(Config):
         None, description="stage of the ORM that pruning may read, at every step end"
     )
     dead_end: str = Field(
-        "steps", description="what the rule dead_end asks: steps (a written calculation is wrong), or module:function"
+        "steps", description="what the rule dead_end asks: steps (a wrong calculation), proof (a step fails), or module:function"
     )  # fmt: skip
     max_tokens: int = Field(256, ge=1, description="longest completion")
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
@@ -145,15 +146,20 @@ def _dead_end(name: str, prompting: Prompting) -> DeadEndFn:
 
     def is_dead_end(tree: Tree, node: int, offset: int) -> bool:
         text = prompting.decode(tree.completion_ids(node, offset))
-        return is_hopeless(text, tree.problem.prompt)
+        return is_hopeless(text, tree.problem)
 
     return is_dead_end
 
 
-def has_wrong_step(text: str, prompt: str) -> bool:
+def has_wrong_step(text: str, problem: Problem) -> bool:
     """True where a whole line of the text is a calculation with a wrong result."""
     whole_lines = text[: text.rfind("\n") + 1]  # of a line under way nothing is known
     return any(step.right is False for step in check_steps(whole_lines))
 
 
-DEAD_ENDS: dict[str, Callable[[str, str], bool]] = {"steps": has_wrong_step}
+def has_failed_proof(text: str, problem: Problem) -> bool:
+    """True where a whole step of a proof under way already fails."""
+    return problem.verifier == "proof" and dead_end(text, **problem.reference)
+
+
+DEAD_ENDS: dict[str, Callable[[str, Problem], bool]] = {"steps": has_wrong_step, "proof": has_failed_proof}

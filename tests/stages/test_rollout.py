@@ -6,9 +6,10 @@ import pytest
 
 from reasoner.config import ConfigError, apply_overrides, read_yaml, validate
 from reasoner.pipeline import RunConfig, run
-from reasoner.stages.rollout import has_wrong_step
+from reasoner.stages.rollout import has_failed_proof, has_wrong_step
 from reasoner.store import read_trees
-from reasoner.tree import ROOT
+from reasoner.tree import ROOT, Problem
+from verifiers.proof import coq
 
 CONFIG = "configs/smoke/search.yaml"
 
@@ -76,4 +77,23 @@ def test_keys_of_another_policy_are_named():
     [("1+2=3\n3+4=7\n", False), ("1+2=4\n", True), ("1+2=4", False), ("1+2=3\n3+4=", False), ("", False)],
 )
 def test_a_wrong_line_is_a_dead_end_once_it_is_whole(text, is_wrong):
-    assert has_wrong_step(text, "1+2+4") == is_wrong
+    assert has_wrong_step(text, Problem("p", "1+2+4", "math", {"answer": "7"})) == is_wrong
+
+
+def test_a_failed_step_of_a_proof_is_a_dead_end_and_an_unfinished_one_is_not():
+    if coq.find() is None:
+        pytest.skip("Coq is not installed (bash launch/coq.sh)")
+    problem = Problem("p", "", "proof", {"system": "coq", "statement": "forall n : nat, n = n"})
+    failed = ["intros n.\nfoo.\nreflex", "intros n. exact n. ", "So:\n```coq\nadmit. "]
+    alive = [
+        "intros n.\nreflex",
+        "intros n. reflexivity",
+        "",
+        "intros n. (* what",
+        "We see. Then it follows. ",
+        "intros n. apply Nat.",
+        "<think>intros n. foo. ",
+        "induction n.\n- reflexivity.\n- ",
+    ]
+    assert [has_failed_proof(text, problem) for text in failed + alive] == [True] * 3 + [False] * 8
+    assert not has_failed_proof("foo. ", Problem("p", "", "math", {"answer": "7"}))

@@ -22,8 +22,9 @@ RESULT_FD = 3  # where the completed frame goes
 LINK_IN, LINK_OUT = 4, 5  # the other child of a suite
 
 
-def lock_down(limits: dict, setup) -> None:
-    """Give up, for good, all that the candidate must not have. `setup` is the slot's Setup."""
+def lock_down(limits: dict, setup, ruleset: int | None = None, seccomp=None) -> None:
+    """Give up, for good, all that the candidate must not have. `setup` is the slot's Setup, whose Landlock rules and
+    filter stand where no others are given."""
     jail = setup.jail
     os.chdir(jail.box or "/")
     if setup.groups is not None:
@@ -48,11 +49,12 @@ def lock_down(limits: dict, setup) -> None:
         linux.drop_capabilities()
     linux.set_dumpable(False)
     linux.no_new_privileges()
-    if setup.ruleset >= 0:
-        linux.landlock_restrict(setup.ruleset)
+    ruleset, seccomp = setup.ruleset if ruleset is None else ruleset, seccomp or setup.seccomp
+    if ruleset >= 0:
+        linux.landlock_restrict(ruleset)
     linux.close_from(setup.first_private_fd)
-    if setup.seccomp is not None:
-        setup.seccomp.load()
+    if seccomp is not None:
+        seccomp.load()
 
 
 def _limit(kind: int, value: int) -> None:

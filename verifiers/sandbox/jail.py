@@ -53,8 +53,10 @@ class Jail:
         return self._state(box) == self._fresh and not os.listdir(box)
 
 
-def enter(uid: int) -> Jail:
+def enter(uid: int, visible: list[str]) -> Jail:
     """Put the calling process, its only thread, behind all the walls that can be had.
+
+    visible: files and folders to be seen inside, read-only, beside what the interpreter needs.
 
     As root, children run as `uid`; as another user, inside a user namespace. The process that
     returns is the first of its own pid namespace; the one that called waits for it and ends with it.
@@ -82,7 +84,7 @@ def enter(uid: int) -> Jail:
         jail.uid = uid
         jail.layers.append("uid")
     try:
-        _own_root(jail)
+        _own_root(jail, visible)
         jail.layers.append("mount")
     except OSError as problem:
         jail.problems.append(f"mount: {problem}")
@@ -117,28 +119,34 @@ def _continue_as_child() -> None:
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _visible() -> list[str]:
-    """What the interpreter needs to import from: standard library, packages, shared objects."""
+def visible_paths(more: list[str] | tuple[str, ...] = ()) -> list[str]:
+    """What the interpreter needs to import from: standard library, packages, shared objects; and `more`."""
     paths = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
     # Packages only: a script's folder on sys.path may hold anything.
     paths |= {path for path in sys.path if path.endswith(("site-packages", "dist-packages"))}
     paths |= {os.path.join(sys.base_prefix, "lib")}
     paths |= {"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"}
+    paths |= set(more)
     kept: list[str] = []
-    for path in sorted(os.path.realpath(path) for path in paths if os.path.isdir(path)):
+    for path in sorted(os.path.realpath(path) for path in paths if os.path.exists(path)):
         if path != "/" and not any(path == other or path.startswith(other + "/") for other in kept):
             kept.append(path)
     return kept
 
 
-def _own_root(jail: Jail) -> None:
+def _own_root(jail: Jail, more: list[str]) -> None:
     """A tmpfs as root that holds read-only binds of `_visible`, four devices and the box."""
-    visible = _visible()
+    visible = visible_paths(more)
     stage = next(s for s in _STAGES if os.path.isdir(s) and not any(v.startswith(s + "/") for v in visible))
     linux.mount("none", "/", "none", linux.MS_REC | linux.MS_PRIVATE)
     linux.mount("root", stage, "tmpfs", linux.MS_NOSUID, "size=1m,nr_inodes=500,mode=0755")
     for path in visible:
-        os.makedirs(stage + path, mode=0o755, exist_ok=True)
+        if os.path.isdir(path):
+            os.makedirs(stage + path, mode=0o755, exist_ok=True)
+        else:
+            os.makedirs(os.path.dirname(stage + path), mode=0o755, exist_ok=True)
+            with open(stage + path, "w"):
+                pass
         linux.mount(path, stage + path, "none", linux.MS_BIND)
         _read_only(stage + path)
     for link in ("/lib", "/lib64"):

@@ -153,13 +153,16 @@ def landlock_abi() -> int:
         return 0
 
 
+_EXECUTE = 1 << 0
 _READ = (1 << 2) | (1 << 3)  # read file, read directory
 # Write, remove dir and file, make dir and regular file; from ABI 2 rename across, from 3 truncate.
 _WRITE = (1 << 1) | (1 << 4) | (1 << 5) | (1 << 7) | (1 << 8)
 _WRITE_DEVICE = 1 << 1
 
 
-def landlock_ruleset(readable: list[str], writable: list[str], devices: list[str]) -> int:
+def landlock_ruleset(
+    readable: list[str], writable: list[str], devices: list[str], programs: list[str] | tuple[str, ...] = ()
+) -> int:
     """A ruleset's descriptor: everything is handled, hence denied, but what is named here.
 
     Raises OSError where the kernel has no Landlock. TCP is denied from ABI 4, signals to and
@@ -177,12 +180,13 @@ def landlock_ruleset(readable: list[str], writable: list[str], devices: list[str
         (readable, _READ),
         (writable, _READ | write),
         (devices, _READ & 4 | _WRITE_DEVICE),
+        (programs, _READ & 4 | _EXECUTE),
     ):
         for path in paths:
             target = os.open(path, os.O_PATH | os.O_CLOEXEC)
             try:
                 if not os.path.isdir(path):
-                    allowed &= (1 << 1) | (1 << 2)
+                    allowed &= _EXECUTE | (1 << 1) | (1 << 2)
                 rule = ctypes.c_char_p(struct.pack("=Qi", allowed & rights, target))
                 _syscall("landlock_add_rule", _SYS_LANDLOCK_ADD, ruleset, 1, rule, 0)
             finally:

@@ -1,6 +1,7 @@
 """The host's side: slots as processes, handed out to whoever has a request; none outlives us."""
 
 import atexit
+import contextlib
 import json
 import os
 import queue
@@ -12,6 +13,7 @@ import sysconfig
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future
 
 from verifiers.cores import num_cores
@@ -91,9 +93,12 @@ def _spawner() -> _Spawner:
 
 
 class Slot:
-    """One warm interpreter of a kind ("bare", "science", "math"). Raises SlotFailed."""
+    """One warm interpreter of a kind ("bare", "science", "math"). Raises SlotFailed.
 
-    def __init__(self, warm: str = "bare", without: tuple[str, ...] = ()):
+    visible: files and folders of a program that its children may become, to be seen behind the walls.
+    """
+
+    def __init__(self, warm: str = "bare", without: tuple[str, ...] = (), visible: tuple[str, ...] = ()):
         if sys.platform != "linux":
             raise TooLittleIsolation(
                 f"the sandbox needs Linux, got {sys.platform}: programs and answers that take computer algebra are judged "
@@ -108,6 +113,7 @@ class Slot:
             "groups": self._groups.for_slot(),
             "warm": warm,
             "without": list(without),
+            "visible": list(visible),
             "uid": _free_uid(),
             "path": [_PROJECT, *(path for path in sys.path if _is_library(path) and path != _PROJECT)],
             "hidden": [] if _is_library(_PROJECT) else [_PROJECT],
@@ -215,8 +221,14 @@ def _free_uid() -> int:
 class Pool:
     """Up to `size` slots of one kind, started when wanted, each used by one caller at a time."""
 
-    def __init__(self, warm: str = "bare", size: int | None = None, without: tuple[str, ...] = ()):
-        self.warm, self.without = warm, without
+    def __init__(
+        self,
+        warm: str = "bare",
+        size: int | None = None,
+        without: tuple[str, ...] = (),
+        visible: tuple[str, ...] = (),
+    ):
+        self.warm, self.without, self.visible = warm, without, visible
         self.size = size or num_cores()
         self._idle: list[Slot] = []
         self._count = 0
@@ -224,6 +236,13 @@ class Pool:
 
     def run(self, header: dict, *blobs: bytes) -> Outcome:
         """One request on the next free slot. A slot that fails is replaced; raises SlotFailed."""
+        with self.hold(_longest_s(header)) as slot:
+            return slot.run(header, *blobs)
+
+    @contextlib.contextmanager
+    def hold(self, seconds: float) -> Iterator[Slot]:
+        """The next free slot and a turn to run, for several requests that take so long at most. Where the caller raises,
+        the slot is ended and the next caller gets a new one; raises SlotFailed."""
         slot = self._take()
         try:
             if not at_least(slot.tier, min_isolation):
@@ -232,9 +251,9 @@ class Pool:
                     f"isolation is tier {slot.tier}, expected at least {min_isolation}; "
                     f"see `python -m verifiers probe` ({problems})"
                 )
-            turn = _turns.take(_longest_s(header))
+            turn = _turns.take(seconds)
             try:
-                outcome = slot.run(header, *blobs)
+                yield slot
             finally:
                 _turns.give(turn)
         except BaseException:
@@ -242,7 +261,6 @@ class Pool:
             self._return(None)
             raise
         self._return(slot)
-        return outcome
 
     def _take(self) -> Slot:
         with self._changed:
@@ -256,7 +274,7 @@ class Pool:
                 self._count -= 1
             self._count += 1
         try:
-            return Slot(self.warm, self.without)
+            return Slot(self.warm, self.without, self.visible)
         except BaseException:
             self._return(None)
             raise

@@ -6,7 +6,7 @@ import secrets
 import signal
 import time
 
-from verifiers.sandbox import children, frames, linux, suite, supervise, values
+from verifiers.sandbox import children, frames, linux, suite, supervise, talk, values
 
 _NONCE = 16
 _FRAME_HEAD = _NONCE + 4 + 8
@@ -30,9 +30,11 @@ def set_ruleset(setup) -> None:
         if jail.box is not None:
             ruleset = linux.landlock_ruleset(["/"], [jail.box], ["/dev/null"])
         else:
-            from verifiers.sandbox.jail import _visible
+            from verifiers.sandbox.jail import visible_paths
 
-            ruleset = linux.landlock_ruleset([*_visible(), "/dev/urandom", "/dev/zero"], [], ["/dev/null"])
+            ruleset = linux.landlock_ruleset(
+                [*visible_paths(), "/dev/urandom", "/dev/zero"], [], ["/dev/null"]
+            )
     except OSError as problem:
         setup.problems.append(f"landlock: {problem}")
         return
@@ -45,7 +47,7 @@ def set_ruleset(setup) -> None:
 
 def requests(control: int, setup) -> None:
     """Serve until the socket closes."""
-    server = None
+    server = talker = None
     while True:
         try:
             message = frames.read(control)
@@ -56,6 +58,8 @@ def requests(control: int, setup) -> None:
         header, blobs = message
         if header["kind"] == "ask":
             server, reply = _ask(server, setup, header, blobs)
+        elif header["kind"] == "talk":
+            talker, reply = talk.exchange(talker, setup, header, blobs[0])
         else:
             reply = _run(setup, header, blobs)
         frames.write(control, reply)

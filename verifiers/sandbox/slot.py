@@ -22,6 +22,7 @@ _WARM = {
     "statistics string struct textwrap threading time traceback typing unicodedata",
     "science": "numpy sympy",
     "puzzles": "numpy sympy verifiers.gym_scores",
+    "smt": "z3 verifiers.proof.smt_worker",
     "math": "sympy latex2sympy2_extended verifiers.symbolic",
 }
 _FIRST_FREE_FD = 10
@@ -34,6 +35,7 @@ class Setup:
     jail: object
     ruleset: int = -1
     seccomp: object = None
+    seccomp_exec: object = None  # for a child that becomes another program
     groups: cgroups.Entered | None = None
     address_space: int = 0
     first_private_fd: int = 4
@@ -63,7 +65,7 @@ def _set_up(configuration: dict) -> Setup:
     for fd in range(_FIRST_FREE_FD):
         if fd != 2:
             os.dup2(null, fd)
-    program = groups = None
+    program = becoming = groups = None
     problems = []
     try:
         groups = cgroups.Entered(configuration["groups"]) if configuration["groups"] else None
@@ -72,6 +74,8 @@ def _set_up(configuration: dict) -> Setup:
     if "seccomp" not in configuration["without"]:
         try:
             program = linux.SeccompProgram(syscalls.compile_filter())
+            if configuration["visible"]:
+                becoming = linux.SeccompProgram(syscalls.compile_filter(may_exec=True))
         except (ImportError, OSError, ValueError) as problem:
             problems.append(f"seccomp: {problem}")
     _warm(configuration["warm"])
@@ -81,8 +85,14 @@ def _set_up(configuration: dict) -> Setup:
         linux.die_with_parent()
         walls.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     else:
-        walls = jail.enter(configuration["uid"])
-    setup = Setup(walls, seccomp=program, layers=list(walls.layers), problems=problems + walls.problems)
+        walls = jail.enter(configuration["uid"], configuration["visible"])
+    setup = Setup(
+        walls,
+        seccomp=program,
+        seccomp_exec=becoming,
+        layers=list(walls.layers),
+        problems=problems + walls.problems,
+    )
     setup.layers += ["seccomp"] if program else []
     if groups is not None:
         setup.groups = groups

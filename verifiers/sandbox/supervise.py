@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from verifiers.sandbox.limits import NOT_PLAIN
 
 _TICK_S = 0.05
-_STARVED_FACTOR = 6.0
+STARVED_FACTOR = 6.0
 READY = b"R"  # what a child writes to its result pipe when its walls stand
 
 
@@ -105,7 +105,7 @@ def wait_for_reply(child: Watched, back: int, cpu_before: float, proc: int) -> s
         wall = time.monotonic() - child.started
         if child.cpu_now() - cpu_before >= limits["cpu_s"]:
             return "time_limit"
-        if wall >= _STARVED_FACTOR * limits["wall_s"]:
+        if wall >= STARVED_FACTOR * limits["wall_s"]:
             # It neither computed nor answered for that long: waiting is nothing that our code does.
             return "starved"
 
@@ -158,22 +158,27 @@ def _over_time(child: Watched, proc: int) -> bool:
         return True
     if wall < child.limits["wall_s"]:
         return False
-    if wall - _run_delay(child, proc) >= child.limits["wall_s"]:
+    if wall - run_delay(child, proc) >= child.limits["wall_s"]:
         child.ending = "time_limit"
-    elif wall > _STARVED_FACTOR * child.limits["wall_s"]:
+    elif wall > STARVED_FACTOR * child.limits["wall_s"]:
         child.ending = "starved"
     return bool(child.ending)
 
 
-def _run_delay(child: Watched, proc: int) -> float:
+def run_delay(child: Watched, proc: int) -> float:
     """Seconds in which the child was runnable and did not run; 0 where the kernel does not say."""
     try:
-        with open(os.open(f"self/fdinfo/{child.pidfd}", os.O_RDONLY, dir_fd=proc)) as file:
-            outside = next(line.split()[1] for line in file if line.startswith("Pid:"))
+        outside = outside_pid(child.pidfd, proc)
         with open(os.open(f"{outside}/schedstat", os.O_RDONLY, dir_fd=proc)) as file:
             return int(file.read().split()[1]) / 1e9
     except (OSError, ValueError, IndexError, StopIteration):
         return 0.0
+
+
+def outside_pid(pidfd: int, proc: int) -> str:
+    """The pid of a child as the /proc from outside numbers it. Raises OSError, StopIteration where it is gone."""
+    with open(os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY, dir_fd=proc)) as file:
+        return next(line.split()[1] for line in file if line.startswith("Pid:"))
 
 
 def _kill(child: Watched) -> None:
