@@ -19,6 +19,7 @@ from reasoner.tree import Problem
 from verifiers.extract import boxed
 
 Source = Callable[[SourceConfig], Iterator[Item]]
+_CALCULATION = re.compile(r"[(]*\d[\d.()]*(?:[-+*/][\d.()]+)+")
 
 
 def mathematics(
@@ -29,6 +30,7 @@ def mathematics(
     answer: tuple[str, ...] = ("answer",),
     subset: str | None = None,
     split: str = "train",
+    solution: str = "solution",
 ) -> Source:
     """A source of questions with one final answer; where no field holds it, it is the solution's last box."""
 
@@ -38,10 +40,10 @@ def mathematics(
             body = first_of(row, ("body", "Body"))
             if isinstance(body, str) and not prompt.startswith(body.strip()):
                 prompt = f"{body.strip()} {prompt}"
-            solution = row.get("solution") if isinstance(row.get("solution"), str) else None
+            worked = row.get(solution) if isinstance(row.get(solution), str) else None
             gold: Any = first_of(row, answer)
-            if gold is None and solution:
-                gold = boxed(solution)
+            if gold is None and worked:
+                gold = boxed(worked)
             where = where_of(row, config, i)
             if gold is None:
                 raise UserError(
@@ -59,7 +61,7 @@ def mathematics(
                     source=hub,
                     licence=licence,
                 ),
-                solution,
+                worked,
             )
 
     return source
@@ -85,12 +87,26 @@ def math_train(config: SourceConfig) -> Iterator[Item]:
 
 
 def asdiv(config: SourceConfig) -> Iterator[Item]:
-    """ASDiv (Miao et al. 2020): the unit in parentheses behind the answer is left out."""
-    plain = mathematics("asdiv", "EleutherAI/asdiv", "CC BY-NC 4.0", split="validation")
+    """ASDiv (Miao et al. 2020): the unit in parentheses behind the answer is left out.
+
+    Where the formula is one calculation with the answer as its result, it is the worked solution: "7 + 2 = 9 apples".
+    """
+    plain = mathematics("asdiv", "EleutherAI/asdiv", "CC BY-NC 4.0", split="validation", solution="formula")
     for item in plain(config):
-        answer = re.sub(r"\s*\([^()]*\)\s*$", "", item.problem.reference["answer"])
+        given = item.problem.reference["answer"]
+        unit = re.search(r"\s*\(([^()]*)\)\s*$", given)
+        answer = given[: unit.start()] if unit else given
         reference = {**item.problem.reference, "answer": answer}
-        yield Item(Problem(**{**_fields(item.problem), "reference": reference}), None)
+        yield Item(Problem(**{**_fields(item.problem), "reference": reference}),
+                   _sentence(item.solution or "", answer, unit.group(1) if unit else ""))  # fmt: skip
+
+
+def _sentence(formula: str, answer: str, unit: str) -> str | None:
+    left, _, result = formula.partition("=")
+    if not _CALCULATION.fullmatch(left) or result.strip() != answer:
+        return None
+    spaced = re.sub(r"([-+*/])", r" \1 ", left)
+    return f"{spaced} = {answer} {unit}".strip()
 
 
 def olympiadbench(config: SourceConfig) -> Iterator[Item]:

@@ -41,6 +41,7 @@ class Subject:
     when: str
     engine: Engine
     num_samples: int = 0  # sampled answers per problem; 0: greedy only
+    temperature: float = 1.0  # of these
 
 
 @dataclass
@@ -114,7 +115,7 @@ def measure(
         found.samples = [sample(t, prompting, subject.when) for t in varied(greedy, NUM_SHOWN)]
         return found
     k = subject.num_samples
-    trees = draw(problems, subject.engine, prompting, k, max_tokens, 1.0, seed + 1, progress)
+    trees = draw(problems, subject.engine, prompting, k, max_tokens, subject.temperature, seed + 1, progress)
     outcomes = [_outcomes(t) for t in trees]
     answers = [[t.verdicts[leaf].answer for leaf in t.leaves()] for t in trees]
     _add(found, stage, "pass@1", "sampled", subject.when, problems, [float(np.mean(o)) for o in outcomes])

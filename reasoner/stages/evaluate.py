@@ -43,6 +43,9 @@ class Evaluate(Config):
     )
     problems: list[ProblemSet] = Field(["test"], description="problem sets")
     num_samples: int = Field(8, ge=1, description="answers per problem for sampled policies")
+    temperature: float = Field(
+        1.0, gt=0, description="sampling temperature of sampled policies; methods have their own"
+    )
     methods: list[MethodConfig] = Field(
         [], description="test-time methods; each policy answers each problem set by each of them"
     )
@@ -152,7 +155,7 @@ def _by_sampling(
     for i, policy in enumerate(config.policies):
         num = config.num_samples if policy in config.sampled else 0
         engine = make_engine(policy, context, longest, config.num_slots, config.engine)
-        subject = Subject(names[policy], engine, num)
+        subject = Subject(names[policy], engine, num, config.temperature)
 
         def progress(done: int, total: int, note: str, i: int = i) -> None:
             context.session.progress(i * total + done, total * len(config.policies), note)

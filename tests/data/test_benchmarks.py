@@ -52,6 +52,28 @@ def test_answers_and_questions_as_they_are_asked(shared_data):
     assert first.problem.reference["answer"] == "27"
 
 
+@pytest.mark.parametrize(
+    ("formula", "answer", "solution"),
+    [
+        ("7+2=9", "9 (apples)", "7 + 2 = 9 apples"),
+        ("((36-(10*2))/2)*10=80", "80 (square feet)", "((36 - (10 * 2)) / 2) * 10 = 80 square feet"),
+        ("1.5*2=3", "3", "1.5 * 2 = 3"),
+        ("292/16=18 r4", "4 (cookies)", None),  # the result is not the answer
+        ("LCM[13,17]=221", "221 (ducks)", None),
+        ("56:84=2:3", "2:3", None),
+        ("3+4=7; 7*2=14", "14 (cents)", None),
+    ],
+)
+def test_the_formula_of_asdiv_is_its_worked_solution(tmp_path, formula, answer, solution):
+    row = {"body": "A story.", "question": "How many?", "formula": formula, "answer": answer}
+    (tmp_path / "asdiv.jsonl").write_text(json.dumps(row) + "\n")
+    (item,) = items("asdiv", path=str(tmp_path / "asdiv.jsonl"), extract="last_math")
+    assert item.solution == solution
+    assert item.problem.reference["answer"] == answer.partition(" (")[0]
+    if solution:
+        assert verify("math", solution, item.problem.reference).status == "correct"
+
+
 def test_svamp_rows(tmp_path):
     row = {"Body": "There are 5 birds.", "Question": "How many birds are there?", "Answer": "5.0"}
     (tmp_path / "svamp.jsonl").write_text(json.dumps(row) + "\n")
