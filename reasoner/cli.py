@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import traceback
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from reasoner import interrupt
+from reasoner.commands.doctor import doctor, tell_quickly
 from reasoner.commands.plan import plan
+from reasoner.commands.quiet import quiet
 from reasoner.config import apply_overrides
 from reasoner.registry import UserError
 
@@ -27,6 +28,7 @@ config_app = typer.Typer(no_args_is_help=True, help="About configuration files."
 app.add_typer(config_app, name="config")
 
 app.command()(plan)
+app.command()(doctor)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="changes to the YAML: key.sub=value, list items by number")
@@ -140,7 +142,7 @@ def solve(
         "max_tokens": max_tokens,
         "seed": seed,
     }
-    _quiet()
+    quiet()
     prompt = {
         "template": template,
         "system": system,
@@ -212,7 +214,7 @@ def replay(
     """
     from reasoner.evals.advantage_replay import compare_variants, comparison_json, comparison_table
 
-    _quiet()
+    quiet()
     rows = compare_variants(run_folder, variants or [], stage, trees)
     print(comparison_json(rows)) if as_json else Console(width=_width()).print(comparison_table(rows))
 
@@ -228,7 +230,7 @@ def merge(
     """
     from reasoner.policy.adapters import merge as merge_adapter
 
-    _quiet()
+    quiet()
     merge_adapter(str(adapter), out)
 
 
@@ -269,7 +271,7 @@ def annotate(
 
     from reasoner.commands.annotate import annotate as rate
 
-    _quiet()
+    quiet()
     rate(run, stage, prm, to, labeler, click.getchar, print)
 
 
@@ -311,12 +313,14 @@ def _execute(resolved, as_json: bool) -> None:
     from reasoner.pipeline import run as run_stages
     from reasoner.policy.machine import told, use
 
-    _quiet()
+    quiet()
     console = Console(stderr=True)
     is_first = os.environ.get("RANK", "0") == "0"
     use(resolved.precision)
     if is_first:
         console.print(told())
+        for line in tell_quickly(resolved):
+            console.print(line, markup=False)
     with telling([s.name for s in resolved.stages], console, is_first) as tell:
         rows = run_stages(resolved, tell)
     if not is_first:
@@ -345,19 +349,6 @@ def _width() -> int:
     """The terminal's columns; into a file or a pipe 120, whatever the terminal."""
     shown = Console()
     return shown.width if shown.is_terminal else 120
-
-
-def _quiet() -> None:
-    """Keep other libraries' bars and notices out of ours; our own warnings are one line each."""
-    warnings.filterwarnings("ignore")
-    warnings.filterwarnings("default", module=r"(reasoner|verifiers)(\.|$)")
-    warnings.formatwarning = lambda message, *_, **__: f"reasoner: {message}\n"
-    import datasets
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
 
 
 def main() -> None:

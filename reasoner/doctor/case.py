@@ -1,0 +1,125 @@
+"""What is examined: a config with its problems, tokenizer and models, each looked up once and only when asked for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from reasoner.config import Config
+from reasoner.data.prompting import Prompting
+from reasoner.data.rows import Item, SourceConfig
+from reasoner.data.sources import load_items
+from reasoner.doctor.machine import Machine, this_machine
+from reasoner.pipeline import RunConfig, measured_on
+from reasoner.planning.lengths import GENERATED, READ, prompting_of
+from reasoner.planning.models import config_from, origin
+from reasoner.policy.models import TinyModel, base_of
+from reasoner.stages import TRAINERS
+
+QUICKLY = 300  # rows of a file that are read at the start of a run
+
+
+@dataclass
+class Case:
+    """A config under examination; `quickly` reads little and makes nothing."""
+
+    config: RunConfig
+    quickly: bool = False
+    path: Path | None = None
+    overrides: list[str] = field(default_factory=list)
+    told: dict[str, list[str]] = field(default_factory=dict)  # by problem set, what reading it warned of
+
+    @cached_property
+    def machine(self) -> Machine:
+        return this_machine(Path(self.config.out))
+
+    def stages(self) -> Iterator[tuple[str, Any]]:
+        """(dotted key, stage)."""
+        yield from ((f"stages.{i}", stage) for i, stage in enumerate(self.config.stages))
+
+    @cached_property
+    def origins(self) -> dict[str, TinyModel | str]:
+        """By stage, where its architecture is from."""
+        earlier: dict[str, Any] = {}
+        found: dict[str, TinyModel | str] = {}
+        for stage in self.config.stages:
+            found[stage.name] = origin(stage, earlier)
+            earlier[stage.name] = stage
+        return found
+
+    def architecture(self, stage: Any) -> Any | None:
+        """The stage's Hugging Face config; None where it runs no model, or one that is not on this machine."""
+        found = self.origins[stage.name]
+        if isinstance(found, TinyModel):
+            return config_from(found)
+        return config_from(found) if found and Path(found).is_dir() else None
+
+    @cached_property
+    def model(self) -> tuple[str, str]:
+        """(dotted key, folder) of the first model that is on this machine; empty where there is none."""
+        for key, stage in self.stages():
+            found = self.origins[stage.name]
+            if isinstance(found, str) and found and Path(found).is_dir():
+                return f"{key}.model" if hasattr(stage, "model") else f"{key}.policies", found
+        return "", ""
+
+    @cached_property
+    def base(self) -> str:
+        return base_of(self.model[1]) if self.model[1] else ""
+
+    @cached_property
+    def items(self) -> dict[str, list[Item]]:
+        """The first problems of each set; what is on the hub is left out, quickly also what would have to be made."""
+        found: dict[str, list[Item]] = {}
+        for name, sources in self.config.problems.items():
+            found[name] = []
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                for source in filter(self._reads, sources):
+                    most = min(source.size, QUICKLY if self.quickly else READ)
+                    found[name] += load_items(source.model_copy(update={"size": most}))
+            self.told[name] = [str(w.message) for w in said]
+        return found
+
+    def _reads(self, source: SourceConfig) -> bool:
+        return bool(source.path) or (source.name in GENERATED and not self.quickly)
+
+    def is_generated(self, name: str) -> bool:
+        return all(not source.path for source in self.config.problems[name])
+
+    @cached_property
+    def prompting(self) -> Prompting | None:
+        """How the first model is prompted; None where no tokenizer is at hand."""
+        first = next((o for o in self.origins.values() if o), "")
+        if isinstance(first, TinyModel) and self.quickly:
+            return None
+        return prompting_of(first, self.config.prompt, self.items) if first else None
+
+    @cached_property
+    def solutions(self) -> list[tuple[str, Item]]:
+        """(problem set, item) of the first items with a worked solution."""
+        return [(name, i) for name, items in self.items.items() for i in items[:QUICKLY] if i.solution]
+
+    @property
+    def measured_on(self) -> tuple[str, ...]:
+        return tuple(name for name in measured_on(self.config) if name in self.config.problems)
+
+    def judged(self) -> list[str]:
+        """Problem sets whose answers some stage judges."""
+        names = {
+            n for s in self.config.stages if s.kind not in ("init", "sft") for n in getattr(s, "problems", ())
+        }
+        return [n for n in self.config.problems if n in names]
+
+
+def is_trainer(stage: Config) -> bool:
+    return getattr(stage, "kind", "") in TRAINERS
+
+
+def draws(stage: Any) -> bool:
+    """Whether answers are drawn in a stage and then learned from."""
+    return hasattr(stage, "tree") and hasattr(stage, "problems")

@@ -1,0 +1,182 @@
+"""Checks of the machine: number formats, memory, disk, isolation, wandb, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reasoner.doctor.case import Case, is_trainer
+from reasoner.doctor.findings import Finding
+from reasoner.economics.hardware import hardware_table
+from reasoner.economics.memory import SINGLE, lora_parameters
+from reasoner.economics.shape import count_parameters, inner_linears
+from reasoner.pipeline import check
+from reasoner.planning.lengths import ProblemSet, counters, measure_sets
+from reasoner.planning.needs import nearest_fit, need_of
+from reasoner.planning.of_model import gigabytes
+from reasoner.planning.work import Facts, Work, work_of
+from reasoner.registry import UserError
+from verifiers.sandbox import pool
+from verifiers.sandbox.probe import at_least
+
+TIGHT = 0.9  # share of the free memory or disk from which it is worth a word
+
+
+def references(case: Case) -> Iterator[Finding]:
+    """What the keys name is there: stages, problem sets, data, models."""
+    try:
+        check(case.config)
+    except UserError as problem:
+        text = str(problem)
+        key = next((w.rstrip(":") for w in text.split() if w.startswith(("stages.", "problems."))), "")
+        yield Finding("references", "error", _numbered(case, key), text, "as the line says")
+
+
+def _numbered(case: Case, key: str) -> str:
+    """stages.NAME.key as stages.NUMBER.key."""
+    parts = key.split(".")
+    names = [s.name for s in case.config.stages]
+    if parts[0] == "stages" and len(parts) > 1 and parts[1] in names:
+        parts[1] = str(names.index(parts[1]))
+    return ".".join(parts)
+
+
+def formats(case: Case) -> Iterator[Finding]:
+    """What the config asks for, the hardware does."""
+    if case.machine.bfloat16:
+        return
+    device = "GPU" if case.machine.on_gpu else "CPU"
+    for use in ("training", "inference"):
+        asked = getattr(case.config.precision, use)
+        if asked in ("bfloat16", "float16") and not (asked == "float16" and case.machine.on_gpu):
+            yield Finding(
+                "formats", "warning", f"precision.{use}", f"{asked} on a {device} without hardware for it is up to a hundred "
+                "times slower", f"set precision.{use}=auto",
+            )  # fmt: skip
+
+
+def four_bit(case: Case) -> Iterator[Finding]:
+    for key, stage in case.stages():
+        if getattr(getattr(stage, "lora", None), "four_bit", False) and not case.machine.four_bit:
+            yield Finding(
+                "four_bit", "error", f"{key}.lora.four_bit", "a base in 4 bits needs bitsandbytes, which is not there",
+                "install bitsandbytes, or set four_bit=false",
+            )  # fmt: skip
+
+
+def adapters(case: Case) -> Iterator[Finding]:
+    """The layers that get an adapter are there."""
+    for key, stage in case.stages():
+        lora, config = getattr(stage, "lora", None), case.architecture(stage)
+        if lora is None or config is None or lora.target_modules == "all-linear":
+            continue
+        names = [lora.target_modules] if isinstance(lora.target_modules, str) else lora.target_modules
+        gone = [n for n in names if not lora_parameters(config, lora.r, [n])]
+        if gone:
+            there = sorted({n.rpartition(".")[2] for n in inner_linears(config)})
+            yield Finding(
+                "adapters", "error", f"{key}.lora.target_modules", f"the model has no layer called {', '.join(gone)}",
+                f"take some of {', '.join(there)}, or all-linear",
+            )  # fmt: skip
+
+
+def _facts(case: Case) -> Facts:
+    sets = measure_sets(case.config.problems, case.items, *counters(case.prompting))
+    shown = [s.solution for s in sets.values() if s.solution]
+    usual = sum(shown) / len(shown) if shown else 1e9
+    return Facts(sets, lambda most: min(usual, most), {s.name: s for s in case.config.stages}, {})
+
+
+def memory(case: Case) -> Iterator[Finding]:
+    """Every stage fits what is free now."""
+    free, facts, done = case.machine.hardware, _facts(case), {}
+    for key, stage in case.stages():
+        config = case.architecture(stage)
+        work = work_of(stage, Facts(facts.sets, facts.completion, facts.stages, done)) or Work()
+        done[stage.name] = work
+        if config is None:
+            continue
+        names = [n for n in getattr(stage, "problems", ()) or facts.sets if n in facts.sets]
+        given = max(
+            (facts.sets[n] for n in names), key=lambda s: s.longest_prompt, default=ProblemSet(0, 0, 0, 0, 0)
+        )
+        need = need_of(stage, config, given, free, work)
+        if need is None or need.total <= TIGHT * free.device_bytes:
+            continue
+        near = nearest_fit(stage, config, given, free, hardware_table(), work)
+        over = need.total > free.device_bytes
+        yield Finding(
+            "memory", "error" if over else "warning", key, f"{stage.name} needs about {gigabytes(need.total)} and "
+            f"{gigabytes(free.device_bytes)} are free",
+            f"the nearest choice that fits: {near}" if near else "take a smaller model",
+        )  # fmt: skip
+
+
+def disk(case: Case) -> Iterator[Finding]:
+    """Models and the two checkpoints that are kept have room."""
+    needed = 0.0
+    checkpoint = 0.0
+    for _, stage in case.stages():
+        config = case.architecture(stage)
+        if config is None or not (is_trainer(stage) or stage.kind == "init"):
+            continue
+        lora = getattr(stage, "lora", None)
+        moved = count_parameters(config).total if lora is None else lora_parameters(config, lora.r)
+        needed += moved * SINGLE
+        if hasattr(stage, "save_every"):
+            checkpoint = max(checkpoint, 2 * 3 * moved * SINGLE)
+    needed += checkpoint
+    if needed > TIGHT * case.machine.free_disk:
+        yield Finding(
+            "disk", "error", "out", f"models and checkpoints take about {gigabytes(needed)} and "
+            f"{gigabytes(case.machine.free_disk)} are free", "free some, or set out= to a larger disk",
+        )  # fmt: skip
+
+
+def isolation(case: Case) -> Iterator[Finding]:
+    """Programs and puzzle answers run behind the tier that is asked for; asked only where some are judged."""
+    judged = {i.problem.verifier for n in case.judged() for i in case.items[n][:50]}
+    if not judged & {"code", "logic"}:
+        return
+    asked = case.config.min_isolation
+    try:
+        slot = pool.Slot("bare")
+    except pool.SlotFailed as problem:
+        yield Finding(
+            "isolation", "error", "min_isolation", f"no program can be run here: {problem}", "see python -m verifiers probe"
+        )  # fmt: skip
+        return
+    found = pool.isolation_of(slot)
+    problems = "; ".join(slot.problems)
+    slot.end()
+    if not at_least(found.tier, asked):
+        yield Finding(
+            "isolation", "error", "min_isolation", f"this machine isolates programs by tier {found.tier} and {asked} is asked "
+            f"for: {problems or 'see python -m verifiers probe'}", "run where namespaces and seccomp are allowed, or lower it",
+        )  # fmt: skip
+
+
+def tracking(case: Case) -> Iterator[Finding]:
+    """A wandb run that goes online has a login."""
+    options: dict[str, Any] | None = case.config.wandb
+    if options is None or options.get("mode") in ("offline", "disabled") or case.machine.logged_in:
+        return
+    yield Finding(
+        "tracking", "warning", "wandb", "wandb is asked for online and there is no login on this machine",
+        "run wandb login, or set wandb={mode: offline}",
+    )  # fmt: skip
+
+
+def versions(case: Case) -> Iterator[Finding]:
+    """What is installed is what the package asks for."""
+    for told in case.machine.outdated:
+        yield Finding("versions", "warning", "", told, "install what launch/constraints.txt names")
+
+
+def folder(case: Case) -> Iterator[Finding]:
+    """The run's folder can be written."""
+    out = Path(case.config.out).expanduser().absolute()
+    there = next(p for p in (out, *out.parents) if p.exists())
+    if not there.is_dir():
+        yield Finding("folder", "error", "out", f"{there} is a file", "set out= to a folder")
