@@ -204,7 +204,7 @@ def test_the_command_line_sets_the_minimum(monkeypatch, capsys):
     monkeypatch.setattr(pool, "_owner", os.getpid())
     monkeypatch.setattr(pool, "min_isolation", "B")
     command = ["verify", "code", "--response", "print(42)", "--reference", json.dumps(PRINT_42)]
-    assert app(command, standalone_mode=False) == 1
+    assert app(command, standalone_mode=False) == 3
     assert json.loads(capsys.readouterr().out)["reason"] == "unavailable"
     assert app([*command, "--min-isolation", "C"], standalone_mode=False) == 0
     assert json.loads(capsys.readouterr().out)["isolation"] == "C"
