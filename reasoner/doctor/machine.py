@@ -32,7 +32,8 @@ class Machine:
     def hardware(self) -> Hardware:
         """As a row of the table, with what is free now; its speeds are not known and not used."""
         return Hardware(
-            memory_gb=max(self.free_memory, 1.0) / 1e9, bandwidth_gbs=1, tflops=1, bits=16 if self.on_gpu else 32
+            memory_gb=max(self.free_memory, 1.0) / 1e9, bandwidth_gbs=1, tflops=1, dollars_per_hour=0, count=1,
+            bits=16 if self.on_gpu else 32,
         )  # fmt: skip
 
 
