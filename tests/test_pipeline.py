@@ -142,11 +142,11 @@ def test_bad_config_is_one_line(tmp_path, overrides, parts):
 @pytest.mark.parametrize(
     ("row", "parts"),
     [
-        ("", ["empty", "at least one problem"]),
-        ('{"prompt": "1+1"}', ["row 0", "no answer"]),
+        ("", ["is empty", "expected rows"]),
+        ('{"prompt": "1+1"}', ["line 1", "no answer"]),
         ('{"prompt": "1+1", "answer": "2", "verifier": "mth"}', ["'mth'", "'math'"]),
-        ('{"prompt": "1+1", "answer": ', ["line 1", "not JSON"]),
-        ('{"answer": "2"}', ["row 0", "prompt"]),
+        ('{"prompt": "1+1", "answer": ', ["line 1", "broken JSON"]),
+        ('{"answer": "2"}', ["line 1", "prompt"]),
     ],
 )
 def test_bad_problems_are_one_line(tmp_path, row, parts):
