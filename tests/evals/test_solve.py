@@ -35,7 +35,7 @@ def test_solve_answers_and_says_what_it_took(model, capsys):
         (("--method", "magic"), "got method 'magic'"),
         (("--method", "beam"), "needs prm"),
         (("widht=3", "--method", "beam"), "unknown key"),
-        (("--method", "best_of", "--prm", "/nowhere"), "expected a reward model"),
+        (("--method", "best_of", "--prm", "/nowhere"), "expected a Hugging Face model folder"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(model, arguments, message):

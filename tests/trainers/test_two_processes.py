@@ -53,7 +53,7 @@ EACH = """
   - {kind: sft, name: sft_BASE, model: MODEL, batch_size: 8, max_steps: 3, optimizer: RATE}
   - {kind: dpo, name: dpo_BASE, model: MODEL, batch_size: 4, optimizer: RATE, trl: {max_steps: 3}}
   - {kind: prm, name: prm_BASE, model: MODEL, batch_size: 16, epochs: 0.3, optimizer: RATE}
-  - {kind: orm, name: orm_BASE, model: MODEL, loss: ranking, batch_size: 16, epochs: 0.3, optimizer: RATE}
+  - {kind: orm, name: orm_BASE, model: MODEL, loss: ranking, batch_size: 16, epochs: 0.8, optimizer: RATE}
   - {kind: pairwise, name: pairwise_BASE, model: MODEL, batch_size: 4, optimizer: RATE, trl: {max_steps: 2}}
   - {kind: ppo, name: ppo_BASE, model: MODEL, problems_per_round: 7, minibatches: 2, PPO: 2}
   - {kind: ppo, name: grpo_BASE, model: MODEL, problems_per_round: 11, minibatches: 1, GRPO: 2}
