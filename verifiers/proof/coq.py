@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import subprocess
+from typing import Any
 
 from verifiers.proof import coq_protocol as protocol
 from verifiers.proof import programs
@@ -183,7 +184,7 @@ def _run(talk: _Talk, task: Task, script: list[Sentence], is_prefix: bool) -> Ch
         script = _body(script)
     failed_at, said = _steps(talk, script, opening)
     steps = _labelled(script, failed_at)
-    facts = {"isolation": talk.session.isolation, "version": talk.session.program.version}
+    facts: dict[str, Any] = {"isolation": talk.session.isolation, "version": talk.session.program.version}
     if failed_at is not None:
         left = talk.ask(protocol.goal())
         goals = tuple(protocol.goals(left.body)) if left.good else ()

@@ -13,7 +13,7 @@ def answer(payload: bytes) -> bytes:
     """A question {statement, ask, said} as JSON → [status, reason, detail] as JSON."""
     question = json.loads(payload)
     try:
-        asserted = list(z3.parse_smt2_string(question["statement"]))
+        asserted = list(z3.parse_smt2_string(question["statement"]))  # pyright: ignore[reportArgumentType]
     except z3.Z3Exception as problem:
         return _reply("error", "internal_error", f"the reference: {str(problem)[:200]}")
     names = _constants(asserted)
