@@ -21,7 +21,7 @@ from reasoner.engine import decoder
 from reasoner.engine.kv import SlotCache, bytes_per_token
 from reasoner.engine.mixed_adapters import MixedAdapters
 from reasoner.engine.prefill import PREFILL_TOKENS, Span, chunks, waves
-from reasoner.engine.protocol import Completion, Request
+from reasoner.engine.protocol import Completion, Request, refusal
 from reasoner.engine.radix import RadixCache
 from reasoner.engine.sampling import draw, uniform_at
 from reasoner.engine.stopping import EOS, LOOK, STOP, StopStrings, StopTable
@@ -177,16 +177,8 @@ class LocalEngine:
 
     def _refusal(self, request: Request) -> str:
         """Why a request draws nothing; empty where it may run."""
-        ids = request.prefix_ids
-        if not ids:
-            return "empty"
-        if len(ids) >= self.max_context:
-            return "context"
-        if len(ids) >= self.length:
-            return "memory"
-        if min(ids) < 0 or max(ids) >= self.vocab_size:
-            return "vocabulary"
-        return "" if request.max_tokens > 0 else "length"
+        reason = refusal(request, self.max_context, self.vocab_size)
+        return "memory" if not reason and len(request.prefix_ids) >= self.length else reason
 
     def _key(self, request: Request) -> tuple[str, int]:
         return request.adapter, self.weights_version

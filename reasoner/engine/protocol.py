@@ -92,6 +92,18 @@ class Engine(Protocol):
     def load_weights(self, version: int, state: dict | None = None) -> None: ...
 
 
+def refusal(request: Request, max_context: int, vocab_size: int) -> str:
+    """Why no engine of this context and vocabulary could draw for a request, a stop reason; empty where one could."""
+    ids = request.prefix_ids
+    if not ids:
+        return "empty"
+    if len(ids) >= max_context:
+        return "context"
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        return "vocabulary"
+    return "" if request.max_tokens > 0 else "length"
+
+
 def place_key(seed: int, round: int, problem_id: str, path: Sequence[tuple[int, int]]) -> int:
     """A 64-bit key for one continuation's noise: a hash of its place in the run, not of when it is drawn.
 

@@ -22,7 +22,7 @@ import httpx
 
 from reasoner.engine.completion import completion_of
 from reasoner.engine.dialect import Ask, Call, Dialect
-from reasoner.engine.protocol import Completion, Request
+from reasoner.engine.protocol import Completion, Request, refusal
 from reasoner.engine.servers import Fleet
 from reasoner.engine.stopping import StopStrings
 from reasoner.ledger import Ledger
@@ -108,7 +108,7 @@ class RemoteEngine:
             self.strings.check(request.stop_strings)
             self._check_sampling(request)
             self.waiting += 1
-            reason = self._refusal(request)
+            reason = refusal(request, self.max_context, self.vocab_size)
             if reason:
                 self.done.put(self._empty(request, reason))
                 continue
@@ -344,17 +344,6 @@ class RemoteEngine:
                 "expected a server with --logprobs-mode processed_logprobs and engine.logprobs=processed, or "
                 "temperature 1 without top_k, top_p and min_p"
             )
-
-    def _refusal(self, request: Request) -> str:
-        """Why a request draws nothing; empty where it may run."""
-        ids = request.prefix_ids
-        if not ids:
-            return "empty"
-        if len(ids) >= self.max_context:
-            return "context"
-        if min(ids) < 0 or max(ids) >= self.vocab_size:
-            return "vocabulary"
-        return "" if request.max_tokens > 0 else "length"
 
     def _name_of(self, adapter: str) -> str:
         return adapter or self.served
