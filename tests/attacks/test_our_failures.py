@@ -142,7 +142,10 @@ def test_slots_that_die_stop_the_run():
         "        time.sleep(0.001)\n"
         "threading.Thread(target=kill, daemon=True).start()\nrun('stdin')\nassert killed\n"
     )
-    _stopped(judged(script), "the slot")
+    found = judged(script)
+    # one that came back between two kills may be right; none that a kill ended is wrong
+    assert all("error" in statuses and set(statuses) <= {"correct", "error"} for statuses, _ in found), found
+    assert all("the slot" in message for _, message in found), found
 
 
 def test_a_sandbox_that_judges_all_alike_has_no_opinion(monkeypatch):
