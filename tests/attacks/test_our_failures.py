@@ -40,7 +40,7 @@ def run(kind):
         message = str(problem)
     else:
         message = ""
-    print(json.dumps([sorted({v.status for v in tree.verdicts.values()}), message]), flush=True)
+    print(json.dumps([sorted(v.status for v in tree.verdicts.values()), message]), flush=True)
 """
 
 
@@ -58,13 +58,13 @@ KINDS = ("stdin", "call", "asserts")
 
 
 def _stopped(found, reason: str) -> None:
-    assert [statuses for statuses, _ in found] == [["error"]] * len(found), found
+    assert all(set(statuses) == {"error"} for statuses, _ in found), found
     for _, message in found:
         assert re.search(r"failed twice on \d+ of 16 responses", message) and reason in message, message
 
 
 def test_right_answers_are_right_where_the_machine_is_well():
-    assert judged("".join(f"run({kind!r})\n" for kind in KINDS)) == [(["correct"], "")] * 3
+    assert judged("".join(f"run({kind!r})\n" for kind in KINDS)) == [(["correct"] * 16, "")] * 3
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a folder read-only")
@@ -91,7 +91,7 @@ def test_too_few_descriptors_stop_the_run():
 def test_few_descriptors_never_make_a_right_answer_wrong(limit):
     script = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
     for statuses, message in judged(script + "run('asserts')\n"):
-        assert statuses == ["correct"] or (statuses == ["error"] and message), (statuses, message)
+        assert statuses == ["correct"] * 16 or (set(statuses) == {"error"} and message), (statuses, message)
 
 
 def test_too_little_isolation_stops_the_run():
@@ -124,28 +124,40 @@ def test_a_kernel_without_pidfd_open_stops_the_run():
 )
 def test_walls_that_cannot_be_put_up_are_never_the_candidates_fault(call):
     for statuses, message in judged(_without_call(call) + "run('stdin')\n"):
-        assert statuses == ["correct"] or (statuses == ["error"] and message), (statuses, message)
+        assert statuses == ["correct"] * 16 or (set(statuses) == {"error"} and message), (statuses, message)
+
+
+_KILL_SLOTS = """
+import os, signal, sys
+from pathlib import Path
+family = Path(f"/proc/{os.getppid()}/task")
+print("ready", flush=True)
+while True:
+    for task in family.iterdir():
+        try:
+            for child in (task / "children").read_text().split():
+                if int(child) != os.getpid() and b"sandbox.slot" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), signal.SIGKILL)
+                    print("killed", flush=True)
+        except OSError:
+            pass
+"""
 
 
 def test_slots_that_die_stop_the_run():
     script = (
-        "import signal, threading, time\nkilled = []\n"
-        "def kill():\n"
-        "    while True:\n"
-        "        for task in Path('/proc/self/task').iterdir():\n"
-        "            for child in (task / 'children').read_text().split():\n"
-        "                try:\n"
-        "                    if b'sandbox.slot' in Path(f'/proc/{child}/cmdline').read_bytes():\n"
-        "                        os.kill(int(child), signal.SIGKILL)\n"
-        "                        killed.append(child)\n"
-        "                except OSError: pass\n"
-        "        time.sleep(0.001)\n"
-        "threading.Thread(target=kill, daemon=True).start()\nrun('stdin')\nassert killed\n"
+        "import subprocess\n"
+        "killer = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE)\n"
+        "killer.stdout.readline()\n"
+        "try: run('stdin')\nfinally: killer.kill()\nassert b'killed' in killer.stdout.read()\n"
     )
-    found = judged(script)
+    [(statuses, message)] = judged(script, _KILL_SLOTS)
     # one that came back between two kills may be right; none that a kill ended is wrong
-    assert all("error" in statuses and set(statuses) <= {"correct", "error"} for statuses, _ in found), found
-    assert all("the slot" in message for _, message in found), found
+    assert set(statuses) <= {"correct", "error"}, statuses
+    if statuses.count("error") / 16 >= 0.2:
+        assert "the slot" in message, message
+    else:
+        assert not message, message
 
 
 def test_a_sandbox_that_judges_all_alike_has_no_opinion(monkeypatch):
