@@ -29,13 +29,12 @@ def mathematics(
     question: tuple[str, ...] = ("problem", "question"),
     answer: tuple[str, ...] = ("answer",),
     subset: str | None = None,
-    split: str = "train",
     solution: str = "solution",
 ) -> Source:
     """A source of questions with one final answer; where no field holds it, it is the solution's last box."""
 
     def source(config: SourceConfig) -> Iterator[Item]:
-        for i, row in enumerate(read_rows(config, hub, subset, split), start=config.start):
+        for i, row in enumerate(read_rows(config, hub, subset), start=config.start):
             prompt = text_of(row, question, config, i, "question")
             body = first_of(row, ("body", "Body"))
             if isinstance(body, str) and not prompt.startswith(body.strip()):
@@ -91,7 +90,7 @@ def asdiv(config: SourceConfig) -> Iterator[Item]:
 
     Where the formula is one calculation with the answer as its result, it is the worked solution: "7 + 2 = 9 apples".
     """
-    plain = mathematics("asdiv", "EleutherAI/asdiv", "CC BY-NC 4.0", split="validation", solution="formula")
+    plain = mathematics("asdiv", "EleutherAI/asdiv", "CC BY-NC 4.0", solution="formula")
     for item in plain(config):
         given = item.problem.reference["answer"]
         unit = re.search(r"\s*\(([^()]*)\)\s*$", given)
@@ -158,7 +157,7 @@ def countdown(config: SourceConfig) -> Iterator[Item]:
 
 
 BENCHMARKS: dict[str, Source] = {
-    "math500": mathematics("math500", "HuggingFaceH4/MATH-500", "MIT", split="test"),
+    "math500": mathematics("math500", "HuggingFaceH4/MATH-500", "MIT"),
     "math_train": math_train,
     "aime": mathematics("aime", "HuggingFaceH4/aime_2024", "see source"),
     "amc": mathematics("amc", "AI-MO/aimo-validation-amc", "Apache-2.0"),

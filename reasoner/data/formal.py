@@ -22,7 +22,7 @@ def lean_theorems(name: str, hub: str, licence: str) -> Callable[[SourceConfig],
 
     def source(config: SourceConfig) -> Iterator[Item]:
         left_out = 0
-        for i, row in enumerate(read_rows(config, hub, None, "validation"), start=config.start):
+        for i, row in enumerate(read_rows(config, hub), start=config.start):
             said = row.get("split")
             if config.path and config.split and said in _SPLITS and said != config.split:
                 continue

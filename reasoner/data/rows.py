@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from reasoner.config import Config, DataFile
+from reasoner.config import Config, DataFile, Entry
 from reasoner.data import files
 from reasoner.data.files import SUFFIXES, LeftOut, data_files
 from reasoner.registry import UserError
@@ -26,13 +27,16 @@ def _span(part: tuple[float, float]) -> tuple[float, float]:
 class SourceConfig(Config):
     """A set of problems."""
 
-    name: str = Field(
+    name: Annotated[str, Entry("problem source", "reasoner.data.sources:SOURCES")] = Field(
         description="a name of SOURCES (arithmetic, gym, gsm8k, math, labelled, …), or module:function"
     )
     path: Annotated[str, DataFile()] = Field(
         "", description="file or folder with the rows; empty: the hub, for sources that live there"
     )
-    split: str = Field("", description="split of a hub data set; empty: the one that the source is used for")
+    split: str = Field(
+        "",
+        description="split of a hub data set; empty: the one that the source is used for, train where it has that",
+    )
     families: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="families of reasoning-gym, coq or smt with their options; `share` sets a family's part",
@@ -47,7 +51,7 @@ class SourceConfig(Config):
         "overlap, no problem is in two of them, whichever files it is in",
     )
     domain: str = Field("", description="name of this set in reports")
-    extract: str = Field(
+    extract: Annotated[str, Entry("rule of extraction", "verifiers.extract:RULES")] = Field(
         "",
         description="math: how the final answer is found in a response, a rule of verifiers.extract as boxed, hashes or "
         "last_math (for models that end with a sentence); empty: auto",
@@ -135,25 +139,61 @@ def gold_of(value: Any, where: str) -> str:
     return str(value).strip()
 
 
-def read_rows(
-    config: SourceConfig, hub_name: str, subset: str | None = None, split: str = "train"
-) -> Iterator[SourceRow]:
-    """`size` rows from `start` on, of a local file or folder, else of the hub: of `split` where the config names none."""
+# the splits that each source has on the hub; where the config names none, the first is taken
+SPLITS: dict[str, tuple[str, ...]] = {
+    "gsm8k": ("train", "test"),
+    "math_train": ("train",),
+    "math500": ("test",),
+    "aime": ("train",),
+    "amc": ("train",),
+    "svamp": ("train", "test"),
+    "mawps": ("train", "validation", "test"),
+    "asdiv": ("validation",),
+    "olympiadbench": ("train",),
+    "countdown": ("train",),
+    "humaneval": ("test",),
+    "mbpp": ("train", "validation", "test", "prompt"),
+    "livecodebench": ("test",),
+    "apps": ("train", "test"),
+    "code_contests": ("train", "valid", "test"),
+    "minif2f": ("validation", "test"),
+    "proofnet": ("validation", "test"),
+}
+
+
+def hub_split(config: SourceConfig) -> str:
+    """The split that a source reads on the hub, as `test` or `test[:10%]`; a UserError for one that is not there."""
+    there = SPLITS.get(config.name)
+    if there is None or not config.split:
+        return config.split or (there or ("train",))[0]
+    names = [re.split(r"[\[(]", part)[0].strip() for part in config.split.split("+")]
+    gone = [name for name in names if name not in (*there, "all")]
+    if gone:
+        raise UserError(
+            f"the source {config.name} has split {config.split!r}, and on the hub it has no {gone[0]!r}; expected "
+            f"{' or '.join(there)}: set split, or path to a local file"
+        )
+    return config.split
+
+
+def read_rows(config: SourceConfig, hub_name: str, subset: str | None = None) -> Iterator[SourceRow]:
+    """`size` rows from `start` on, of a local file or folder, else of the hub."""
     if config.path:
         rows = (row for file in data_files(config.path) for row in file_rows(file))
         yield from islice(rows, config.start, config.start + config.size)
         return
+    split = hub_split(config)
     import datasets  # slow to import
 
     try:
-        rows = datasets.load_dataset(hub_name, subset, split=config.split or split)
+        rows = datasets.load_dataset(hub_name, subset, split=split)
     except (OSError, ValueError) as problem:
         reason = str(problem).strip().splitlines()[0][:160]
         raise UserError(
             f"cannot get {hub_name} from the hub ({reason}); expected a network, or path: a local file ({', '.join(SUFFIXES)})"
         ) from problem
     for i, row in enumerate(rows.skip(config.start).take(config.size), start=config.start):
-        yield _placed(dict(row), f"row {i} of {hub_name}, {config.split or split}")
+        yield _placed(dict(row), f"row {i} of {hub_name}, {split}")
 
 
 def file_rows(path: Path) -> Iterator[SourceRow]:

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+from contextlib import suppress
 
 import pytest
 
 from reasoner.config import validate
-from reasoner.data.sources import SourceConfig, load_items
+from reasoner.data.rows import SPLITS
+from reasoner.data.sources import SOURCES, SourceConfig, load_items
 from reasoner.registry import UserError
 from verifiers import verify
 
@@ -223,6 +225,9 @@ def test_the_problems_of_math_for_training_hold_none_for_testing(tmp_path):
         ("asdiv", "EleutherAI/asdiv", "validation"),
         ("svamp", "ChilleD/SVAMP", "train"),
         ("gsm8k", "openai/gsm8k", "train"),
+        ("humaneval", "openai/openai_humaneval", "test"),
+        ("livecodebench", "livecodebench/code_generation_lite", "test"),
+        ("minif2f", "cat-searcher/minif2f-lean4", "validation"),
     ],
 )
 def test_without_a_path_the_hub_is_asked_for_the_usual_split(monkeypatch, name, hub, split):
@@ -238,6 +243,46 @@ def test_without_a_path_the_hub_is_asked_for_the_usual_split(monkeypatch, name, 
     ):
         items(name)
     assert asked == [(hub, split)]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """(data set, split) of every request to the hub, none of which is answered."""
+    found = []
+
+    def load_dataset(hub_name, subset, split):
+        found.append((hub_name, split))
+        raise OSError("no network")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    return found
+
+
+def test_every_source_that_asks_the_hub_says_its_splits(asked):
+    """No source asks for a split that nobody has written down, and none that is written down is never asked for."""
+    asking = set()
+    for name in SOURCES:
+        with suppress(UserError):
+            load_items(SourceConfig(name=name, size=1))
+        if asked:
+            assert asked.pop()[1] == SPLITS[name][0]
+            asking.add(name)
+    assert asking == set(SPLITS)
+
+
+@pytest.mark.parametrize("name", sorted(SPLITS))
+def test_a_split_that_is_not_on_the_hub_is_told_without_asking(asked, name):
+    with pytest.raises(UserError, match=f"source {name} has split 'trian'") as fault:
+        load_items(SourceConfig(name=name, split="trian"))
+    assert all(split in str(fault.value) for split in SPLITS[name])
+    assert asked == []
+
+
+@pytest.mark.parametrize("split", ["test", "test[:10%]", "train+test"])
+def test_a_part_of_a_split_or_two_of_them(asked, split):
+    with pytest.raises(UserError, match="no network"):
+        load_items(SourceConfig(name="gsm8k", split=split))
+    assert asked == [("openai/gsm8k", split)]
 
 
 def test_svamp_rows_of_the_hub_ask_once(tmp_path):
