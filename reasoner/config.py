@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from reasoner.registry import UserError, nearest
+from reasoner.registry import UserError, imported, lookup, nearest
 from reasoner.store import no_utf8, write_text
 
 
@@ -38,6 +38,24 @@ class DataFile(Marker):
 
     def __init__(self, unless: str = ""):
         self.unless = unless
+
+
+class Entry(Marker):
+    """The key names entries of tables, or outside code as "package.module:function"; empty: none.
+
+    The tables are named, "package.module:TABLE", since they stand behind the config in its module, or in a higher one.
+    `what` says in errors what they hold; `also` are words that the key knows beside.
+    """
+
+    def __init__(self, what: str, *tables: str, also: tuple[str, ...] = ()):
+        self.what, self.tables, self.also = what, tables, also
+
+    def known(self) -> dict[str, Any]:
+        tables = [imported(table, f"table of the {self.what}") for table in self.tables]
+        return {
+            **{name: entry for table in tables for name, entry in table.items()},
+            **dict.fromkeys(self.also),
+        }
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -259,18 +277,33 @@ def decisive(model: BaseModel) -> dict[str, Any]:
     return kept(model, model.model_dump(mode="json"))
 
 
+def check_entries(config: BaseModel, spoken: Callable[[str], str] = lambda key: key) -> None:
+    """Every name of a table's entry is one; the first that is not is a UserError, which has the key as it is `spoken`."""
+    for key, entry, value in marked(config, Entry):
+        for name in filter(None, [value] if isinstance(value, str) else value or ()):
+            try:
+                lookup(entry.known(), name, entry.what)
+            except UserError as problem:
+                raise UserError(f"{spoken(key)}: {problem}") from problem
+
+
 def marked(model: BaseModel, kind: type[K]) -> Iterator[tuple[str, K, Any]]:
     """(dotted key, marker, value) of every field that declares a marker of a kind, also inside nested configs."""
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
         found = [m for m in (*field.metadata, *_metadata_in(field.annotation)) if isinstance(m, kind)]
         yield from ((name, m, value) for m in found)
-        nested = (
-            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        )
-        for part, inner in [("", value), *((f".{key}", inner) for key, inner in nested)]:
-            if isinstance(inner, BaseModel):
-                yield from ((f"{name}{part}.{key}", m, v) for key, m, v in marked(inner, kind))
+        for part, inner in _configs_in(value, name):
+            yield from ((f"{part}.{key}", m, v) for key, m, v in marked(inner, kind))
+
+
+def _configs_in(value: Any, key: str) -> Iterator[tuple[str, BaseModel]]:
+    """(dotted key, config) of the configs that a value is or holds, in lists and mappings at any depth."""
+    if isinstance(value, BaseModel):
+        yield key, value
+    elif isinstance(value, dict | list):
+        for part, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _configs_in(inner, f"{key}.{part}")
 
 
 def _metadata_in(annotation: Any) -> Iterator[Any]:

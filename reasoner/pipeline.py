@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -13,9 +14,9 @@ from typing import Annotated, Any, Literal
 from accelerate import PartialState
 from pydantic import Field
 
-from reasoner.config import Config, decisive, difference, save_resolved
+from reasoner.config import Config, check_entries, decisive, difference, save_resolved
 from reasoner.data.prompting import PromptConfig
-from reasoner.data.sources import SOURCES, SourceConfig
+from reasoner.data.rows import SourceConfig, hub_split
 from reasoner.data.splits import ContaminationConfig
 from reasoner.evals.report import write_report
 from reasoner.evals.rows import MetricRow, from_json
@@ -23,10 +24,12 @@ from reasoner.evals.rows import to_json as rows_to_json
 from reasoner.folder import begin, claimed, withdraw
 from reasoner.interrupt import going_on
 from reasoner.ledger import Ledger
+from reasoner.planning.room import check_room
 from reasoner.policy.machine import Precision, use
-from reasoner.registry import UserError, lookup
+from reasoner.registry import UserError
 from reasoner.seal import changed, check_seal, fingerprint, seal
 from reasoner.stages import STAGES, TRAINERS, StageConfig
+from reasoner.stages.beforehand import check_problems
 from reasoner.stages.context import Context
 from reasoner.stages.references import (
     NamesProblems,
@@ -94,6 +97,7 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
     ):
         if state.is_main_process:
             finished = _take_up(config, out)
+            _check_data_and_room(config, out, set(finished))
             save_resolved(config, out / "config.yaml")
         wait_for_everyone()
         ledger = Ledger.load(out / "ledger.json") if (out / "ledger.json").is_file() else Ledger()
@@ -215,12 +219,29 @@ def check(config: RunConfig) -> None:
         raise UserError(
             f"stage names repeat: {', '.join(repeated)}; expected each once, set name: in the stages"
         )
+    check_entries(config, lambda key: _by_name(key, config))
     for name, sources in config.problems.items():
         for i, source in enumerate(sources):
-            lookup(SOURCES, source.name, "problem source")
+            if not source.path:
+                hub_split(source)
             for key, path in data_in(source):
                 check_data(f"problems.{name}.{i}.{key}", path)
     check_references(config.stages, config.problems, Path(config.out))
+
+
+def _check_data_and_room(config: RunConfig, out: Path, finished: set[str]) -> None:
+    """Of the stages that are to run: the problems in files, and the room for what they write."""
+    open_stages = [s for s in config.stages if s.name not in finished]
+    check_problems(open_stages, config.problems, lambda line: print(line, file=sys.stderr))
+    check_room(config.stages, config.problems, out, finished.__contains__)
+
+
+def _by_name(key: str, config: RunConfig) -> str:
+    """stages.NAME.key of stages.NUMBER.key."""
+    parts = key.split(".")
+    if parts[0] == "stages":
+        parts[1] = config.stages[int(parts[1])].name
+    return ".".join(parts)
 
 
 def basis(stage, config: RunConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return [spelling[k] for k in difflib.get_close_matches(name.lower(), spelling, n=3)]
 
 
-def lookup(table: dict[str, T], name: str, what: str) -> T:
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     """The table's entry called `name`, or the import that "package.module:function" names; else UserError.
 
     `what` says in errors what the table holds, e.g. "verifier".
@@ -28,7 +28,7 @@ def lookup(table: dict[str, T], name: str, what: str) -> T:
     if name in table:
         return table[name]
     if ":" in name:
-        return _imported(name, what)
+        return imported(name, what)
     close = nearest(name, table)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise UserError(
@@ -37,7 +37,8 @@ def lookup(table: dict[str, T], name: str, what: str) -> T:
     )
 
 
-def _imported(name: str, what: str) -> Any:
+def imported(name: str, what: str) -> Any:
+    """What "package.module:function" names; a UserError where it is not there."""
     module_name, _, attribute = name.partition(":")
     if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
         raise UserError(f'got {what} {name!r}, expected "package.module:function"; correct the name')

@@ -114,6 +114,16 @@ def steps(
 steps.quick = steps
 
 
+def unreadable(answer: str | None = None, extract: str = "auto", **others: object) -> str:
+    """Why a reference can judge no response, "" where it can."""
+    from verifiers.math_answer import unreadable as unreadable_answer
+
+    return "" if answer is None else unreadable_answer(answer, extract)
+
+
+steps.unreadable = unreadable
+
+
 def _check_line(text: str, known: set[Number] | None) -> tuple[bool | None, str]:
     """(right, why) of one line; adds the line's written results to `known`."""
     plain = _PLAIN.fullmatch(text)

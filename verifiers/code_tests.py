@@ -93,6 +93,21 @@ def code(
         return failure(f"sandbox: {problem}", "unavailable")
 
 
+def unreadable(
+    inputs: list | None = None, outputs: list | None = None, asserts: list[str] | None = None, test: str | None = None,
+    prompt: str = "", setup: str = "", entry_point: str | None = None, **others: object,
+) -> str:  # fmt: skip
+    """Why a reference can judge no program, "" where it can."""
+    try:
+        tests = list(_tests(inputs, outputs, asserts, test, prompt, setup, entry_point, 0.0, same_output))
+    except (ValueError, TypeError, SyntaxError) as problem:
+        return f"code tests: {problem}"
+    return "" if tests else "a test suite without tests"
+
+
+code.unreadable = unreadable  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def _behind(preamble: str, candidate: str) -> str:
     """The candidate's code behind the preamble; its imports from __future__ have to stay first."""
     if not preamble:

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from fractions import Fraction
+from inspect import signature
 
 from verifiers import tex
 from verifiers.answer_text import canonical
@@ -171,3 +172,19 @@ def _reasoning_gym(found: str, family: str, entry: dict | str) -> Verdict:
     if reply == 1:
         return Verdict("correct", "ok", 1.0, found, **measured)
     return Verdict("incorrect", "wrong", float(reply), found, **measured)
+
+
+def unreadable(puzzle: str, extract: str = "auto", **rules) -> str:
+    """Why a puzzle can judge no solution, "" where it can; what a family's own scorer cannot read shows when it is asked."""
+    check = RULES.get(puzzle)
+    try:
+        if check is None:
+            signature(_reasoning_gym).bind("", puzzle, **rules)
+            return ""
+        verdict = check("1", **rules)
+    except (TypeError, ValueError) as problem:
+        return f"puzzle {puzzle!r}: {problem}"
+    return verdict.detail if verdict.status == "error" else ""
+
+
+logic.unreadable = unreadable  # pyright: ignore[reportFunctionMemberAccess]

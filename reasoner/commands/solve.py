@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from rich.console import Console
 from rich.text import Text
 
-from reasoner.config import Config, read_yaml, validate
+from reasoner.config import Config, Entry, check_entries, read_yaml, validate
 from reasoner.data.prompting import PromptConfig, load_prompting
 from reasoner.engine.local import LocalEngine
 from reasoner.evals.solve import Solved, drawing, printable, solve
@@ -37,7 +37,9 @@ class SolveConfig(Config):
         description="keys of how to prompt that win over the run's that the model is in; without a run it is a chat "
         "where the tokenizer has a template",
     )
-    verifier: str = Field("math", description="verifier that tells which answers are the same")
+    verifier: Annotated[str, Entry("verifier", "verifiers:VERIFIERS")] = Field(
+        "math", description="verifier that tells which answers are the same"
+    )
     max_tokens: int = Field(512, ge=1, description="longest completion")
     num_slots: int = Field(64, ge=1, description="sequences decoded at once")
     seed: int = Field(0, description="seed of everything random")
@@ -47,7 +49,9 @@ def config_of(raw: dict[str, Any]) -> SolveConfig:
     """The config of a command line; `method` holds name and options, budget included."""
     method = dict(raw["method"])
     lookup(METHODS, str(method.get("name")), "method")
-    return validate(SolveConfig, {**raw, "method": method}, "solve")
+    config = validate(SolveConfig, {**raw, "method": method}, "solve")
+    check_entries(config)
+    return config
 
 
 def run_solve(config: SolveConfig, as_json: bool) -> None:

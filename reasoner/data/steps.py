@@ -8,10 +8,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Annotated
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.registry import UserError
 
 # A delimiter inside these ends nothing; what is never closed reaches to the end.
@@ -24,7 +25,7 @@ _PROTECTED = re.compile(
 class StepConfig(Config):
     """How a completion is cut into steps."""
 
-    rule: str = Field(
+    rule: Annotated[str, Entry("rule for steps", "reasoner.data.steps:RULES")] = Field(
         default="delimiter", description="delimiter (prompt.delimiter) | count | pieces | low_probability, or module:function"
     )  # fmt: skip
     size: int = Field(

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from reasoner.config import Config
 from reasoner.data.prompting import Prompting
 from reasoner.data.rows import Item, SourceConfig
 from reasoner.data.sources import load_items
@@ -18,7 +17,7 @@ from reasoner.pipeline import RunConfig, measured_on
 from reasoner.planning.lengths import GENERATED, READ, prompting_of
 from reasoner.planning.models import config_from, origin
 from reasoner.policy.models import TinyModel, base_of
-from reasoner.stages import TRAINERS
+from reasoner.stages.references import NamesProblems, named
 
 QUICKLY = 300  # rows of a file that are read at the start of a run
 
@@ -110,14 +109,8 @@ class Case:
 
     def judged(self) -> list[str]:
         """Problem sets whose answers some stage judges."""
-        names = {
-            n for s in self.config.stages if s.kind not in ("init", "sft") for n in getattr(s, "problems", ())
-        }
+        names = {n for s in self.config.stages for _, m, n in named(s, NamesProblems) if m.judged}
         return [n for n in self.config.problems if n in names]
-
-
-def is_trainer(stage: Config) -> bool:
-    return getattr(stage, "kind", "") in TRAINERS
 
 
 def draws(stage: Any) -> bool:

@@ -6,21 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reasoner.doctor.case import Case, is_trainer
+from reasoner.doctor.case import Case
 from reasoner.doctor.findings import Finding
 from reasoner.economics.hardware import hardware_table
-from reasoner.economics.memory import SINGLE, lora_parameters
-from reasoner.economics.shape import count_parameters, inner_linears
+from reasoner.economics.memory import lora_parameters
+from reasoner.economics.shape import inner_linears
 from reasoner.pipeline import check
 from reasoner.planning.lengths import ProblemSet, counters, measure_sets
 from reasoner.planning.needs import nearest_fit, need_of
 from reasoner.planning.of_model import gigabytes
+from reasoner.planning.room import check_room
 from reasoner.planning.work import Facts, Work, work_of
 from reasoner.registry import UserError
 from verifiers.sandbox import pool
 from verifiers.sandbox.probe import at_least
 
-TIGHT = 0.9  # share of the free memory or disk from which it is worth a word
+TIGHT = 0.9  # share of the free memory from which it is worth a word
 
 
 def references(case: Case) -> Iterator[Finding]:
@@ -114,24 +115,13 @@ def memory(case: Case) -> Iterator[Finding]:
 
 
 def disk(case: Case) -> Iterator[Finding]:
-    """Models and the two checkpoints that are kept have room."""
-    needed = 0.0
-    checkpoint = 0.0
-    for _, stage in case.stages():
-        config = case.architecture(stage)
-        if config is None or not (is_trainer(stage) or stage.kind == "init"):
-            continue
-        lora = getattr(stage, "lora", None)
-        moved = count_parameters(config).total if lora is None else lora_parameters(config, lora.r)
-        needed += moved * SINGLE
-        if hasattr(stage, "save_every"):
-            checkpoint = max(checkpoint, 2 * 3 * moved * SINGLE)
-    needed += checkpoint
-    if needed > TIGHT * case.machine.free_disk:
-        yield Finding(
-            "disk", "error", "out", f"models and checkpoints take about {gigabytes(needed)} and "
-            f"{gigabytes(case.machine.free_disk)} are free", "free some, or set out= to a larger disk",
-        )  # fmt: skip
+    """What the stages write has room."""
+    try:
+        check_room(
+            case.config.stages, case.config.problems, Path(case.config.out), free=case.machine.free_disk
+        )
+    except UserError as problem:
+        yield Finding("disk", "error", "out", str(problem), "as the line says")
 
 
 def isolation(case: Case) -> Iterator[Finding]:

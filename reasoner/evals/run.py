@@ -22,6 +22,7 @@ from reasoner.evals.no_answers import no_answer_rows
 from reasoner.evals.reward_quality import auroc, best_threshold, first_below, first_error_f1
 from reasoner.evals.rows import MetricRow, mean_row, statistic_row
 from reasoner.policy.heads import ScoreNet
+from reasoner.registry import lookup
 from reasoner.scoring.aggregate import AGGREGATES, BESIDE, MONTE_CARLO
 from reasoner.scoring.outcome import judge_while, outcome_reward
 from reasoner.scoring.prm import score_leaves, score_steps
@@ -154,7 +155,8 @@ def measure(
 def _ranks(tree: Tree, aggregate: str) -> list[float]:
     """A score for each answer; one without a step ranks below all others."""
     steps = [tree.path_scores("prm", leaf) for leaf in tree.leaves()]
-    return [AGGREGATES[aggregate](s) if s else -math.inf for s in steps]
+    rank = lookup(AGGREGATES, aggregate, "aggregate")
+    return [rank(s) if s else -math.inf for s in steps]
 
 
 def calibrated_threshold(trees: Sequence[Tree], prompting: Prompting) -> float:

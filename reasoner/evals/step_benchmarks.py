@@ -25,6 +25,7 @@ from reasoner.evals.reward_quality import (
     first_error_f1,
 )
 from reasoner.evals.rows import MetricRow, mean_row
+from reasoner.registry import lookup
 from reasoner.scoring.aggregate import AGGREGATES
 
 UNSCORED = -2  # a prediction that is never right: of a solution that could not be scored
@@ -139,7 +140,7 @@ def best_of_rows(
 ) -> list[MetricRow]:
     """Exact best-of-k for k = 1, 2, 4, …, over the problems with as many judged and scored solutions as the fewest."""
     of_problem: dict[str, list[tuple[float, float]]] = {}
-    rank = AGGREGATES[aggregate]
+    rank = lookup(AGGREGATES, aggregate, "aggregate")
     for s in scored:
         if s.scores is not None and not math.isnan(s.outcome):
             of_problem.setdefault(s.problem_id, []).append((rank(s.scores), s.outcome))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.outcome import outcome_reward
 from reasoner.tree import ROOT, Tree
@@ -24,7 +25,7 @@ class RewardConfig(Config):
         description="reward of a verified answer; 0 leaves the PRM alone and invites hacking",
     )
     prm_weight: float = Field(default=0.0, ge=0, description="weight of the PRM's reward, in the form below")
-    prm_form: str = Field(
+    prm_form: Annotated[str, Entry("form of the PRM's reward", "reasoner.scoring.reward:FORMS")] = Field(
         default="min",
         description="min (PURE: a soft minimum of the scores) | progress (PAV: gains under a best-of-k prover) | "
         "difference (gains of the score: a baseline and nothing else where gamma = lam = 1) | "

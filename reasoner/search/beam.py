@@ -11,6 +11,7 @@ from reasoner.registry import UserError, lookup
 from reasoner.search.choose import PLAIN, by_score, by_weighted_votes
 from reasoner.search.method import (
     TREE,
+    AggregateName,
     Choice,
     Sampled,
     Tools,
@@ -33,7 +34,9 @@ class Beam(Sampled):
     num_samples: int = Field(16, ge=1, description="candidates per step, over all beams")
     branching: int = Field(4, ge=1, description="next steps drawn for each kept beam")
     max_steps: int = Field(40, ge=1, description="most steps of a solution")
-    aggregate: str = Field("last", description="from step scores to a beam's: last | min | product | mean")
+    aggregate: AggregateName = Field(
+        "last", description="from step scores to a beam's: last | min | product | mean"
+    )
     final: Literal["best", "vote"] = Field(
         "vote", description="the best finished beam, or PRM-weighted votes among the finished ones"
     )
@@ -53,7 +56,7 @@ def beam(trees: Sequence[Tree], tools: Tools, config: Beam) -> list[Choice]:
     "Scaling test-time compute with open models". Beams that end stay and compete by their score.
     """
     score = need(tools.prm, "prm", config.name)
-    lookup(dict(tools.aggregates), config.aggregate, "aggregate")
+    lookup(tools.aggregates, config.aggregate, "aggregate")
     num_kept = config.num_samples // config.branching
     if num_kept < 1:
         raise UserError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.registry import UserError, lookup
 from reasoner.search.budgets import node_depths
 from reasoner.search.grow import Branch, BranchPolicy, Growth, place_paths
@@ -20,7 +20,9 @@ class BranchConfig(Config):
 
     policy: Literal["branch"] = Field(default="branch", description="how trees branch")
     num_roots: int = Field(default=4, ge=1, description="independent chains from the prompt")
-    where: str = Field(
+    where: Annotated[
+        str, Entry("branch rule", "reasoner.search.places:RULES", "reasoner.search.branch:WHOLE_CHAIN")
+    ] = Field(
         default="entropy",
         description="which inner states branch. By the prefix alone, for policy gradients and all else: entropy (the next "
         "token is less certain than most before it) | every_step (the first num_points step ends) | coin (step ends, by "

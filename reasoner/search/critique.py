@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from reasoner.config import Entry
 from reasoner.registry import UserError, lookup
 from reasoner.search.grow import Branch
 from reasoner.search.method import (
     TREE,
+    AggregateName,
     Choice,
     Sampled,
     Tools,
@@ -35,13 +37,15 @@ class SelfCritique(Sampled):
 
     name: Literal["self_critique"]
     num_samples: int = Field(4, ge=1, description="most answers, the first one included")
-    judge: str = Field("prm", description="orm | prm | words (the model is asked) | verifier")
+    judge: Annotated[str, Entry("judge", "reasoner.search.critique:JUDGES")] = Field(
+        "prm", description="orm | prm | words (the model is asked) | verifier"
+    )
     accept_at: float = Field(0.5, ge=0, le=1, description="judgement at which an answer passes")
     revise: Literal["step", "words"] = Field(
         "step",
         description="step: again from the first step that the PRM doubts; words: go on behind revise_text",
     )
-    aggregate: str = Field("last", description="prm: from step scores to one")
+    aggregate: AggregateName = Field("last", description="prm: from step scores to one")
     ask_text: str = Field(
         "\nIs this solution correct? Answer yes or no:", description="question to the judge in words"
     )

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.registry import UserError, lookup
 from reasoner.search.grow import Branch, BranchPolicy, in_turns
 from reasoner.tree import ROOT, Tree, counts
@@ -36,7 +36,7 @@ class BisectConfig(Config):
         default=True,
         description="stop at a state's first correct continuation: enough to tell that it is good",
     )
-    probe: str = Field(
+    probe: Annotated[str, Entry("probe rule", "reasoner.search.first_error:PROBES")] = Field(
         default="cheapest",
         description="where to probe: middle, or cheapest in expected tokens; or module:function",
     )

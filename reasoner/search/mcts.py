@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.registry import UserError, lookup
 from reasoner.search.grow import Branch, BranchPolicy, in_turns
 from reasoner.tree import ROOT, Node, Tree
@@ -33,7 +33,9 @@ class MCTSConfig(Config):
     """Monte-Carlo tree search over the steps of one problem."""
 
     policy: Literal["mcts"] = Field(default="mcts", description="how trees branch")
-    select: str = Field(default="puct", description="puct | uct, or module:function")
+    select: Annotated[str, Entry("selection rule", "reasoner.search.mcts:SELECT")] = Field(
+        default="puct", description="puct | uct, or module:function"
+    )
     evaluate: Literal["rollout", "score"] = Field(
         default="rollout",
         description="expand by whole chains, valued by their outcome, or by single steps that a scorer values",

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.engine.protocol import Engine, Sampling
-from reasoner.registry import UserError
+from reasoner.registry import UserError, lookup
 from reasoner.search.answers import answer_classes, read_answer
 from reasoner.search.grow import Branch, Growth, grow
 from reasoner.tree import ROOT, Node, Tree
 
 INDEPENDENT, TREE = "independent", "tree"
+
+
+# named and not imported: a search gets its scorer as an argument
+AggregateName = Annotated[str, Entry("aggregate", "reasoner.scoring.aggregate:AGGREGATES")]
 
 
 class Sampled(Config):
@@ -89,7 +94,7 @@ def need(tool, what: str, method: str):
 def prm_score(tree: Tree, node: int, aggregate: str, tools: Tools) -> float:
     """The aggregate of the PRM's step scores from the root to a node's end; 0 for a path without steps."""
     scores = tree.path_scores("prm", node)
-    return tools.aggregates[aggregate](scores) if scores else 0.0
+    return lookup(tools.aggregates, aggregate, "aggregate")(scores) if scores else 0.0
 
 
 def extend(

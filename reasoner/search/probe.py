@@ -7,11 +7,11 @@ draw. Verdicts have to be set between the waves (grow's `observe`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.registry import lookup
 from reasoner.search.grow import Branch, BranchPolicy, in_turns
 from reasoner.search.prune import at_most
@@ -23,7 +23,7 @@ class ProbeConfig(Config):
 
     policy: Literal["probe"] = Field(default="probe", description="how trees branch")
     num_continuations: int = Field(default=8, ge=1, description="most continuations from the end of a step")
-    stop: str = Field(
+    stop: Annotated[str, Entry("stop rule", "reasoner.search.probe:STOPS")] = Field(
         default="never",
         description="never | first_success (all that labels of kind spread need) | decided (which side of `threshold` the value "
         "is on), or module:function",

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import comb
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.engine.protocol import place_key
 from reasoner.registry import UserError, lookup
 from reasoner.search.grow import Branch, BranchPolicy, place_paths
@@ -24,7 +25,7 @@ from reasoner.tree import Tree
 class PruneConfig(Config):
     """Which states are not continued; no rule by default."""
 
-    rules: list[str] = Field(
+    rules: Annotated[list[str], Entry("pruning rule", "reasoner.search.prune:RULES", also=("dead_end",))] = Field(
         default=[], description="dead_end | unlikely | duplicate | loop | solved | low_score, or module:function; first counts"
     )  # fmt: skip
     continue_share: float = Field(
@@ -51,7 +52,7 @@ class PruneConfig(Config):
     solved_enough: int = Field(
         default=4, ge=1, description="solved: correct trajectories after which a tree is not continued"
     )
-    score: str = Field(default="prm", description="low_score: whose score is read, prm or orm")
+    score: Literal["prm", "orm"] = Field(default="prm", description="low_score: whose score is read")
     min_score: float = Field(default=0.1, description="low_score: prunes below this")
 
 

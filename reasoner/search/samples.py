@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from reasoner.config import Entry
 from reasoner.registry import UserError, lookup
 from reasoner.search.choose import PICKS, PickConfig
 from reasoner.search.confidence import lowest_group, mean, path_measure, tail
 from reasoner.search.method import (
+    AggregateName,
     Choice,
     LeafScores,
     Sampled,
@@ -31,15 +33,18 @@ class OfSamples(Sampled, PickConfig):
 
     name: Literal["majority", "weighted_majority", "best_of", "borda", "deepconf"]
     num_samples: int = Field(8, ge=1, description="answers drawn per problem")
-    scorer: str = Field(
+    scorer: Annotated[str, Entry("scorer", "reasoner.search.samples:SCORERS")] = Field(
         "",
         description="what ranks or weighs: orm | prm | verifier | logprob | certainty | lowest_group | tail; empty: by method",
     )
-    aggregate: str = Field(
+    aggregate: AggregateName = Field(
         "min",
         description="prm: from step scores to one: min (the weakest step) | last (an outcome's) | product | mean",
     )
-    measure: str = Field(
+    measure: Annotated[
+        str,
+        Entry("token measure", "reasoner.scoring.token_measures:MEASURES", "reasoner.search.confidence:FREE"),
+    ] = Field(
         "negentropy", description="confidences: per-token measure, negentropy | logprob | certainty | top_k"
     )
     window: int = Field(16, ge=1, description="confidences: tokens in a group, or in the tail")
@@ -95,7 +100,7 @@ def check(config: OfSamples, tools: Tools) -> None:
     name = scorer_of(config)
     lookup(SCORERS, name, "scorer")
     if name == "prm":
-        lookup(dict(tools.aggregates), config.aggregate, "aggregate")
+        lookup(tools.aggregates, config.aggregate, "aggregate")
     if config.name == "majority" and config.scorer:
         raise UserError(f"majority has scorer {config.scorer!r}; expected none, or use weighted_majority")
     tool = {"orm": tools.orm, "prm": tools.prm, "verifier": tools.verify}.get(name, tools)

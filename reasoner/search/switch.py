@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
+from reasoner.config import Entry
 from reasoner.registry import lookup
 from reasoner.search.choose import tally
 from reasoner.search.grow import Branch
 from reasoner.search.method import (
     TREE,
+    AggregateName,
     Choice,
     Sampled,
     Tools,
@@ -40,8 +42,10 @@ class Switch(Sampled):
     go_on_at: float = Field(
         0.5, ge=0, le=1, description="probability that the next state is the better one at which it is taken"
     )
-    judge: str = Field("agreement", description="what accepts a rollout: agreement | orm | prm | verifier")
-    aggregate: str = Field("last", description="prm: from step scores to one")
+    judge: Annotated[str, Entry("judge", "reasoner.search.switch:JUDGES")] = Field(
+        "agreement", description="what accepts a rollout: agreement | orm | prm | verifier"
+    )
+    aggregate: AggregateName = Field("last", description="prm: from step scores to one")
 
 
 @dataclass

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.records import PolicySample, StateTarget
 from reasoner.scoring.backup import leaf_weights
 from reasoner.scoring.reward import RewardConfig, trajectory_rewards
@@ -18,7 +19,7 @@ from reasoner.tree import ROOT, Tree
 class AdvantageConfig(Config):
     """How rewards become advantages."""
 
-    method: str = Field(
+    method: Annotated[str, Entry("advantage method", "reasoner.signals.advantages:ADVANTAGES")] = Field(
         default="step_ppo",
         description="with a critic: step_ppo | ppo; of groups: rloo | grpo | dr_grpo | grpo_process; "
         "of trees: sibling_loo | vineppo | spo_tree | tree_rl; or module:function",
@@ -28,7 +29,7 @@ class AdvantageConfig(Config):
         default=0.95, ge=0, le=1, description="GAE's lambda across steps; inside a step it is 1"
     )
     reward: RewardConfig = RewardConfig()
-    normalise: str = Field(
+    normalise: Literal["tokens", "sequences", "constant"] = Field(
         default="tokens",
         description="tokens: the mean over tokens (DAPO) | sequences: each trajectory weighs the same (GRPO) | "
         "constant: the sum over tokens by the longest completion (Dr.GRPO, unbiased)",

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.records import StepLabels
 from reasoner.registry import lookup
 from reasoner.tree import ROOT, Counts, Tree, counts
@@ -24,13 +25,13 @@ NO_ERROR, UNDECIDED = -1, -2
 class StepLabelConfig(Config):
     """How counts of correct continuations become labels."""
 
-    kind: str = Field(
+    kind: Annotated[str, Entry("label kind", "reasoner.signals.step_labels:KINDS")] = Field(
         default="soft",
         description="soft: c / n; hard: 1 if any continuation was correct; posterior: mean (c + 1) / (n + 2) of the "
         "Beta posterior; spread: as hard, along the chain: a success shows all steps before it good, "
         "the first failure all later ones bad",
     )
-    ends: str = Field(
+    ends: Annotated[str, Entry("choice of chain ends", "reasoner.signals.step_labels:ENDS")] = Field(
         default="prompt",
         description="which chains have their own verdict as the label of their last step: prompt (those drawn from the "
         "prompt; a continuation that was drawn to estimate a state labels that state alone) | all | none",

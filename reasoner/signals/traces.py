@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Annotated
 
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.records import SFTExample
 from reasoner.registry import lookup
 from reasoner.tree import ROOT, Tree, counts
@@ -18,7 +19,7 @@ Decode = Callable[[Sequence[int]], str]
 class TraceConfig(Config):
     """Which chains become demonstrations."""
 
-    pick: str = Field(
+    pick: Annotated[str, Entry("choice of traces", "reasoner.signals.traces:PICKS")] = Field(
         default="diverse", description="of a problem's right chains: shortest | diverse | first"
     )
     per_problem: int = Field(default=4, ge=0, description="most right chains of one problem")

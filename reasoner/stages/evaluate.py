@@ -20,9 +20,10 @@ from reasoner.evals.tools import Solver
 from reasoner.folder import StageName
 from reasoner.ledger import Ledger
 from reasoner.registry import UserError
-from reasoner.scoring.aggregate import AGGREGATES, default_aggregate
+from reasoner.scoring.aggregate import default_aggregate
 from reasoner.scoring.prm import score_steps
 from reasoner.scoring.reward_models import load_orm, load_reward_model
+from reasoner.search.method import AggregateName
 from reasoner.search.methods import MethodConfig
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import AmongKey, ModelName, ProblemSet, RewardModelName, TreesOf
@@ -55,7 +56,7 @@ class Evaluate(Config):
     max_tokens: int = Field(256, ge=1, description="longest completion")
     prm: RewardModelName | None = Field(None, description="stage of the PRM that ranks answers")
     orm: RewardModelName | None = Field(None, description="stage of the ORM that ranks answers")
-    aggregate: str | None = Field(
+    aggregate: AggregateName | None = Field(
         None, description="from step scores to one score; by default fits Monte-Carlo labels"
     )
     calibrate_on: TreesOf | None = Field(
@@ -69,8 +70,6 @@ class Evaluate(Config):
 def run_evaluate(config: Evaluate, context: Context) -> None:
     seed = context.session.seed + 10**6  # far from the seeds of training
     aggregate = config.aggregate or default_aggregate(context.model(config.prm) if config.prm else None)
-    if aggregate not in AGGREGATES:
-        raise UserError(f"aggregate is {aggregate!r}; expected one of {', '.join(AGGREGATES)}")
     if any(k < 1 for k in config.budgets):
         raise UserError(f"budgets are {config.budgets}; expected numbers of samples from 1 up")
     decode = context.prompting(config.policies[0]).decode

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reasoner.config import Config, MayChange
+from reasoner.config import Config, Entry, MayChange
 from reasoner.engine.connect import EngineConfig
 from reasoner.folder import StageName
 from reasoner.registry import lookup
@@ -29,10 +29,10 @@ class Label(Config):
     name: StageName = "label"
     trees: TreesOf = Field(default="verify", description="stage whose judged trees are labelled")
     model: ModelName = Field(description="model whose tokenizer reads them")
-    kinds: list[str] = Field(
+    kinds: Annotated[list[str], Entry("label kind", "reasoner.signals.step_labels:KINDS")] = Field(
         default=["hard", "soft"], description="step labels to write: hard | soft | posterior | spread"
     )
-    ends: str = Field(
+    ends: Annotated[str, Entry("choice of chain ends", "reasoner.signals.step_labels:ENDS")] = Field(
         default="prompt",
         description="chains whose verdict is their last step's label: prompt (drawn from it) | all | none",
     )
@@ -46,7 +46,7 @@ class Label(Config):
         default=False,
         description="leave out problems whose chains from the prompt are all right or all wrong",
     )
-    judge: str = Field(
+    judge: Annotated[str, Entry("judge of steps", "reasoner.signals.consensus:JUDGES")] = Field(
         default="",
         description="second labeller, e.g. arithmetic, or module:function: records on whose first error it agrees go to "
         "<kind>_agreed, all of them with both votes to <kind>_votes",

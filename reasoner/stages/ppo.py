@@ -9,7 +9,7 @@ from pydantic import Field
 from reasoner.folder import StageName
 from reasoner.registry import UserError
 from reasoner.stages.context import Context, examples, shuffled
-from reasoner.stages.references import ModelName, ProblemSet, RewardModelName
+from reasoner.stages.references import ModelName, ProblemSet, RewardModelName, ShownSet
 from reasoner.trainers.policy_gradient import PolicyGradientStage, train_policy
 
 
@@ -25,7 +25,7 @@ class PPO(PolicyGradientStage):
     )
     prm: RewardModelName | None = Field(None, description="stage of the PRM that enters the reward")
     orm: RewardModelName | None = Field(None, description="stage of the ORM that enters the reward")
-    demonstrations: list[ProblemSet] = Field([], description="problem sets imitated beside, with ptx_weight")
+    demonstrations: list[ShownSet] = Field([], description="problem sets imitated beside, with ptx_weight")
 
 
 def run_ppo(config: PPO, context: Context) -> None:

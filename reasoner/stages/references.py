@@ -67,8 +67,11 @@ class AmongKey(Marker):
     key: str
 
 
+@dataclass(frozen=True)
 class NamesProblems(Marker):
-    """The key names problem sets."""
+    """The key names problem sets; what is only imitated is not `judged`."""
+
+    judged: bool = True
 
 
 ModelName = Annotated[str, Names("model", elsewhere=True)]
@@ -76,6 +79,7 @@ RewardModelName = Annotated[str, Names("reward model", elsewhere=True)]
 TreesOf = Annotated[str, Names("trees")]
 StageOf = Annotated[str, Names("anything")]
 ProblemSet = Annotated[str, NamesProblems()]
+ShownSet = Annotated[str, NamesProblems(judged=False)]
 
 
 def check_references(stages: Sequence[Any], problems: Mapping[str, Any], out: Path) -> None:

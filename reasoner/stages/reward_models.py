@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from accelerate import PartialState
 from pydantic import Field
 
+from reasoner.config import Entry
 from reasoner.folder import StageName
 from reasoner.records import OutcomeLabel, PreferencePair, StepLabels
 from reasoner.scoring.aggregate import LABELS_FILE
@@ -38,8 +39,11 @@ class PRM(RewardModelStage):
         ge=0,
         description="what the label of a solution's last step, its verdict, counts where others count 1",
     )
-    neutral: str = Field(
-        "good", description="what a person's neutral rating counts as: good | half | bad | drop (no label)"
+    neutral: Annotated[str, Entry("choice for neutral labels", "reasoner.signals.step_labels:NEUTRAL")] = (
+        Field(
+            "good",
+            description="what a person's neutral rating counts as: good | half | bad | drop (no label)",
+        )
     )
 
 

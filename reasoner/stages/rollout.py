@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reasoner.config import Config, MayChange
+from reasoner.config import Config, Entry, MayChange
 from reasoner.data.prompting import Prompting
 from reasoner.engine.connect import EngineConfig
 from reasoner.engine.protocol import Sampling
@@ -57,7 +57,7 @@ class Rollout(Config):
     orm: RewardModelName | None = Field(
         None, description="stage of the ORM that pruning may read, at every step end"
     )
-    dead_end: str = Field(
+    dead_end: Annotated[str, Entry("verifier of unfinished chains", "reasoner.stages.rollout:DEAD_ENDS")] = Field(
         "steps", description="what the rule dead_end asks: steps (a wrong calculation), proof (a step fails), or module:function"
     )  # fmt: skip
     max_tokens: int = Field(256, ge=1, description="longest completion")

@@ -10,7 +10,7 @@ from reasoner.folder import StageName
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
 from reasoner.stages.context import Context, examples
-from reasoner.stages.references import ModelName, Names, ProblemSet, StageOf
+from reasoner.stages.references import ModelName, Names, ShownSet, StageOf
 from reasoner.store import read_records
 from reasoner.trainers.sft import SFTStage, train_sft
 
@@ -21,7 +21,7 @@ class SFT(SFTStage):
     kind: Literal["sft"]
     name: StageName = "sft"
     model: ModelName = Field(description="stage, folder or hub name to start from")
-    problems: list[ProblemSet] = Field(["demonstrations"], description="problem sets with solutions")
+    problems: list[ShownSet] = Field(["demonstrations"], description="problem sets with solutions")
     traces: Annotated[str, Names("records", kind="traces")] | None = Field(
         None, description="label stage whose verified traces are imitated as well (rejection sampling)"
     )

@@ -28,11 +28,12 @@ from reasoner.evals.step_benchmarks import (
 )
 from reasoner.folder import StageName
 from reasoner.policy.heads import ScoreNet
-from reasoner.registry import UserError, lookup
-from reasoner.scoring.aggregate import AGGREGATES, default_aggregate
+from reasoner.registry import UserError
+from reasoner.scoring.aggregate import default_aggregate
 from reasoner.scoring.prm import score_steps
 from reasoner.scoring.published import PublishedPRM, score_solutions, tokens_of
 from reasoner.scoring.reward_models import load_reward_model
+from reasoner.search.method import AggregateName
 from reasoner.stages.context import Context
 from reasoner.stages.references import RewardModelName
 from reasoner.store import write_json, write_text
@@ -66,7 +67,7 @@ class StepBenchmarks(Config):
     calibrate_on: Benchmark | None = Field(
         None, description="other labelled solutions that set the threshold instead"
     )
-    aggregate: str | None = Field(
+    aggregate: AggregateName | None = Field(
         None,
         description="from step scores to one score; by default what fits the labels that the PRM learned",
     )
@@ -78,7 +79,6 @@ class StepBenchmarks(Config):
 
 def run_step_benchmarks(config: StepBenchmarks, context: Context) -> None:
     aggregate = config.aggregate or default_aggregate(context.model(config.prm) if config.prm else None)
-    lookup(AGGREGATES, aggregate, "aggregate")
     reader = _Reader(config.prm, context)
     threshold = config.threshold
     if config.calibrate_on is not None:

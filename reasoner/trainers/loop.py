@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from accelerate import Accelerator
 from pydantic import Field
 
-from reasoner.config import Config
+from reasoner.config import Config, Entry
 from reasoner.ledger import Ledger
 from reasoner.registry import lookup
 
@@ -38,14 +38,16 @@ class Session:
 class OptimizerConfig(Config):
     """Which optimizer, and its learning rate over the run."""
 
-    name: str = Field(
+    name: Annotated[str, Entry("optimizer", "reasoner.trainers.loop:OPTIMIZERS")] = Field(
         default="adamw", description="adamw | muon (orthogonalised momentum for matrices, AdamW for the rest)"
     )
     lr: float = Field(default=1e-5, gt=0, description="peak learning rate (of AdamW)")
     muon_lr: float = Field(default=0.02, gt=0, description="peak learning rate of Muon's matrices")
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay")
     betas: tuple[float, float] = Field(default=(0.9, 0.98), description="AdamW's moment decays")
-    schedule: str = Field(default="cosine", description="cosine | linear | constant, after the warm-up")
+    schedule: Annotated[str, Entry("schedule", "reasoner.trainers.loop:SCHEDULES")] = Field(
+        default="cosine", description="cosine | linear | constant, after the warm-up"
+    )
     warmup: float = Field(
         default=0.03, ge=0, le=1, description="share of the run over which the rate rises from 0"
     )

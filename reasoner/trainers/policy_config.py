@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from reasoner.config import Config, MayChange
+from reasoner.config import Config, Entry, MayChange
 from reasoner.engine.connect import EngineConfig
 from reasoner.policy.adapters import LoRA
 from reasoner.search.branch import BranchConfig, check_by_prefix
@@ -48,7 +48,7 @@ class PolicyGradientStage(Config):
     critic_optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5)
     minibatches: int = Field(2, ge=1, description="updates per pass over a round's problems")
     epochs: int = Field(1, ge=1, description="passes over a round's problems")
-    loss: str = Field(
+    loss: Annotated[str, Entry("loss", "reasoner.trainers.policy_update:LOSSES")] = Field(
         "ppo_clip",
         description="ppo_clip | gspo (one ratio a trajectory) | cispo (clipped weights), or module:function",
     )
@@ -57,7 +57,7 @@ class PolicyGradientStage(Config):
         0.2, gt=0, description="the ratio's clip above 1; larger than clip_low is DAPO's clip-higher"
     )
     kl_weight: float = Field(0.0, ge=0, description="weight of KL(policy ‖ the policy at the start)")
-    kl_estimator: str = Field(
+    kl_estimator: Annotated[str, Entry("KL estimator", "reasoner.losses:KL")] = Field(
         "k3",
         description="of that KL: k2 (its gradient is the KL's) | k3 | k1 (its gradient is 0: to compare)",
     )

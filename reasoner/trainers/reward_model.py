@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 
-from reasoner.config import Config, MayChange
+from reasoner.config import Config, Entry, MayChange
 from reasoner.evals.reward_quality import auroc, brier_skill
 from reasoner.interrupt import Stopped, deferring, stop_asked
 from reasoner.policy.adapters import LoRA, load_for_head
@@ -38,12 +38,12 @@ from reasoner.trainers.reward_loss import LOSSES, mass, weighted_sum
 class RewardModelStage(Config):
     """A logit per labelled state, fitted to labels in [0, 1]."""
 
-    loss: str = Field(
+    loss: Annotated[str, Entry("loss", "reasoner.trainers.reward_loss:LOSSES")] = Field(
         default="bce",
         description="bce (soft labels as they are) | hard_bce (any label above 0 is good) | mse | "
         "ranking (steps that continue one prefix against each other)",
     )
-    reads: str = Field(
+    reads: Annotated[str, Entry("reading", "reasoner.policy.heads:HEADS")] = Field(
         default="state",
         description="state (a new linear layer on the last token's hidden state) | likelihood (three weights on the log-"
         "probabilities of the tokens written so far: for a model that can do a step better than check it)",

@@ -205,13 +205,16 @@ def test_training_data_that_changed_is_told(tmp_path):
 
 
 def test_a_failed_first_stage_keeps_its_metrics_and_all_that_is_not_its_own(tmp_path):
-    data, out = tmp_path / "rows.jsonl", tmp_path / "run"
-    data.write_text('{"prompt": "1+1"}\n')
+    data, held_out, out = tmp_path / "rows.jsonl", tmp_path / "test.jsonl", tmp_path / "run"
+    for path in (data, held_out):
+        path.write_text('{"prompt": "What is 1+1, if you please?", "answer": "2"}\n')
     raw = read_yaml(SMOKE)
-    raw |= {"out": str(out), "problems": {"demonstrations": [{"name": "jsonl", "path": str(data)}]}}
+    sets = {"demonstrations": data, "test": held_out}
+    problems = {name: [{"name": "jsonl", "path": str(path)}] for name, path in sets.items()}
+    raw |= {"out": str(out), "problems": problems}
     raw["stages"] = raw["stages"][:1]
     for _ in range(2):  # the second time with a user's file beside
-        with pytest.raises(UserError, match="no answer"):
+        with pytest.raises(UserError, match="empty once test problems are left out"):
             run(validate(RunConfig, raw, "test"))
         assert (out / "stages/base/metrics.jsonl").is_file() and (out / "config.yaml").is_file()
         (out / "notes.txt").write_text("mine")
