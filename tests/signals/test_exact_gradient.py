@@ -99,6 +99,7 @@ def test_pruning_without_its_propensity_is_biased():
 
 RAGGED = Tabular.random(depth=3, num_actions=2, seed=2, end=1)  # chains of one to three tokens
 RULED = {
+    "none": {"num_points": 0},
     "one": {"num_points": 1},
     "two": {"num_points": 2},
     "again": {"num_points": 1, "num_rounds": 2},
