@@ -51,21 +51,28 @@ def runs(pid: int) -> bool:
     return state not in "ZX"
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)],
-)
-def test_a_stopped_run_saves_says_how_to_go_on_and_leaves_nothing(tmp_path, number, code):
-    out = tmp_path / "run"
-    process = start(out)
-    try:
-        wait_until(lambda: has_trained(out) or process.poll() is not None)
-        below = children_of(process.pid)
-        assert latest_step(out / "stages/ppo/checkpoints") == 0  # the next save would be far away
-        process.send_signal(number)
-        _, said = process.communicate(timeout=120)
-    finally:
+CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A run for each signal, all started at once."""
+    folder = tmp_path_factory.mktemp("stopped")
+    processes = {number: (folder / number.name, start(folder / number.name)) for number in CODES}
+    yield processes
+    for _, process in processes.values():
         process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("number", "code"), CODES.items())
+def test_a_stopped_run_saves_says_how_to_go_on_and_leaves_nothing(started, number, code):
+    out, process = started[number]
+    wait_until(lambda: has_trained(out) or process.poll() is not None)
+    below = children_of(process.pid)
+    assert latest_step(out / "stages/ppo/checkpoints") == 0  # the next save would be far away
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
     name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
     assert process.returncode == code, said
     assert "stopping at the end of this step" in said and "Traceback" not in said

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from reasoner.store import is_done
+from tests import warm
 
 ROOT = Path(__file__).parent.parent
 RUN = ROOT / "configs" / "smoke" / "run.yaml"
@@ -18,7 +19,11 @@ PPO = ROOT / "configs" / "smoke" / "ppo.yaml"
 DPO = ROOT / "configs" / "smoke" / "dpo.yaml"
 
 
-def reasoner(*arguments, **options):
+def reasoner(*arguments):
+    return warm.reasoner(*arguments, cwd=ROOT)
+
+
+def cold(*arguments, **options):
     command = [sys.executable, "-m", "reasoner", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
 
@@ -26,7 +31,7 @@ def reasoner(*arguments, **options):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "smoke"
-    done = reasoner("run", RUN, f"out={out}", "--json")
+    done = cold("run", RUN, f"out={out}", "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     return out, json.loads(done.stdout)
 
@@ -169,12 +174,8 @@ def test_our_warnings_are_shown_as_one_line(tmp_path):
 
 
 def test_no_network_when_the_hub_is_asked(tmp_path):
-    done = reasoner(
-        "train",
-        ROOT / "configs/gsm8k/sft.yaml",
-        f"out={tmp_path / 'hub'}",
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
+    done = cold("train", ROOT / "configs/gsm8k/sft.yaml", f"out={tmp_path / 'hub'}",
+                env={**os.environ, "HF_HUB_OFFLINE": "1"})  # fmt: skip
     one_line(done, "Qwen/Qwen2.5-0.5B", "network", "local folder")
 
 
@@ -201,13 +202,19 @@ def test_verify_prints_a_verdict():
     one_line(reasoner("verify", "math", "--response", "5", "--reference", "{"), "JSON")
     none = reasoner("verify", "math", "--response", "", "--reference", '{"answer": "5"}')
     assert (none.returncode, json.loads(none.stdout)["status"]) == (1, "no_answer")
-    one_line(reasoner("verify", "math", "--response", "5", "--reference", '["5"]'), '["5"]', "keys of: answer")
-    one_line(reasoner("verify", "math", "--response", "5", "--reference", '{"gold": "5"}'), '"gold"', "keys of: answer")
+    one_line(
+        reasoner("verify", "math", "--response", "5", "--reference", '["5"]'), '["5"]', "keys of: answer"
+    )
+    one_line(
+        reasoner("verify", "math", "--response", "5", "--reference", '{"gold": "5"}'),
+        '"gold"',
+        "keys of: answer",
+    )
 
 
 def test_verify_tells_an_error_of_ours_from_a_wrong_answer():
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    ours = reasoner("verify", "small_verifiers:broken", "--response", "5", "--reference", "{}", env=env)
+    ours = cold("verify", "small_verifiers:broken", "--response", "5", "--reference", "{}", env=env)
     assert (ours.returncode, json.loads(ours.stdout)["status"]) == (3, "error")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
+AS_NOBODY = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
 
 
 def _check(lines: list[str], tier: str = "A") -> list[dict]:
@@ -26,17 +27,35 @@ def _check(lines: list[str], tier: str = "A") -> list[dict]:
     return rows
 
 
-def _run(command: list[str], **options) -> list[str]:
+def _start(command: list[str], **options) -> subprocess.Popen:
     environment = {"PATH": os.defpath, "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, **options
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.splitlines()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes, **options)
 
 
-def test_every_attack_is_contained():
-    _check(_run([sys.executable, "-B", "-m", "tests.attacks.run_all"]))
+def _end(process: subprocess.Popen) -> list[str]:
+    out, problem = process.communicate(timeout=300)
+    assert process.returncode == 0, problem[-2000:]
+    return out.splitlines()
+
+
+@pytest.fixture(scope="module")
+def running():
+    """The attacks of both users, at once: each mostly waits. None where there is no such user or interpreter."""
+    attacks = ["-B", "-m", "tests.attacks.run_all"]
+    python = _python_for_nobody() if os.geteuid() == 0 else None
+    processes = {
+        "ours": _start([sys.executable, *attacks]),
+        "ordinary": _start([python, *attacks], **AS_NOBODY) if python else None,
+    }
+    yield processes
+    for process in filter(None, processes.values()):
+        process.kill()
+        process.communicate()
+
+
+def test_every_attack_is_contained(running):
+    _check(_end(running["ours"]))
     assert not os.path.exists("/tmp/owned")
 
 
@@ -46,7 +65,7 @@ def _python_for_nobody() -> str | None:
     for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         command = [candidate, "-c", "import pyseccomp, sympy, latex2sympy2_extended, tests.attacks"]
         try:
-            _run(command, user=NOBODY, group=NOBODY, extra_groups=[])
+            _end(_start(command, **AS_NOBODY))
         except (OSError, AssertionError):
             continue
         return candidate
@@ -54,11 +73,8 @@ def _python_for_nobody() -> str | None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become uid 65534")
-def test_every_attack_is_contained_for_an_ordinary_user():
-    python = _python_for_nobody()
-    if python is None:
+def test_every_attack_is_contained_for_an_ordinary_user(running):
+    if running["ordinary"] is None:
         pytest.skip("no interpreter with our packages that uid 65534 can read")
-    rows = _check(
-        _run([python, "-B", "-m", "tests.attacks.run_all"], user=NOBODY, group=NOBODY, extra_groups=[])
-    )
+    rows = _check(_end(running["ordinary"]))
     assert {row["uid"] for row in rows} == {NOBODY}

@@ -1,8 +1,5 @@
 """Number formats: what is trained is float32, the rest what the machine is fast in."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from reasoner.trainers.dpo import DPOStage, train_dpo
 from reasoner.trainers.loop import OptimizerConfig, Session, _Muon, _orthogonal
 from reasoner.trainers.reward_model import RewardModelStage, train_reward_model
 from reasoner.trainers.sft import SFTStage, train_sft
+from tests import warm
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = [SFTExample(str(i), "", "", [5 + i, 6], [7, 8 + i, 9]) for i in range(8)]
@@ -112,17 +110,9 @@ def test_bfloat16_products_train_float32_weights(tmp_path):
     """Each in a process of its own: accelerate settles the format once."""
     weights = {}
     for training in ("bfloat16", "float32"):
-        command = [
-            "-m",
-            "reasoner",
-            "train",
-            "configs/smoke/ppo.yaml",
-            "stages.1.rounds=2",
-            f"out={tmp_path / training}",
-        ]
-        done = subprocess.run(
-            [sys.executable, *command, f"precision.training={training}"],
-            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+        done = warm.reasoner(
+            "train", "configs/smoke/ppo.yaml", "stages.1.rounds=2", f"out={tmp_path / training}",
+            f"precision.training={training}", cwd=ROOT,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
         said = (

@@ -1,12 +1,12 @@
 """The configs of the real model and the real problems, on a small random model of that architecture."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from small_models import first_rows, save_small_qwen
+
+from tests import warm
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -18,8 +18,7 @@ def model(tmp_path_factory, shared_data):
 
 
 def train(config, out, *overrides, how="train"):
-    command = [sys.executable, "-m", "reasoner", how, str(ROOT / "configs/gsm8k" / config), f"out={out}"]
-    done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = warm.reasoner(how, ROOT / "configs/gsm8k" / config, f"out={out}", *overrides, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
