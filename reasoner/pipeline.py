@@ -35,6 +35,7 @@ from reasoner.stages.references import (
     NamesProblems,
     check_data,
     check_references,
+    check_step_rules,
     data_in,
     earlier_stages,
     named,
@@ -220,6 +221,7 @@ def check(config: RunConfig) -> None:
             f"stage names repeat: {', '.join(repeated)}; expected each once, set name: in the stages"
         )
     check_entries(config, lambda key: _by_name(key, config))
+    check_step_rules(config.stages, config.prompt.steps.rule)
     for name, sources in config.problems.items():
         for i, source in enumerate(sources):
             if not source.path:

@@ -53,9 +53,10 @@ Rule = Callable[[Sequence[int], Sequence[float], Sequence[int], Marking], list[i
 def by_delimiter(
     ids: Sequence[int], logprobs: Sequence[float], before: Sequence[int], marking: Marking
 ) -> list[int]:
-    """At the token that holds a delimiter's last byte; several in a row end one step.
+    """At the token that holds a delimiter's last byte.
 
-    Delimiters in code fences, displayed formulas and LaTeX environments end nothing.
+    Of several in a row, and of those at the beginning, the rest begins the next step: whether one follows is not known
+    where the first ends. Delimiters in code fences, displayed formulas and LaTeX environments end nothing.
     """
     known = len(marking.pieces)
     texts = [marking.pieces[t] if t < known else b"" for t in (*before, *ids)]
@@ -66,10 +67,13 @@ def by_delimiter(
     starts = [s for s, _ in spans]
     token_ends = list(accumulate(map(len, texts)))
     found = []
-    for match in re.finditer(b"(?:" + re.escape(delimiter) + b")+", text):
+    last = 0
+    for match in re.finditer(re.escape(delimiter), text):
         inside = bisect_right(starts, match.start()) - 1
-        if inside >= 0 and match.start() < spans[inside][1]:
+        is_protected = inside >= 0 and match.start() < spans[inside][1]
+        if is_protected or not text[last : match.start()].replace(delimiter, b""):
             continue
+        last = match.end()
         # the first token whose bytes reach past the last one
         position = bisect_left(token_ends, match.end()) - len(before)
         if position >= 0:
@@ -113,3 +117,6 @@ RULES: dict[str, Rule] = {
     "pieces": by_pieces,
     "low_probability": by_low_probability,
 }
+# these place a step's end by tokens behind it: no baseline or reward of a policy gradient may hang on it
+LOOK_AHEAD = frozenset({"pieces", "low_probability"})
+WHILE_SAMPLING = ("delimiter", "count")  # these tell a step's end to whoever draws it

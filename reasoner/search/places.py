@@ -132,3 +132,4 @@ def entropy(place: Place, config: BranchConfig) -> bool:
 
 
 RULES: dict[str, Rule] = {"entropy": entropy, "every_step": every_step, "coin": coin}
+AT_STEP_ENDS = ("every_step", "coin")

@@ -7,8 +7,10 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from reasoner.config import Config, Entry, MayChange
+from reasoner.data.steps import LOOK_AHEAD, WHILE_SAMPLING
 from reasoner.engine.connect import EngineConfig
 from reasoner.policy.adapters import LoRA
+from reasoner.registry import UserError
 from reasoner.search.branch import BranchConfig, check_by_prefix
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.trainers.alarms import AlarmConfig
@@ -16,6 +18,12 @@ from reasoner.trainers.loop import OptimizerConfig
 
 # methods whose advantages are differences between the chains of a problem
 ALONE_IN_VAIN = ("rloo", "grpo", "dr_grpo", "sibling_loo", "spo_tree", "tree_rl", "vineppo")
+
+
+# methods whose baselines or rewards-to-go begin anew at each step's end
+BY_STEP = ("step_ppo", "grpo_process", "vineppo")
+# methods that give every token what its whole trajectory earns, whichever step earned it
+OF_THE_WHOLE = ("rloo", "grpo", "dr_grpo")
 
 
 class PRMRefresh(Config):
@@ -129,3 +137,23 @@ class PolicyGradientStage(Config):
                 "several: raise tree.num_roots, or set drop_uniform=false"
             )
         return self
+
+
+def check_step_rule(stage: PolicyGradientStage, rule: str) -> None:
+    """A UserError where the stage's gradient hangs on where steps end, and the rule tells that by what came after.
+
+    What is subtracted from a token's return may depend on the tokens before it only: else the gradient is biased.
+    """
+    if rule not in LOOK_AHEAD:
+        return
+    method, reward = stage.advantage.method, stage.advantage.reward
+    if method in BY_STEP:
+        reader = f"advantage.method {method} begins anew"
+    elif reward.prm_weight and method not in OF_THE_WHOLE:
+        reader = "advantage.reward.prm_weight pays the PRM's scores"
+    else:
+        return
+    raise UserError(
+        f"prompt.steps.rule is {rule}, which tells where a step ends by the tokens behind it, and {reader} at each step's "
+        f"end, which biases the policy gradient; expected {' or '.join(WHILE_SAMPLING)}, or advantage.method rloo"
+    )

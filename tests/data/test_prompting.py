@@ -44,8 +44,8 @@ def test_marks_by_position(tokenizer):
     assert len(newline) == len(a) == 1
     n, a = newline[0], a[0]
     assert prompting.mark_steps([a, n, a, a, n, a]) == [1, 4, 5]
-    assert prompting.mark_steps([a, n, n, n, a, n]) == [3, 5]  # several in a row end one step
-    assert prompting.mark_steps([n, n, a]) == [1, 2]
+    assert prompting.mark_steps([a, n, n, n, a, n]) == [1, 5]  # of several in a row the first ends it
+    assert prompting.mark_steps([n, n, a]) == [2]
     assert prompting.mark_steps([a, a, a]) == [2]  # the last token always ends one
     assert prompting.mark_steps([n]) == [0]
     assert prompting.mark_steps([]) == []

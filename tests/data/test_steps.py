@@ -1,10 +1,11 @@
 """Rules for where steps end, on pieces of text typed by hand."""
 
 import math
+import random
 
 import pytest
 
-from reasoner.data.steps import RULES, Marking, StepConfig
+from reasoner.data.steps import LOOK_AHEAD, RULES, Marking, StepConfig
 from reasoner.registry import UserError
 
 
@@ -21,7 +22,9 @@ def marks(text: list[str], rule="delimiter", delimiter="\n", before=(), logprobs
     [
         (["a", "\n", "b"], [1]),
         (["a\n", "b\n", "c"], [0, 1]),
-        (["a", "\n", "\n", "b"], [2]),
+        (["a", "\n", "\n", "b", "\n"], [1, 4]),  # whether a second one follows is not known at the first
+        (["a\n\n", "\n", "b"], [0]),
+        (["\n", "\n", "a", "\n"], [3]),
         (["```", "x", "\n", "y", "```", "\n", "b"], [5]),
         (["`", "``py\n", "y\n", "``", "`", "\n"], [5]),  # fences over token borders
         (["```", "x\n", "y\n"], []),  # never closed
@@ -67,3 +70,22 @@ def test_low_probability_cuts_before_every_second_unlikely_token():
     assert marks(["a"] * 9, "low_probability", logprobs=logprobs, size=1, threshold=0.4) == []
     with pytest.raises(UserError, match="9 tokens came with 0 log-probabilities"):
         marks(["a"] * 9, "low_probability")
+
+
+PIECES = ["a", "\n", "\n\n", ".\n", "```", "$$", "$", "\\[", "\\]", "\\begin{b}", "\\end{b}", "`"]
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_all_rules_go_by_the_prefix_but_those_that_are_said_to_look_ahead(rule):
+    """What a rule finds in a text is what it finds in each prefix of it, and behind any part of it that came before."""
+    draw = random.Random(0)
+    differ = 0
+    for _ in range(300):
+        text = draw.choices(PIECES, weights=[5, 4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1], k=12)
+        logprobs = [math.log(draw.choice([0.5, 0.95])) for _ in text]
+        at = draw.randrange(1, len(text))
+        ends = marks(text, rule, size=3, logprobs=logprobs)
+        of_prefix = marks(text[:at], rule, size=3, logprobs=logprobs[:at])
+        of_rest = marks(text[at:], rule, size=3, before=text[:at], logprobs=logprobs[at:])
+        differ += of_prefix != [e for e in ends if e < at] or of_rest != [e - at for e in ends if e >= at]
+    assert differ == 0 if rule not in LOOK_AHEAD else differ > 100
