@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import traceback
@@ -15,15 +14,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reasoner import interrupt
-from reasoner.commands.doctor import doctor, tell_quickly
+from reasoner import __version__, interrupt
+from reasoner.commands.doctor import doctor
+from reasoner.commands.execute import (
+    execute,
+    resolved_config,
+    run_config,
+    show_rows,
+    tell_of_no_answers,
+    width,
+)
 from reasoner.commands.plan import plan
 from reasoner.commands.quiet import quiet
 from reasoner.config import apply_overrides
 from reasoner.registry import UserError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Train language models to reason: trees, verifiers, process rewards, step-level PPO.")  # fmt: skip
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 config_app = typer.Typer(no_args_is_help=True, help="About configuration files.")
 app.add_typer(config_app, name="config")
 
@@ -34,6 +40,21 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="changes to the YAML: key.sub=value, list items by number")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the metric rows as JSON instead of tables")]
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"reasoner {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version, and end")
+    ] = False,
+) -> None:
+    """Train language models to reason: trees, verifiers, process rewards, step-level PPO."""
 
 
 @app.command()
@@ -64,7 +85,7 @@ def run(config: Annotated[Path, typer.Argument(help="YAML with problems and stag
 
     Example: reasoner run configs/demo.yaml seed=1 out=runs/demo-1
     """
-    _run(config, overrides or [], as_json)
+    run_config(config, overrides or [], as_json)
 
 
 @app.command()
@@ -72,7 +93,7 @@ def demo(overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Train a model from nothing by the whole method, in minutes on a CPU, and show what each part gave."""
     from reasoner.commands.shipped import CONFIGS
 
-    _run(CONFIGS / "demo.yaml", overrides or [], as_json)
+    run_config(CONFIGS / "demo.yaml", overrides or [], as_json)
 
 
 @app.command()
@@ -91,12 +112,12 @@ def evaluate(
     if replay is None:
         if config is None:
             raise UserError("evaluate got neither CONFIG nor --replay; expected one of them")
-        return _run(config, overrides or [], as_json)
+        return run_config(config, overrides or [], as_json)
     from reasoner.commands.evaluate import run_replay
 
-    rows = run_replay(replay, k, _read(config, overrides or []) if config else None)
-    _show_rows(rows, as_json)
-    _tell_of_no_answers(rows)
+    rows = run_replay(replay, k, resolved_config(config, overrides or []) if config else None)
+    show_rows(rows, as_json)
+    tell_of_no_answers(rows)
 
 
 @app.command()
@@ -164,13 +185,13 @@ def train(
     """
     from reasoner.stages import TRAINERS
 
-    resolved = _read(config, overrides or [])
+    resolved = resolved_config(config, overrides or [])
     trainers = [s.name for s in resolved.stages if s.kind in TRAINERS]
     if len(trainers) != 1:
         raise UserError(
             f"{config} has {len(trainers)} training stages ({', '.join(trainers)}); expected one, or use reasoner run"
         )
-    _execute(resolved, False)
+    execute(resolved, False)
 
 
 @app.command()
@@ -216,7 +237,7 @@ def replay(
 
     quiet()
     rows = compare_variants(run_folder, variants or [], stage, trees)
-    print(comparison_json(rows)) if as_json else Console(width=_width()).print(comparison_table(rows))
+    print(comparison_json(rows)) if as_json else Console(width=width()).print(comparison_table(rows))
 
 
 @app.command()
@@ -275,8 +296,21 @@ def annotate(
     rate(run, stage, prm, to, labeler, click.getchar, print)
 
 
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="a word of the table's name; without one all are shown")] = "",
+) -> None:
+    """Name what keys of the YAML may hold: stages, methods, verifiers, problem sources, branch rules and all the rest.
+
+    Example: reasoner list advantage
+    """
+    from reasoner.commands.tables import show_tables
+
+    show_tables(what, width())
+
+
 @config_app.command("list")
-def list_() -> None:
+def configs() -> None:
     """Name the configurations that come with reasoner, and what each does; commands take them in any folder.
 
     Example: reasoner run configs/smoke/run.yaml
@@ -286,7 +320,7 @@ def list_() -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for name in names():
         table.add_row(Text(name, no_wrap=True), Text(about(name)))
-    Console(width=_width()).print(table)
+    Console(width=width()).print(table)
     print(f"the files are in {CONFIGS}")
 
 
@@ -296,59 +330,6 @@ def schema() -> None:
     from reasoner.pipeline import RunConfig
 
     print(json.dumps(RunConfig.model_json_schema(), indent=2))
-
-
-def _run(config: Path, overrides: list[str], as_json: bool) -> None:
-    _execute(_read(config, overrides), as_json)
-
-
-def _read(path: Path, overrides: list[str]):
-    from reasoner.commands.resolve import resolved
-
-    return resolved(path, overrides)
-
-
-def _execute(resolved, as_json: bool) -> None:
-    from reasoner.commands.progress import telling
-    from reasoner.pipeline import run as run_stages
-    from reasoner.policy.machine import told, use
-
-    quiet()
-    console = Console(stderr=True)
-    is_first = os.environ.get("RANK", "0") == "0"
-    use(resolved.precision)
-    if is_first:
-        console.print(told())
-        for line in tell_quickly(resolved):
-            console.print(line, markup=False)
-    with telling([s.name for s in resolved.stages], console, is_first) as tell:
-        rows = run_stages(resolved, tell)
-    if not is_first:
-        return
-    if rows or as_json:
-        _show_rows(rows, as_json)
-    console.print(f"report: {resolved.out}/report.html   metrics: {resolved.out}/metrics.json")
-    _tell_of_no_answers(rows)
-
-
-def _show_rows(rows, as_json: bool) -> None:
-    from reasoner.evals.rows import rich_table, to_json
-
-    width = _width()
-    print(to_json(rows)) if as_json else Console(width=width).print(rich_table(rows, width))
-
-
-def _tell_of_no_answers(rows) -> None:
-    from reasoner.evals.no_answers import last_line
-
-    if told := last_line(rows):
-        print(told, file=sys.stderr)
-
-
-def _width() -> int:
-    """The terminal's columns; into a file or a pipe 120, whatever the terminal."""
-    shown = Console()
-    return shown.width if shown.is_terminal else 120
 
 
 def main() -> None:

@@ -236,7 +236,7 @@ def _models_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[type[
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
         named = [m for m in models if m.__name__ == part or _has_literal(m, part)]
         if fields:
-            models = [m for field in fields for m in _models_in(field.annotation)]
+            models = [m for field in fields for m in configs_in(field.annotation)]
         elif named:
             models = named
     return models
@@ -246,10 +246,11 @@ def _has_literal(model: type[BaseModel], value: str | int) -> bool:
     return any(value in get_args(field.annotation) for field in model.model_fields.values())
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def configs_in(annotation: Any) -> list[type[BaseModel]]:
+    """The configs that a type is made of, in the order in which they stand."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [m for argument in get_args(annotation) for m in _models_in(argument)]
+    return [m for argument in get_args(annotation) for m in configs_in(argument)]
 
 
 def save_resolved(model: BaseModel, path: str | Path) -> None:
@@ -295,6 +296,17 @@ def marked(model: BaseModel, kind: type[K]) -> Iterator[tuple[str, K, Any]]:
         yield from ((name, m, value) for m in found)
         for part, inner in _configs_in(value, name):
             yield from ((f"{part}.{key}", m, v) for key, m, v in marked(inner, kind))
+
+
+def declared(model: type[BaseModel], kind: type[K]) -> list[K]:
+    """Every marker of a kind that the fields of a config declare, also inside configs that it may hold; once each."""
+    found: list[K] = []
+    models = [model]
+    for owner in models:  # which grows while it is read
+        for field in owner.model_fields.values():
+            found += [m for m in (*field.metadata, *_metadata_in(field.annotation)) if isinstance(m, kind)]
+            models += [m for m in configs_in(field.annotation) if m not in models]
+    return list(dict.fromkeys(found))
 
 
 def _configs_in(value: Any, key: str) -> Iterator[tuple[str, BaseModel]]:

@@ -193,6 +193,27 @@ def test_no_command_and_help():
     assert "stages" in schema["properties"]
 
 
+def test_the_version_is_the_packages():
+    from reasoner import __version__
+
+    assert reasoner("--version").stdout == f"reasoner {__version__}\n"
+
+
+def test_list_names_what_the_tables_hold_with_a_sentence_on_each():
+    from reasoner.search.methods import METHODS
+    from reasoner.signals.advantages import ADVANTAGES
+    from reasoner.stages import STAGES
+
+    shown = reasoner("list").stdout
+    words = {line.split()[0] for line in shown.splitlines()}
+    assert {*STAGES, *METHODS, *ADVANTAGES, "math", "gsm8k", "entropy"} <= words
+    methods = reasoner("list", "advantages").stdout.splitlines()
+    assert methods[0] == "advantage method" and len(methods) >= 1 + len(ADVANTAGES)
+    grpo = "(return - mean) / deviation over the group (Shao et al. 2024, section 4.1.2)"
+    assert [line.partition(" ")[2].strip() for line in methods if line.startswith("grpo ")] == [grpo]
+    one_line(reasoner("list", "advantige"), "did you mean advantage method?")
+
+
 def test_verify_prints_a_verdict():
     right = reasoner("verify", "math", "--response", "so \\boxed{5}", "--reference", '{"answer": "5"}')
     assert (right.returncode, json.loads(right.stdout)["status"]) == (0, "correct")
