@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from reasoner.losses import step_bce
 from reasoner.signals.labelled import Labelled, idle
 from reasoner.signals.packing import batches, num_tokens
+from reasoner.signals.step_labels import is_from_prompt
 from reasoner.trainers.loop import Session, clip_and_step
 from reasoner.trainers.policy_config import PRMRefresh
 from reasoner.trainers.ranks import same_count, summed
@@ -18,13 +19,17 @@ from reasoner.tree import Tree, counts
 
 
 def labelled(tree: Tree) -> Labelled | None:
-    """Soft labels (c / n) of the step ends that were continued, and the verdicts at the ends; None where there are none."""
+    """Soft labels (c / n) of the step ends that were continued, and the verdicts at the ends of chains from the prompt.
+
+    None where there are none. A continuation that was drawn inside a chain labels the state that it was drawn from.
+    """
     found = Labelled(tree, num_solutions=1)
     for i, node in enumerate(tree.nodes[1:], start=1):
         for end in node.step_ends:
             state = (i, end + 1)
             c = counts(tree, *state)
-            verdict = tree.verdicts.get(i) if end + 1 == len(node.token_ids) else None
+            is_end = end + 1 == len(node.token_ids) and is_from_prompt(tree, i)
+            verdict = tree.verdicts.get(i) if is_end else None
             if verdict is not None and verdict.status != "error":
                 found.states.append(state)
                 found.labels.append(float(verdict.status == "correct"))
@@ -38,12 +43,19 @@ def refresh(
     prm, optimizer, trees: Sequence[Tree], config: PRMRefresh, tokens_per_batch: int, session: Session,
     accelerator: Accelerator,
 ) -> float:  # fmt: skip
-    """`config.updates` steps, each the mean binary cross-entropy over its trees' labels on all processes; returns the mean."""
-    data = [d for d in map(labelled, trees) if d is not None]
+    """`config.updates` steps, each the mean binary cross-entropy over its trees' labels on all processes; returns the mean.
+
+    `trees` are this process's share of a round, of which each process draws every num_processes-th from its own number on:
+    by its number in the round a tree is in the same update whoever drew it.
+    """
+    numbered = enumerate(map(labelled, trees))
+    data = [
+        (k * accelerator.num_processes + accelerator.process_index, d) for k, d in numbered if d is not None
+    ]
     loss_sum = 0.0
     prm.train()
     for update in range(config.updates):
-        own = data[update :: config.updates]
+        own = [d for number, d in data if number % config.updates == update]
         (mass,) = summed([sum(len(d.labels) for d in own)], accelerator)
         if not mass:
             continue

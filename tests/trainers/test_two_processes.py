@@ -58,6 +58,13 @@ EACH = """
   - {kind: ppo, name: ppo_BASE, model: MODEL, problems_per_round: 7, minibatches: 2, PPO: 2}
   - {kind: ppo, name: grpo_BASE, model: MODEL, problems_per_round: 11, minibatches: 1, GRPO: 2}
 """
+AFTER = """
+  - {kind: ppo, name: refreshed, model: MODEL, prm: prm_tied, problems_per_round: 7, prm_refresh: REFRESH, PPO: 2}
+"""
+REFRESH = (
+    "{updates: 2, optimizer: RATE}, tree: {where: every_step, num_roots: 2, num_points: 1}, "
+    "advantage: {reward: {prm_weight: 0.2}}"
+)
 PPO = "max_tokens: 16, drop_uniform: false, optimizer: RATE, critic_optimizer: RATE, rounds"
 GRPO = (
     "max_tokens: 16, advantage: {method: grpo}, tree: {num_roots: 8, num_points: 0}, optimizer: RATE, rounds"
@@ -88,7 +95,8 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     text = PROBLEMS + (TREES + ONCE).replace("MODEL", str(tied))
     for name, model in (("tied", tied), ("untied", folder / "untied")):
         text += EACH.replace("BASE", name).replace("MODEL", str(model))
-    for name, value in {"GRPO": GRPO, "PPO": PPO, "RATE": RATE}.items():
+    text += AFTER.replace("MODEL", str(tied))
+    for name, value in {"REFRESH": REFRESH, "GRPO": GRPO, "PPO": PPO, "RATE": RATE}.items():
         text = text.replace(name, value)
     (folder / "all.yaml").write_text(text, encoding="utf-8")
     found = {"tied": tied, "untied": folder / "untied"}
@@ -136,6 +144,15 @@ def test_adapters_on_one_base_are_those_of_one_process(runs):
         a, b = (weights(runs[r] / "models/lora" / name) for r in ("one", "two"))
         assert max(w.abs().max().item() for k, w in a.items() if "lora_B" in k) > 5e-4
         assert furthest(a, b) < 1e-5
+
+
+def test_a_prm_that_is_kept_up_learns_from_the_trees_of_all(runs):
+    """Two updates a refresh, each on the trees of one process and of two alike, whoever drew them."""
+    one, two = (runs[r] / "models/refreshed" for r in ("one", "two"))
+    for name in ("prm", "model", "critic"):
+        a, b = weights(one / name), weights(two / name)
+        assert furthest(a, b) < 1e-5, name
+    assert furthest(weights(one / "prm"), weights(runs["one"] / "models/prm_tied/model")) > 5e-4
 
 
 def test_the_ledger_counts_all_processes(runs):
