@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import traceback
@@ -335,6 +336,9 @@ def schema() -> None:
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, a fault of ours a traceback and 3."""
     interrupt.listen()
+    sys.path.append(
+        os.getcwd()
+    )  # verifiers and other functions of the user's own; last, so that they hide nothing
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

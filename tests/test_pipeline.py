@@ -239,6 +239,17 @@ def test_verify_tells_an_error_of_ours_from_a_wrong_answer():
     assert (ours.returncode, json.loads(ours.stdout)["status"]) == (3, "error")
 
 
+def test_functions_of_the_current_folder_are_found_and_hide_nothing(tmp_path):
+    (tmp_path / "units.py").write_text(
+        "from verifiers import Verdict\ndef km(response): return Verdict('correct', 'ok')\n"
+    )
+    (tmp_path / "typer.py").write_text("raise RuntimeError('a file of the user hid the library')\n")
+    program = Path(sys.executable).with_name("reasoner")
+    done = subprocess.run([program, "verify", "units:km", "--response", "5 km", "--reference", "{}"], cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)  # fmt: skip
+    assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "correct"), done.stderr
+
+
 def test_a_command_that_was_given_nothing_shows_its_help():
     for arguments in ((), ("config",)):
         bare = reasoner(*arguments)
