@@ -150,12 +150,21 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
     [("60k", 1, "models/base/model"), ("180k", 1, "checkpoints/.00001.tmp"), ("1200k", 1, "checkpoints/.00002.tmp"),
      ("200k", 9, "models/ppo/model"), ("380k", 9, "models/ppo/critic")],
 )  # fmt: skip
-def test_a_run_on_a_disk_that_gets_full_goes_on_once_there_is_room(tmp_path, size, save_every, place):
+def test_a_run_on_a_disk_that_gets_full_goes_on_once_there_is_room(
+    tmp_path, monkeypatch, size, save_every, place
+):
     raw = apply_overrides(read_yaml(ROOT / "configs/smoke/ppo.yaml"), [f"stages.1.save_every={save_every}"])
     disk = tmp_path / "disk"
     config = validate(RunConfig, {**raw, "out": str(disk / "run")}, "test")
     with small_disk(disk, size):
-        with pytest.raises(UserError, match="full disk") as told:
+        if place != "models/ppo/critic":  # there only what stands beside the weights is too much, which nobody foretells
+            with pytest.raises(UserError, match=r"about [\d.]+ MB and [\d.]+ MB are free"):
+                run(config)
+            assert not list(disk.rglob("*.safetensors"))
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="full disk") as told:
+            patch.setattr(
+                "reasoner.pipeline.check_room", lambda *given: None
+            )  # others took the room after the start
             run(config)
         assert place in str(told.value)
         done = [s.name for s in config.stages if is_done(disk / "run/stages" / s.name)]

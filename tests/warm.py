@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
@@ -21,14 +23,21 @@ def reasoner(*arguments, cwd: Path, timeout: float = 300) -> subprocess.Complete
     command = ["reasoner", *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = _context.Process(target=_main, args=(command, str(cwd), *map(str, streams)))
-        process.start()
+        process = start(*arguments, cwd=cwd, streams=streams)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(command, timeout)
         return subprocess.CompletedProcess(command, process.exitcode, *(s.read_text() for s in streams))
+
+
+def start(*arguments, cwd: Path, streams: Sequence[Path]) -> BaseProcess:
+    """The command under way, to be stopped or killed; `streams` are the files of stdout and stderr."""
+    command = ["reasoner", *map(str, arguments)]
+    process = _context.Process(target=_main, args=(command, str(cwd), *map(str, streams)))
+    process.start()
+    return process
 
 
 def _main(command: list[str], cwd: str, *streams: str) -> None:

@@ -47,7 +47,7 @@ def written(stages: Sequence[Any], problems: Mapping[str, Sequence[Any]]) -> Ite
             moved = _trained_values(stage, origin(stage, earlier))
             stays = moved * SINGLE
             if hasattr(stage, "optimizer"):
-                passes = (NUM_KEPT + 1) * (1 + MOMENTS) * moved * SINGLE
+                passes = _checkpoints_at_once(stage) * (1 + MOMENTS) * moved * SINGLE
                 if getattr(stage, "lora", None) is None:
                     remedy = f"train an adapter by {key}.lora={{r: 16, alpha: 32}}"
         elif MAKES[stage.kind] in ("trees", "records"):
@@ -83,6 +83,14 @@ def check_room(
                 f"are free in {there}; expected as much: free some, set out= to a larger disk{beside}"
             )
         needed += max(0.0, part.stays - had)
+
+
+def _checkpoints_at_once(stage: Any) -> int:
+    """Those that are kept and the one that is being written, or fewer where a stage saves less often in all."""
+    given = getattr(stage, "trl", {}).get("max_steps")
+    updates = getattr(stage, "rounds", None) or getattr(stage, "max_steps", None) or given
+    most = NUM_KEPT + 1
+    return min(most, updates // stage.save_every) if updates and hasattr(stage, "save_every") else most
 
 
 def _trained_values(stage: Any, of: TinyModel | str) -> float:

@@ -84,7 +84,7 @@ def _save(
             "schedules": [s.state_dict() for s in trained.schedules],
         })  # fmt: skip
     accelerator.wait_for_everyone()
-    _write(temporary / f"rank{accelerator.process_index}.pt", {"random": _random_states(), "loop": loop})
+    _write(temporary / f"rank{accelerator.process_index}.pt", {"random": random_states(), "loop": loop})
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         sums = {p.name: sha256(p) for p in sorted(temporary.glob("*.pt"))}
@@ -127,7 +127,7 @@ def load_checkpoint(
         for schedule, state in zip(trained.schedules, shared["schedules"], strict=True):
             schedule.load_state_dict(state)
         own = torch.load(path / f"rank{accelerator.process_index}.pt", weights_only=True)
-        _set_random_states(own["random"])
+        set_random_states(own["random"])
         return Restored(step, own["loop"])
     return None
 
@@ -163,7 +163,8 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     return manifest if is_whole else None
 
 
-def _random_states() -> dict[str, Any]:
+def random_states() -> dict[str, Any]:
+    """Of all generators that a loop may draw from, in plain values and tensors."""
     version, internal, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -174,7 +175,8 @@ def _random_states() -> dict[str, Any]:
     }
 
 
-def _set_random_states(states: dict[str, Any]) -> None:
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what `random_states` gave."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     keys, position, has_gauss, cached = states["numpy"]

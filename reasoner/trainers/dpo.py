@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from datasets import Dataset
@@ -10,12 +10,14 @@ from pydantic import Field
 from transformers import PrinterCallback, ProgressCallback
 from trl import DPOConfig, DPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
-from reasoner.config import Config
+from reasoner.config import Config, MayChange
+from reasoner.interrupt import deferring
 from reasoner.policy.adapters import LoRA, is_adapter, load_merged, load_trainable, save_trained
 from reasoner.policy.models import load_tokenizer
 from reasoner.records import PreferencePair
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
+from reasoner.trainers.trl_checkpoints import GoesOn, Saves
 from reasoner.trainers.trl_settings import FromRows, RankRows, Report, trl_arguments, trl_config
 
 REPORTED = ("loss", "grad_norm", "rewards/accuracies", "rewards/margins")
@@ -32,17 +34,21 @@ class DPOStage(Config):
     beta: float = Field(0.1, gt=0, description="strength of the tie to the policy at the start")
     batch_size: int = Field(32, ge=1, description="pairs per update, over all processes")
     epochs: float = Field(1.0, gt=0, description="passes over the pairs")
+    save_every: Annotated[int, MayChange()] = Field(
+        default=100, ge=1, description="updates between checkpoints, from which a killed run goes on"
+    )
     lora: LoRA | None = Field(None, description="train a LoRA adapter instead of all weights")
     trl: dict[str, Any] = Field(default_factory=dict, description="further options of trl.DPOConfig")
 
 
-class _AsSampled(FromRows, DPOTrainer):
+class _AsSampled(GoesOn, FromRows, DPOTrainer):
     """Takes prompt_ids, chosen_ids and rejected_ids as they are: no text, no tokenizer, no end of text added."""
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         return dataset
 
 
+@deferring()
 def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, session: Session) -> None:
     """Train and save to `session.out`/model. No pairs at all is a UserError."""
     if not pairs:
@@ -70,10 +76,10 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
         optimizers=(optimizer, by_steps(optimizer, config.optimizer, steps)),
         callbacks=[Report(session, "dpo", REPORTED)],
     )
-    trainer.rows = rows
+    trainer.rows, trainer.saves = rows, Saves(session, config, config.save_every, pairs)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.train()
+    trainer.go_on()
     session.ledger.add("policy", trained=rows.tokens)
     if trainer.is_world_process_zero():
         save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")

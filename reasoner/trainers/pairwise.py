@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from datasets import Dataset
@@ -17,13 +17,15 @@ from transformers import PrinterCallback, ProgressCallback
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardConfig, RewardTrainer  # pyright: ignore[reportPrivateImportUsage]
 
-from reasoner.config import Config
+from reasoner.config import Config, MayChange
+from reasoner.interrupt import deferring
 from reasoner.policy.adapters import LoRA, load_for_head
 from reasoner.policy.heads import ScoreNet, train_what_is_read
 from reasoner.policy.models import load_tokenizer
 from reasoner.records import PreferencePair
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
+from reasoner.trainers.trl_checkpoints import GoesOn, Saves
 from reasoner.trainers.trl_settings import FromRows, RankRows, Report, trl_arguments, trl_config
 
 REPORTED = ("loss", "grad_norm", "accuracy", "margin")
@@ -37,6 +39,9 @@ class PairwiseStage(Config):
     epochs: float = Field(default=1.0, gt=0, description="passes over the pairs")
     holdout: float = Field(
         default=0.05, ge=0, lt=1, description="share of the problems kept for the reported accuracy"
+    )
+    save_every: Annotated[int, MayChange()] = Field(
+        default=100, ge=1, description="updates between checkpoints, from which a killed run goes on"
     )
     lora: LoRA | None = Field(
         default=None, description="train a LoRA adapter and the head instead of all weights"
@@ -71,10 +76,11 @@ class Classifier(torch.nn.Module):
         """For the hub's model card, which is not written here."""
 
 
-class _Reward(FromRows, RewardTrainer):
+class _Reward(GoesOn, FromRows, RewardTrainer):
     """TRL's trainer on our order of the rows."""
 
 
+@deferring()
 def train_pairwise(
     model_path: str, pairs: Sequence[PreferencePair], config: PairwiseStage, session: Session, name: str
 ) -> None:
@@ -106,10 +112,10 @@ def train_pairwise(
         optimizers=(optimizer, by_steps(optimizer, config.optimizer, steps)),
         callbacks=[Report(session, name, REPORTED)],
     )
-    trainer.rows = rows
+    trainer.rows, trainer.saves = rows, Saves(session, config, config.save_every, learned)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.train()
+    trainer.go_on()
     if held:
         found = trainer.evaluate(whole([p for p in pairs if p.problem_id in held]))  # pyright: ignore[reportArgumentType]
         session.log({f"{name}/heldout_accuracy": found["eval_accuracy"]}, steps)

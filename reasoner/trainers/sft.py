@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from datasets import Dataset
 from pydantic import Field
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
-from reasoner.config import Config
+from reasoner.config import Config, MayChange
+from reasoner.interrupt import deferring
 from reasoner.policy.adapters import LoRA, load_trainable, save_trained
 from reasoner.policy.models import load_tokenizer
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
 from reasoner.trainers.loop import OptimizerConfig, Session, by_share, by_steps, make_optimizer
-from reasoner.trainers.ranks import one_clock
+from reasoner.trainers.trl_checkpoints import GoesOn, Saves
 from reasoner.trainers.trl_settings import FromRows, RankRows, trl_arguments, trl_config
 
 
@@ -30,10 +31,14 @@ class SFTStage(Config):
     max_seconds: float | None = Field(
         None, description="wall seconds, instead of epochs; the schedule runs over them"
     )
+    save_every: Annotated[int, MayChange()] = Field(
+        default=100, ge=1, description="updates between checkpoints, from which a killed run goes on"
+    )
     lora: LoRA | None = Field(None, description="train a LoRA adapter instead of all weights")
     trl: dict[str, Any] = Field(default_factory=dict, description="further options of trl.SFTConfig")
 
 
+@deferring()
 def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, session: Session) -> None:
     """Train and save to `session.out`; prompts carry no loss. An empty list of examples is a UserError."""
     if not examples:
@@ -59,10 +64,10 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
         "logging_steps": 10,
     }
     optimizer = make_optimizer(whole, config.optimizer)
-    clock = one_clock()
+    saves = Saves(session, config, config.save_every, examples)
     if config.max_seconds is not None:
         seconds = config.max_seconds
-        schedule = by_share(optimizer, config.optimizer, lambda: clock() / seconds)
+        schedule = by_share(optimizer, config.optimizer, lambda: saves.seconds() / seconds)
     else:
         schedule = by_steps(optimizer, config.optimizer, steps)
     trainer = _SFT(
@@ -71,18 +76,18 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
         train_dataset=dataset,
         processing_class=tokenizer,
         optimizers=(optimizer, schedule),
-        callbacks=[_Report(session, config.max_seconds, clock)],
+        callbacks=[_Report(session, config.max_seconds, saves.seconds)],
     )
-    trainer.rows = rows
+    trainer.rows, trainer.saves = rows, saves
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.train()
+    trainer.go_on()
     session.ledger.add("policy", trained=rows.tokens)
     if trainer.is_world_process_zero():
         save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
 
 
-class _SFT(FromRows, SFTTrainer):
+class _SFT(GoesOn, FromRows, SFTTrainer):
     """TRL's trainer on our order of the rows."""
 
 

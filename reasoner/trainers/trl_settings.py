@@ -86,6 +86,13 @@ class RankRows:
     def __len__(self) -> int:
         return len(self.lengths) // self.batch_size
 
+    def start_at(self, epoch: int) -> None:
+        """As if the epochs before this one, which is counted from 0, had been given out."""
+        self.epoch = self.tokens = 0
+        for _ in range(epoch):
+            for _ in self:
+                pass
+
     def __iter__(self) -> Iterator[list[int]]:
         self.epoch += 1
         for batch in epoch_batches(self.lengths, self.batch_size, self.seed, self.epoch, self.by_length):

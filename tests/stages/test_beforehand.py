@@ -11,7 +11,7 @@ from reasoner.pipeline import RunConfig, run
 from reasoner.planning.room import check_room, written
 from reasoner.registry import UserError
 from reasoner.store import is_done
-from tests.stages.test_references import SMOKE
+from tests.stages.test_references import SMOKE, of
 
 
 def config(out: Path, *overrides: str, stages: int | None = None, **sets: list[dict]) -> RunConfig:
@@ -109,14 +109,18 @@ def test_the_room_that_stages_take_by_hand(tmp_path):
     parts = {p.stage: p for p in written(config(tmp_path).stages, {"train": [SimpleNamespace(size=40)]})}
     assert parts["base"].stays == parts["sft"].stays == 4 * numbers
     assert parts["base"].passes == 0 and parts["prm"].passes == 3 * 3 * 4 * numbers
-    assert parts["ppo"].passes == 2 * parts["prm"].passes  # a critic beside the policy
+    # two rounds, of which none is saved, and where each is, with a critic beside the policy
+    assert parts["ppo"].passes == 0
+    saving = config(tmp_path, of("ppo", "save_every", "1")).stages
+    (ppo,) = (p for p in written(saving, {}) if p.stage == "ppo")
+    assert ppo.passes == 2 * 2 * 3 * 4 * numbers
     # 24 problems with 3 chains from the prompt and 3 x 2 x 2 that begin inside one, of a quarter of 24 tokens
     assert parts["rollout"].stays == parts["verify"].stays == 24 * (3 + 12 / 2) * 6 * 12
     assert parts["evaluate"].stays == 0
 
 
 def test_too_little_room_is_told_before_the_first_stage_with_the_number_and_the_keys(tmp_path, monkeypatch):
-    tight = config(tmp_path / "run")
+    tight = config(tmp_path / "run", of("ppo", "save_every", "1"))
     parts = list(written(tight.stages, tight.problems))
     names = [p.stage for p in parts]
     stays = [sum(p.stays for p in parts[:i]) for i in range(len(parts))]

@@ -14,8 +14,8 @@ from reasoner.config import (
     Entry,
     Marker,
     _metadata_in,
-    _models_in,
     apply_overrides,
+    configs_in,
     read_yaml,
     validate,
 )
@@ -91,7 +91,7 @@ def places(config: type[BaseModel], above: tuple[tuple[type[BaseModel], str], ..
         way = (*above, (config, name))
         if any(isinstance(m, Entry) for m in markers(config, name)):
             yield way
-        for inner in _models_in(field.annotation):
+        for inner in configs_in(field.annotation):
             yield from places(inner, way)
 
 
@@ -106,7 +106,7 @@ def wrapped(annotation: Any, inner: Any) -> Any:
     if kind is dict:
         return {"x": wrapped(arguments[1], inner)}
     holding = [
-        a for a in arguments if type(inner) in _models_in(a) or (isinstance(inner, str) and holds_text(a))
+        a for a in arguments if type(inner) in configs_in(a) or (isinstance(inner, str) and holds_text(a))
     ]
     return wrapped(holding[0], inner) if holding else inner
 
@@ -124,7 +124,9 @@ def holding(way: tuple, value: Any) -> Any:
     """A RunConfig whose one key has a value, all others as they are by default."""
     for config, name in reversed(way):
         needed = {n: required(config, n) for n, field in config.model_fields.items() if field.is_required()}
-        value = config.model_construct(**{**needed, name: wrapped(config.model_fields[name].annotation, value)})
+        value = config.model_construct(
+            **{**needed, name: wrapped(config.model_fields[name].annotation, value)}
+        )
     return value
 
 
