@@ -12,6 +12,6 @@ if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
     "$python" -m venv .venv
     # torch first and alone: pinned, it comes as the plain CPU build where an index has one
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt torch
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e '.[test,sandbox,proof]'
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e '.[test,sandbox,proof,serve]'
     echo "$wanted" > .venv/installed
 fi

@@ -69,7 +69,7 @@ def load(
     prm: str | Path | None = None,
     orm: str | Path | None = None,
     *,
-    prompt: Mapping[str, Any] | None = None,
+    prompt: Mapping[str, Any] | PromptConfig | None = None,
     max_context: int = 2048,
     num_slots: int = 64,
 ) -> Solver:
@@ -78,8 +78,11 @@ def load(
     model: a folder, adapters too, or a name on the hub; prm may be a published one. prompt: keys of the YAML's
     `prompt`; without it the model's chat template is used where it has one. max_context: tokens of prompt and answer.
     """
-    asked = prompt if prompt is not None else {"chat": bool(load_tokenizer(str(model)).chat_template)}
-    prompting = load_prompting(str(model), validate(PromptConfig, dict(asked), "prompt"))
+    if prompt is None:
+        prompt = {"chat": bool(load_tokenizer(str(model)).chat_template)}
+    if not isinstance(prompt, PromptConfig):
+        prompt = validate(PromptConfig, dict(prompt), "prompt")
+    prompting = load_prompting(str(model), prompt)
     lm = load_merged(str(model)).to(own_device())
     room = min(max_context, getattr(lm.config, "max_position_embeddings", max_context))
     ledger = Ledger()

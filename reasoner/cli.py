@@ -27,6 +27,7 @@ from reasoner.commands.execute import (
 )
 from reasoner.commands.plan import plan
 from reasoner.commands.quiet import quiet
+from reasoner.commands.serve import chat, serve
 from reasoner.config import apply_overrides
 from reasoner.registry import UserError
 
@@ -36,6 +37,8 @@ app.add_typer(config_app, name="config")
 
 app.command()(plan)
 app.command()(doctor)
+app.command()(chat)
+app.command()(serve)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="changes to the YAML: key.sub=value, list items by number")

@@ -15,7 +15,7 @@ LAYERS = [
     "data losses policy engine tracking economics",
     "scoring search signals",
     "trainers evals",
-    "stages planning doctor commands pipeline api cli __main__",
+    "stages planning doctor commands pipeline api serving cli __main__",
 ]
 LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 ALLOWED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,7 +79,7 @@ def run_solve(config: SolveConfig, as_json: bool) -> None:
 
 
 def _solver(config: SolveConfig) -> Solver:
-    prompting = load_prompting(config.model, _prompt(config))
+    prompting = load_prompting(config.model, prompt_for(config.model, config.prompt))
     lm = load_merged(config.model)
     lm.to(own_device())
     ledger = Ledger()
@@ -92,17 +93,17 @@ def _solver(config: SolveConfig) -> Solver:
     return Solver(Path(config.model).name, engine, prompting, ledger, prm, orm)
 
 
-def _prompt(config: SolveConfig) -> PromptConfig:
+def prompt_for(model: str, given: Mapping[str, Any]) -> PromptConfig:
     """The command line's keys over those of the run that the model lies in (runs/demo/models/ppo/model)."""
-    for folder in list(Path(config.model).resolve().parents)[:4]:
+    for folder in list(Path(model).resolve().parents)[:4]:
         if (folder / "config.yaml").is_file() and (folder / "models").is_dir():
             near = read_yaml(folder / "config.yaml").get("prompt") or {}
             break
     else:
-        near = {"chat": bool(load_tokenizer(config.model).chat_template)}
-    if config.prompt.get("chat_template") or config.prompt.get("system"):
+        near = {"chat": bool(load_tokenizer(model).chat_template)}
+    if given.get("chat_template") or given.get("system"):
         near = {**near, "chat": True}
-    return validate(PromptConfig, {**near, **config.prompt}, "prompt")
+    return validate(PromptConfig, {**near, **given}, "prompt")
 
 
 def _print_answer(solved: Solved, console: Console) -> None:

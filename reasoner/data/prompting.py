@@ -87,13 +87,19 @@ class Prompting:
         text = self.config.template.replace("{prompt}", problem_text)
         if not self.config.chat:
             return text
-        messages = [{"role": "user", "content": text}]
-        if self.config.system:
-            messages.insert(0, {"role": "system", "content": self.config.system})
+        return self._in_template([{"role": "user", "content": text}])
+
+    def conversation_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Tokens of a conversation (role, content) by the chat template; the config's system message is its default."""
+        return self.encode(self._in_template(list(messages)))
+
+    def _in_template(self, messages: list[dict[str, str]]) -> str:
+        if self.config.system and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.config.system}, *messages]
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError as problem:
-            remedy = "leave prompt.system empty, or give" if self.config.system else "give"
+            remedy = "leave prompt.system empty, or give" if messages[0]["role"] == "system" else "give"
             raise UserError(
                 f"the chat template does not take these messages ({problem}); {remedy} another prompt.chat_template"
             ) from problem

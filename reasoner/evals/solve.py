@@ -57,25 +57,30 @@ def solve(
     max_tokens: int,
     seed: int,
     show: Callable[[str], None] = lambda text: None,
+    prompt_ids: Sequence[int] | None = None,
 ) -> Solved:
     """Answer a question; `show` gets the text of every continuation as it comes back.
 
-    `verifier` names how the answer is read and compared with other answers; nothing is verified.
+    `prompt_ids` stand for the question where it is the last of a conversation. `verifier` names how the answer is read
+    and compared with other answers; nothing is verified.
     """
     problem = Problem("question", question, verifier, {})
-    tree = Tree.of_prompt(problem, solver.prompting.prompt_ids(question))
+    ids = solver.prompting.prompt_ids(question) if prompt_ids is None else prompt_ids
+    tree = Tree.of_prompt(problem, list(ids))
     tools = tools_of(solver, max_tokens, seed)
     watched = Watched(solver.engine, lambda c: show(solver.prompting.decode(c.token_ids)))
+    for booked in (solver.ledger.counts, solver.ledger.seconds):
+        booked.pop("solve", None)  # of the question before
     with solver.ledger.stage("solve"):
         (choice,) = answer([tree], replace(tools, engine=watched, verify=None), method)
     text = "" if choice.leaf is None else solver.prompting.decode(tree.completion_ids(choice.leaf))
     return Solved(tree, choice, text, solver.ledger.counts["solve"], solver.ledger.seconds["solve"])
 
 
-def printable(text: str) -> str:
-    """Model text for a terminal: no control characters but line ends, and not endless."""
+def printable(text: str, most: int | None = MAX_SHOWN) -> str:
+    """Model text for a terminal: no control characters but line ends, and at most so many characters."""
     clean = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-    return clean if len(clean) <= MAX_SHOWN else clean[:MAX_SHOWN] + " …"
+    return clean if most is None or len(clean) <= most else clean[:most] + " …"
 
 
 def drawing(tree: Tree, choice: Choice, decode: Callable[[Sequence[int]], str]) -> Drawing:
