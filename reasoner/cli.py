@@ -245,6 +245,22 @@ def replay(
 
 
 @app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    as_json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,
+) -> None:
+    """Check that a run's files are those that its stages wrote, and show what was made from what.
+
+    Exit code 1 where a file is damaged, gone, foreign or holds numbers that are none, or the data changed since.
+
+    Example: reasoner audit runs/demo
+    """
+    from reasoner.commands.audit import show_audit
+
+    raise typer.Exit(show_audit(run, as_json, width()))
+
+
+@app.command()
 def merge(
     adapter: Annotated[Path, typer.Argument(help="folder of a LoRA adapter")],
     out: Annotated[Path, typer.Argument(help="folder for the plain model")],
