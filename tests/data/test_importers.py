@@ -1,4 +1,4 @@
-"""Importers: each published format by hand-typed rows, bad input named by its line, and the real files where at hand."""
+"""Importers: each published format by a hand-typed row, bad input named by its line, and the real files where at hand."""
 
 import gzip
 import json
@@ -8,121 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reasoner.data.importers import FORMATS, Import, recognised
+from reasoner.data.importers import FORMATS, recognised
 from reasoner.registry import UserError
-from reasoner.scoring.aggregate import AGGREGATES
 from reasoner.store import write_records
-
-NAN = math.nan
-
-
-def write(path, rows):
-    lines = "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows)
-    path.write_text(lines, encoding="utf-8")
-    return path
-
-
-def read(path, **options):
-    source = Import(path, **options)
-    trees = list(source)
-    return trees, source.reports
-
-
-def one(tmp_path, row, **options):
-    """The only tree of a file with one row."""
-    (tree,), _ = read(write(tmp_path / "data.jsonl", [row]), **options)
-    return tree
-
-
-def same(labels, expected):
-    return all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(labels, expected, strict=True))
-
-
-def solutions(tree):
-    """(texts, labels) of each root-to-leaf path."""
-    paths = [tree.path(leaf) for leaf in tree.leaves()]
-    return [([tree.steps[i] for i in p], [tree.labels[i] for i in p]) for p in paths]
-
-
-def completion(text, rating):
-    return {"text": text, "rating": rating, "flagged": False}
-
-
-def labelled(completions, chosen=None, human=None):
-    return {"completions": completions, "human_completion": human, "chosen_completion": chosen}
-
-
-def labeler(steps, finish="solution", **row):
-    return {
-        "labeler": "L", "timestamp": "T", "generation": 3, "is_quality_control_question": False,
-        "is_initial_screening_question": False,
-        "question": {"problem": "1+1?", "ground_truth_answer": "2"},
-        "label": {"steps": steps, "total_time": 5, "finish_reason": finish}, **row,
-    }  # fmt: skip
-
-
-def test_prm800k_alternatives_are_siblings_at_the_chosen_prefix(tmp_path):
-    written = {"text": "h", "rating": None, "source": "human"}
-    steps = [
-        labelled([completion("a", -1), completion("b", 0), completion("c", 1)], chosen=2),
-        labelled([completion("d", -1)], human=written),
-        labelled([completion("so 2\n\n# Answer\n\n2", 1)], chosen=0),
-    ]
-    tree = one(tmp_path, labeler(steps))
-    assert tree.steps == ["a", "b", "c", "d", "h", "so 2\n\n# Answer\n\n2"]
-    assert tree.parents == [-1, -1, -1, 2, 2, 4]
-    assert tree.labels == [0.0, 0.5, 1.0, 0.0, 1.0, 1.0]
-    assert tree.authors == ["", "", "", "", "human", ""]
-    assert tree.ends == [0, 0, 0, 0, 0, 1]
-    assert (tree.answer, tree.licence, tree.kind) == ("2", "MIT", "human")
-    assert json.loads(tree.extra)["label"] == {"total_time": 5, "finish_reason": "solution"}
-    assert json.loads(tree.details[4]) == {"rating": None, "source": "human"}
-
-
-def test_prm800k_gives_up(tmp_path):
-    first, last = labelled([completion("c", 1)], chosen=0), labelled([completion("x", None)])
-    assert one(tmp_path, labeler([first, last], "give_up")).steps == ["c"]
-    assert one(tmp_path, labeler([first, last], "found_error")).steps == ["c", "x"]
-
-
-def test_prm800k_leaves_out_control_rows_and_bad_ratings(tmp_path):
-    good, bad = [labelled([completion("c", 1)], chosen=0)], [labelled([completion("c", 2)], chosen=0)]
-    rows = [
-        labeler(good, is_quality_control_question=True),
-        labeler(good),
-        labeler(good, is_initial_screening_question=True),
-        labeler(bad),
-    ]
-    trees, (report,) = read(write(tmp_path / "p.jsonl", rows))
-    assert len(trees) == 1
-    assert [(r.line, r.reason) for r in report.left_out] == [
-        (1, "a quality-control question"),
-        (3, "an initial screening question"),
-        (4, "rating 2 is out of range, expected -1, 0 or 1"),
-    ]
-
-
-def step_row(prefix, text, rating, **more):
-    row = {"instruction": "q", "responses": prefix, "next_response": text, "answer": None}
-    return {**row, "is_human_response": False, "rating": rating, **more}
-
-
-def test_step_rows_become_one_tree_per_problem(tmp_path):
-    rows = [
-        step_row([], "a", 1.0), step_row([], "b", -1.0), step_row(["a"], "c", 0.0),
-        step_row(["a"], "c", -1.0),  # the same words rated twice stay two siblings
-        step_row(["a"], "h", None, is_human_response=True), step_row(["a", "h"], "e", None),
-        step_row(["z"], "f", 1.0, answer="9"),  # a prefix that no row rates
-        {**step_row([], "a", 1.0), "instruction": "other"},
-    ]  # fmt: skip
-    trees, (report,) = read(write(tmp_path / "p.jsonl", rows))
-    tree = trees[0]
-    assert tree.steps == ["a", "b", "c", "c", "h", "e", "z", "f"]
-    assert tree.parents == [-1, -1, 0, 0, 0, 4, -1, 6]
-    assert same(tree.labels, [1.0, 0.0, 0.5, 0.0, 1.0, NAN, NAN, 1.0])
-    assert tree.lines == [1, 2, 3, 4, 5, 6, 7, 7]
-    assert [t.prompt for t in trees] == ["q", "other"]
-    assert (report.num_rows, report.num_taken, report.num_trees) == (8, 8, 2)
+from tests.data.imported import NAN, OUTCOMES, ROWS, one, read, same, solutions, write
 
 
 def test_math_shepherd_is_aligned_by_character(tmp_path):
@@ -151,109 +40,6 @@ def test_irregular_math_shepherd_rows_are_named(tmp_path, text, label, reason):
     rows = [good, {"input": text, "label": label, "task": "t"}]
     _, (report,) = read(write(tmp_path / "m.jsonl", rows))
     assert [(r.line, r.reason) for r in report.left_out] == [(2, reason)]
-
-
-ROWS = {
-    "trl": ({"prompt": "q", "completions": ["a", "b"], "labels": [True, False]}, [(["a", "b"], [1, 0])]),
-    "openr": ({"question": "q", "process": "a ки\nb ки", "label": ["+", "-"]}, [(["a", "b"], [1, 0])]),
-    "rlhflow": (
-        {"conversations": [{"role": "user", "content": "q Step 1: a"}, {"role": "assistant", "content": "+"},
-                           {"role": "user", "content": "Step 2: b"}, {"role": "assistant", "content": "-"}]},
-        [(["Step 1: a", "Step 2: b"], [1, 0])],
-    ),
-    "rlhflow_test": (
-        {"prompt": "q", "answers": ["a\n\nb", "a ки\nc ки"], "label": [1, 0]},
-        [(["a", "b"], [NAN, NAN]), (["a", "c"], [NAN, NAN])],
-    ),
-    "process_bench": (
-        {"id": "x-0", "generator": "G", "problem": "q", "steps": ["a", "b", "c"], "label": 1, "final_answer_correct": False},
-        [(["a", "b", "c"], [1, 0, NAN])],
-    ),
-    "big_bench_mistake": (
-        {"input": "q", "steps": ["a", "b"], "mistake_index": None, "target": "1", "answer": "1"},
-        [(["a", "b"], [1, 1])],
-    ),
-    "prm_bench": (
-        {"original_question": "q", "modified_question": "q", "original_process": ["a", "b"],
-         "modified_process": ["a", "x"], "error_steps": [2], "classification": "circular"},
-        [(["a", "x"], [1, 0]), (["a", "b"], [1, 1])],
-    ),
-    "mr_ben": (
-        {"Question": "q", "Options": "", "Ground_Truth_Answer": "D", "Sampled_Model": "M",
-         "Model_Solution_Steps": ["Step 1: a", "", "Step 2: b", "and more", "Step 3: c", "Solution: D"],
-         "Model_Solution_Correctness": "incorrect", "Model_Solution_First_Error_Step": "2"},
-        [(["Step 1: a", "Step 2: b\nand more", "Step 3: c\nSolution: D"], [1, 0, NAN])],
-    ),
-    "reason_eval": (
-        {"id": 0, "question": "q", "ground_truth_answer": "1", "model_output": "a\nb\nc",
-         "model_output_step_format": [["a"], ["b", "c"]], "model_output_answer_correctness": "correct",
-         "model_output_solution_correctness": "wrong", "model_output_solution_first_error_step": 2},
-        [(["a", "b\nc"], [1, 0])],
-    ),
-    "reason_eval_ratings": (
-        {"question": "q", "model_output_step_format": [["a"], ["b"], ["c"]], "rating": [1, 0, -1]},
-        [(["a", "b", "c"], [1, 0.5, 0])],
-    ),
-    "tree_rl": (
-        {"problem": "q", "golden_answer": "1", "paths": [
-            [{"answer": "a", "token_answer": [1], "reward": 0, "pass_ratio": 0.5, "value": 0.1, "state_value": 0.1},
-             {"answer": " b<|user|>", "pass_ratio": 1.0}],
-            [{"answer": "a", "pass_ratio": 0.5}, {"answer": " c<|user|>", "pass_ratio": 0.0}]]},
-        [(["a", " b"], [0.5, 1]), (["a", " c"], [0.5, 0])],
-    ),
-    "math_aps_states": (
-        {"q": "q", "states": [{"rollout": "x", "state": "", "mcs": 0.5}, {"rollout": "y", "state": "a", "mcs": 0.75},
-                              {"rollout": "z", "state": "a", "mcs": 0.75}, {"rollout": "", "state": "a b", "mcs": 0.25}]},
-        [(["a", " b"], [0.75, 0.25])],
-    ),
-    "math_aps": (
-        {"question": "q", "final_answer": "1", "reasoning_steps": [
-            {"solution_prefix": "q", "mc_value": 0.5}, {"solution_prefix": "q ab c", "mc_value": 0.25},
-            {"solution_prefix": "q a", "mc_value": 0.75}]},
-        [([" a", "b c"], [0.75, 0.25])],
-    ),
-    "math_aps_tree": (
-        {"question": "q", "reasoning_steps": {"text": "q", "mc_value": 0.5, "children": [
-            {"text": " a", "mc_value": 0.75, "children": [{"text": "q ab", "mc_value": 0.0, "children": []}]},
-            {"text": " c", "mc_value": 1.0, "children": []}]}},
-        [([" a", "b"], [0.75, 0]), ([" c"], [1])],
-    ),
-    "rest_mcts": (
-        {"prompt_answer": "Problem: q\nSolution: Step 1: a\nStep 2: b", "label": 0.5},
-        [(["Step 1: a", "Step 2: b"], [NAN, 0.5])],
-    ),
-    "rstar_pairs": (
-        {"prompt": "q", "pos": ["a", "b", ""], "neg": ["c"], "pos_count": 2, "neg_count": 1},
-        [(["a"], [1]), (["b"], [1]), (["c"], [0])],
-    ),
-    "rstar_steps": (
-        {"question": "q", "prefix": "p", "chosen_step": "a", "rejected_step": "b", "step_margin": 0.5},
-        [(["p", "a"], [NAN, 1]), (["p", "b"], [NAN, 0])],
-    ),
-    "rstar_solutions": (
-        {"question": "q", "sft_full": ["a", "b"], "q_values": [0.5, -1.0], "final_Q": -1},
-        [(["a", "b"], [0.75, 0])],
-    ),
-    "step_dpo": (
-        {"prompt": "q", "initial_reason_steps": "p", "chosen": "a", "rejected": "b", "dataset": "d", "answer": "1"},
-        [(["p", "a"], [NAN, 1]), (["p", "b"], [NAN, 0])],
-    ),
-    "search_and_learn": (
-        {"problem": "q", "answer": "1", "completions": ["a\n\nb", "c"], "scores": [[0.5, 0.25], [1.0]], "pred": "1"},
-        [(["a", "b"], [0.5, 0.25]), (["c"], [1])],
-    ),
-    "monkeys": (
-        {"question": "q", "prompt": "few q", "samples": ["a", "b"], "gt_answer": "1", "is_corrects": [True, False]},
-        [(["a"], [NAN]), (["b"], [NAN])],
-    ),
-    "scored_samples": (
-        {"problem": "q", "steps": ["a"], "rating_probs": [{"-1": 0.25, "0": 0.25, "1": 0.5}], "is_correct": True,
-         "prm_score": 0.75, "orm_score": 0.5},
-        [(["a"], [0.75])],
-    ),
-}  # fmt: skip
-OUTCOMES = {"reason_eval": [1], "tree_rl": [1, 0], "process_bench": [0], "big_bench_mistake": [1], "rlhflow": [0],
-            "rlhflow_test": [1, 0], "rstar_solutions": [0], "monkeys": [1, 0], "scored_samples": [1]}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -373,37 +159,6 @@ def test_real_files(shared_data):
         assert (report.num_taken, report.num_rows, len(trees)) == counts, name
 
 
-def raw_texts(record):
-    for step in record["label"]["steps"]:
-        yield from ((c["text"], c["rating"]) for c in step["completions"] or [])
-        if step["human_completion"]:
-            yield step["human_completion"]["text"], 1
-
-
-def test_raw_prm800k_loses_nothing(shared_data):
-    """Every completion with its rating stands in the tree, and the rest of the row beside it."""
-    path = shared_data / "prm800k/prm800k_raw_records_examples.jsonl"
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    trees, _ = read(path)
-    for record, tree in zip(records, trees, strict=True):
-        if record["label"]["finish_reason"] == "give_up":
-            continue
-        in_tree = list(zip(tree.steps, tree.labels, strict=True))
-        assert in_tree == [(text, (rating + 1) / 2) for text, rating in raw_texts(record)]
-        extra = json.loads(tree.extra)
-        assert extra["labeler"] == record["labeler"]
-        assert {**extra["label"], "steps": record["label"]["steps"]} == record["label"]
-
-
-def test_step_rows_of_prm800k(shared_data):
-    trees, (report,) = read(shared_data / "prm800k/phase1_train_plus.stepwise-critic.jsonl.gz")
-    assert (report.num_rows, report.num_taken, len({t.problem_id for t in trees})) == (51835, 51835, 900)
-    labels = sum(report.labels[k] for k in ("good", "neutral", "bad"))
-    written = sum(author == "human" for t in trees for author in t.authors)
-    assert (labels - written, written) == (48672, 2341)  # rated by a person, and written by one
-    assert report.labels["none"] == 822 and report.licences.keys() == {"MIT"}
-
-
 @pytest.mark.parametrize("file", ["dyck_languages", "multistep_arithmetic", "tracking_shuffled_objects"])
 def test_mistakes_and_answers_of_big_bench(shared_data, file):
     expected = json.loads((shared_data / "expected_values.json").read_text())[f"bigbench_mistake_{file}"]
@@ -414,15 +169,6 @@ def test_mistakes_and_answers_of_big_bench(shared_data, file):
     )
     assert sum(all(label == 1 for label in t.labels) for t in trees) == expected["no_mistake"]
     assert sum(t.outcomes[t.leaves()[0]] == 1 for t in trees) == expected["answer_equals_target"]
-
-
-def test_openai_rule_on_the_scored_samples(shared_data):
-    """The product of 1 - p(negative) is the recorded score (Lightman et al. 2023, appendix F)."""
-    expected = json.loads((shared_data / "expected_values.json").read_text())["openai_prm_score_rule"]
-    trees, _ = read(shared_data / "prm800k/openai_scored_test_samples_found.jsonl")
-    for tree, values in zip(trees, expected, strict=True):
-        assert AGGREGATES["product"](tree.labels) == pytest.approx(values["recorded"], rel=1e-9)
-        assert json.loads(tree.extra)["prm_score"] == pytest.approx(values["recorded"], rel=1e-12)
 
 
 @pytest.mark.parametrize(
