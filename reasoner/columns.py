@@ -92,7 +92,7 @@ def trees_to_table(trees: list[Tree]) -> pa.Table:
     problems = {
         name: [getattr(tree.problem, name) for tree in trees] for name in _PROBLEM if name != "reference"
     }
-    problems["reference"] = [_reference_json(tree.problem) for tree in trees]
+    problems["reference"] = [reference_json(tree.problem) for tree in trees]
     columns = {name: _array(problems[name], kind) for name, kind in _PROBLEM.items()}
 
     nodes = [node for tree in trees for node in tree.nodes]
@@ -124,7 +124,8 @@ def _score_rows(tree: Tree) -> list[tuple[str, int | None, list[float]]]:
     ]
 
 
-def _reference_json(problem: Problem) -> str:
+def reference_json(problem: Problem) -> str:
+    """A problem's reference as JSON; UserError where that would change it."""
     try:
         text = json.dumps(problem.reference, allow_nan=False)
         same = json.loads(text) == problem.reference

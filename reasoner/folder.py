@@ -83,8 +83,9 @@ def claimed(out: Path) -> Iterator[None]:
         yield
 
 
-def begin(out: Path, stage: str) -> Path:
-    """The stage's own folder, made and claimed; what an interrupted start of it left elsewhere is removed.
+def begin(out: Path, stage: str, goes_on: bool = False) -> Path:
+    """The stage's own folder, made and claimed; what an interrupted start of it left elsewhere is removed, unless the
+    stage goes on with it.
 
     A folder in the way that no run made is a UserError.
     """
@@ -96,10 +97,29 @@ def begin(out: Path, stage: str) -> Path:
                 f"got {path}, which this run did not make; expected nothing there: move it away, or rename the stage"
             )
     write_json(out / CLAIM, {"made": sorted({*made, *(f"{kind}/{stage}" for kind in KINDS)})})
-    withdraw(out, stage)
+    if not goes_on:
+        withdraw(out, stage)
     folder = out / "stages" / stage
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def check_shared(out: Path, owner: str | None) -> None:
+    """A UserError where this process does not see the folder that the first process holds; `owner` is what that one sees."""
+    own = held_by(out)
+    if own is None or own != owner:
+        raise UserError(
+            f"{out} on {socket.gethostname()} is not the folder that the first process works in; expected one that all "
+            "machines share: set out= to a folder of a shared file system"
+        )
+
+
+def held_by(out: Path) -> str | None:
+    """What the lock of a run's folder says; None where there is none."""
+    try:
+        return (out / LOCK).read_text(encoding="utf-8")
+    except OSError:
+        return None
 
 
 def withdraw(out: Path, stage: str) -> None:

@@ -43,6 +43,7 @@ class Ledger:
     counts: dict[str, dict[str, dict[str, int | float]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     _stage: str | None = field(default=None, init=False, repr=False, compare=False)
+    _begun: float = field(default=0.0, init=False, repr=False, compare=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -51,12 +52,11 @@ class Ledger:
             raise ValueError(
                 f"got stage {name!r} inside {self._stage!r}, expected one at a time; leave the first"
             )
-        self._stage = name
-        start = time.perf_counter()
+        self._stage, self._begun = name, time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - self._begun
             self._stage = None
 
     def add(self, model: str, **counters: int | float) -> None:
@@ -75,6 +75,14 @@ class Ledger:
         booked = self.counts.setdefault(self._stage, {}).setdefault(model, {})
         for name, number in counters.items():
             booked[name] = booked.get(name, 0) + number
+
+    def spent(self) -> tuple[dict[str, dict[str, int | float]], float]:
+        """The present stage's counts by model, and the seconds since this process began it."""
+        assert self._stage is not None
+        booked = self.counts.get(self._stage, {})
+        return {
+            model: dict(counters) for model, counters in booked.items()
+        }, time.perf_counter() - self._begun
 
     def total(self, counter: str) -> int | float:
         """A counter over all stages and models, or "seconds" over all stages."""

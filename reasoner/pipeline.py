@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -21,14 +22,16 @@ from reasoner.data.splits import ContaminationConfig
 from reasoner.evals.report import write_report
 from reasoner.evals.rows import MetricRow, from_json
 from reasoner.evals.rows import to_json as rows_to_json
-from reasoner.folder import begin, claimed, withdraw
+from reasoner.folder import begin, check_shared, claimed, held_by, withdraw
 from reasoner.interrupt import going_on
 from reasoner.ledger import Ledger
+from reasoner.parts import are_of, begin_parts, give_up_parts, marked
 from reasoner.planning.room import check_room
 from reasoner.policy.machine import Precision, use
 from reasoner.registry import UserError
+from reasoner.scoring.outcome import TooManyFailed
 from reasoner.seal import changed, check_seal, fingerprint, seal
-from reasoner.stages import STAGES, TRAINERS, StageConfig
+from reasoner.stages import EVERYWHERE, IN_PARTS, STAGES, TRAINERS, StageConfig
 from reasoner.stages.beforehand import check_problems
 from reasoner.stages.context import Context
 from reasoner.stages.references import (
@@ -48,6 +51,7 @@ from reasoner.trainers.ranks import from_everyone, start, wait_for_everyone
 from verifiers.sandbox import pool
 
 CHECKPOINTS = "checkpoints"  # in a stage's folder, while it trains
+PARTS = "parts"  # in a stage's folder, while it works through many trees
 BASIS = "basis.json"  # in a stage's folder: the part of the config that its result rests on
 ROWS = "rows.json"  # in a stage's folder, if it measures
 
@@ -101,6 +105,7 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
             _check_data_and_room(config, out, set(finished))
             save_resolved(config, out / "config.yaml")
         wait_for_everyone()
+        check_shared(out, from_everyone(held_by(out))[0])
         ledger = Ledger.load(out / "ledger.json") if (out / "ledger.json").is_file() else Ledger()
         for stage in config.stages:
             folder = out / "stages" / stage.name
@@ -108,20 +113,25 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
             if info is not None:
                 ledger.seconds.setdefault(stage.name, info.get("seconds", 0.0))
                 if state.is_main_process:
-                    # a kill just after the marker leaves them
-                    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+                    _tidy(folder)  # a kill just after the marker leaves them
                 progress(stage.name, 1, 1, "done before", {"seconds": ledger.seconds.get(stage.name, 0.0)})
                 continue
             if state.is_main_process:
-                for name in earlier_stages(stage, list(finished)):
-                    check_seal(out, name, finished.pop(name))  # once is enough
-                begin(out, stage.name)
+                read = earlier_stages(stage, [s.name for s in config.stages])
+                for name in read:
+                    if name in finished:
+                        check_seal(out, name, finished.pop(name))  # once is enough
+                work = _work(stage, config, out, read) if stage.kind in IN_PARTS else ""
+                goes_on = bool(work) and are_of(folder / PARTS, work)
+                begin(out, stage.name, goes_on)
+                if work and not goes_on:
+                    begin_parts(folder / PARTS, work)
                 (folder / ROWS).unlink(missing_ok=True)
                 write_json(folder / BASIS, basis(stage, config))
             ledger.seconds.pop(stage.name, None)
             ledger.counts.pop(stage.name, None)
             wait_for_everyone()
-            if stage.kind in TRAINERS or state.is_main_process:
+            if stage.kind in EVERYWHERE or state.is_main_process:
                 _run_whole(stage, config, out, ledger, state.is_main_process, progress, tracked)
             wait_for_everyone()
             if not state.is_main_process:
@@ -147,22 +157,43 @@ def _run_whole(
         with saying_what_is_full(folder):
             data = fingerprint(data_files(stage, config)) if is_main else {}
             _run_stage(stage, config, out, ledger, is_main, progress, tracked)
-            if stage.kind in TRAINERS:
+            if stage.kind in EVERYWHERE:
                 ledger.gather(stage.name, from_everyone(ledger.to_dict()))
             if is_main:
                 ledger.save(out / "ledger.json")
                 facts = {
                     "seconds": ledger.seconds[stage.name],
-                    "processes": PartialState().num_processes if stage.kind in TRAINERS else 1,
+                    "processes": PartialState().num_processes if stage.kind in EVERYWHERE else 1,
                     "basis": basis(stage, config),
                     "data": data,
                 }
                 seal(out, stage.name, facts)
-                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    except UserError:
-        if is_main:
+                _tidy(folder)
+    except UserError as problem:
+        # whole parts stay, but for verdicts of a verifier that does not work
+        if isinstance(problem, TooManyFailed):
+            give_up_parts(folder / PARTS)
+        if is_main and (isinstance(problem, TooManyFailed) or not marked(folder / PARTS)):
+            shutil.rmtree(folder / PARTS, ignore_errors=True)
             withdraw(out, stage.name)
         raise
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a stage kept in case that it would be killed."""
+    for name in (CHECKPOINTS, PARTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _work(stage, config: RunConfig, out: Path, read: list[str]) -> str:
+    """A digest of what the parts of a stage rest on: its config, its data, and the files of the stages that it reads."""
+    infos = [is_done(out / "stages" / name) or {} for name in read]
+    rests_on = [
+        basis(stage, config),
+        {name: info.get("files") for name, info in zip(read, infos, strict=True)},
+        {name: facts["sha256"] for name, facts in fingerprint(data_files(stage, config)).items()},
+    ]
+    return hashlib.sha256(to_json(rests_on).encode()).hexdigest()
 
 
 def _run_stage(
@@ -193,6 +224,7 @@ def _run_stage(
             progress=tell,
             seed=config.seed,
             checkpoints=checkpoints,
+            parts=folder / PARTS,
         )
         with session.ending:
             context = Context(

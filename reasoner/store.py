@@ -215,16 +215,9 @@ class ShardWriter:
     def flush(self) -> None:
         """Write the rows added so far as a shard; they are on disk when this returns."""
         rows, self._rows, self._tokens = self._rows, [], 0
-        if not rows:
-            return
-        buffer = pa.BufferOutputStream()
-        table = self._to_table(rows)
-        # log-probabilities hardly repeat: a dictionary of them costs time and space, split bytes save both
-        floats, others = _columns_by_kind(table.schema)
-        encoding: Any = {"use_dictionary": others, "use_byte_stream_split": floats}
-        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, **encoding)
-        _write_bytes(self.folder / f"{self._next:05d}.parquet", memoryview(buffer.getvalue()))
-        self._next += 1
+        if rows:
+            _write_shard(self.folder, self._next, self._to_table(rows))
+            self._next += 1
 
     def close(self) -> None:
         self.flush()
@@ -234,6 +227,15 @@ class ShardWriter:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _write_shard(folder: Path, number: int, table: pa.Table) -> None:
+    buffer = pa.BufferOutputStream()
+    # log-probabilities hardly repeat: a dictionary of them costs time and space, split bytes save both
+    floats, others = _columns_by_kind(table.schema)
+    encoding: Any = {"use_dictionary": others, "use_byte_stream_split": floats}
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, **encoding)
+    _write_bytes(folder / f"{number:05d}.parquet", memoryview(buffer.getvalue()))
 
 
 def _columns_by_kind(schema: pa.Schema) -> tuple[list[str], list[str]]:
@@ -267,18 +269,32 @@ def write_trees(folder: str | Path, trees: Iterable[Tree], rows_per_shard: int =
     return _write(TreeWriter(folder, rows_per_shard), trees)
 
 
-def read_trees(folder: str | Path) -> Iterator[Tree]:
-    """The trees of a folder in the order written; UserError if it holds none, torn shards are skipped."""
-    for table in _tables(folder, TREE_SCHEMA):
+def put_trees(folder: str | Path, number: int, trees: list[Tree]) -> None:
+    """Write trees as the shard of that number, in the place of one that is there; no trees are no file."""
+    if trees:
+        _write_shard(Path(folder), number, trees_to_table(trees))
+
+
+def put_records(folder: str | Path, number: int, records: list[Any]) -> int:
+    """As put_trees, for records of one dataclass; returns how many."""
+    if records:
+        _write_shard(Path(folder), number, records_to_table(records))
+    return len(records)
+
+
+def read_trees(folder: str | Path, number: int | None = None) -> Iterator[Tree]:
+    """The trees of a folder in the order written; UserError if it holds none, torn shards are skipped.
+
+    `number` chooses one of its shards, counted from 0 (num_shards).
+    """
+    for table in _tables(folder, TREE_SCHEMA, number=number):
         for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
             yield from trees_of(batch)
 
 
-def problem_ids(folder: str | Path) -> set[str]:
-    """Ids of the problems that have a tree in the folder (none: empty), for a resumed run to leave out."""
-    if not _shards(Path(folder)):
-        return set()
-    return {id_ for table in _tables(folder, TREE_SCHEMA, ["id"]) for id_ in table["id"].to_pylist()}
+def num_shards(folder: str | Path) -> int:
+    """How many shards a folder has."""
+    return len(_shards(Path(folder)))
 
 
 class RecordWriter(ShardWriter):
@@ -310,24 +326,24 @@ def _write(writer: ShardWriter, rows: Iterable[Any]) -> int:
 
 
 def _shards(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.parquet") if path.stem.isdecimal())
+    return sorted((p for p in folder.glob("*.parquet") if p.stem.isdecimal()), key=lambda p: int(p.stem))
 
 
-def _tables(folder: str | Path, schema: pa.Schema, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """One table per whole shard: its checksums are verified before any of its rows is used."""
+def _tables(folder: str | Path, schema: pa.Schema, number: int | None = None) -> Iterator[pa.Table]:
+    """One table per whole shard, or of one shard: its checksums are verified before any of its rows is used."""
     shards = _shards(Path(folder))
     if not shards:
         state = "an empty folder" if Path(folder).is_dir() else "no such folder"
         raise UserError(
             f"got {folder} ({state}), expected Parquet shards; run the stage that writes them first"
         )
-    for path in shards:
+    for path in shards if number is None else shards[number : number + 1]:
         try:
             with open(path, "rb"):
                 pass  # what the file system refuses has its own words here, which Arrow does not keep
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 found = file.schema_arrow
-                table = file.read(columns=columns) if found.equals(schema) else None
+                table = file.read() if found.equals(schema) else None
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             if not _is_torn(error):
                 raise UserError(

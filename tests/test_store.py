@@ -23,7 +23,8 @@ from reasoner.store import (
     TreeWriter,
     is_done,
     mark_done,
-    problem_ids,
+    num_shards,
+    put_trees,
     read_records,
     read_trees,
     to_json,
@@ -155,10 +156,15 @@ def test_duckdb_reads_the_shards(tmp_path):
     assert rows == [("p0", [10, 11, 151_935], 2), ("p1", [10, 11, 151_935], 2)]
 
 
-def test_problem_ids(tmp_path):
-    assert problem_ids(tmp_path / "none") == set()
-    write_trees(tmp_path, [small_tree("a"), small_tree("b"), small_tree("a")])
-    assert problem_ids(tmp_path) == {"a", "b"}
+def test_shards_are_put_and_read_by_number(tmp_path):
+    assert num_shards(tmp_path / "none") == 0
+    for number in (100_000, 2, 99_999):
+        put_trees(tmp_path, number, [small_tree(str(number))])
+    put_trees(tmp_path, 2, [small_tree("again"), small_tree("b")])
+    put_trees(tmp_path, 3, [])
+    assert num_shards(tmp_path) == 3
+    assert [t.problem.id for t in read_trees(tmp_path)] == ["again", "b", "99999", "100000"]
+    assert [t.problem.id for t in read_trees(tmp_path, 2)] == ["100000"]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +214,7 @@ def test_exception_keeps_what_was_added(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write_trees(tmp_path, trees())
-    assert problem_ids(tmp_path) == {"a"}
+    assert [t.problem.id for t in read_trees(tmp_path)] == ["a"]
 
 
 def test_sigkill_while_writing_leaves_whole_shards(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from reasoner.data.rows import Item
@@ -19,15 +19,18 @@ class Unreadable(NamedTuple):
 
 def judgeable(items: Iterable[Item]) -> tuple[list[Item], list[Unreadable]]:
     """The items that can be judged, and the others."""
-    kept: list[Item] = []
     others: list[Unreadable] = []
+    return list(each_judgeable(items, others)), others
+
+
+def each_judgeable(items: Iterable[Item], others: list[Unreadable]) -> Iterator[Item]:
+    """The items that can be judged, as they come; the others are put down in `others`."""
     for item in items:
         reason = why_unreadable(item)
         if reason:
             others.append(Unreadable(item.problem.id, reason))
         else:
-            kept.append(item)
-    return kept, others
+            yield item
 
 
 def why_unreadable(item: Item) -> str:

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 from reasoner.data.rows import Item
 from reasoner.registry import UserError
 
 
-def one_per_prompt(items: Sequence[Item], of: str, is_generated: bool) -> list[Item]:
+def text_key(text: str) -> bytes:
+    """What stands for a text where many are remembered."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+
+
+def one_per_prompt(items: Iterable[Item], of: str, is_generated: bool) -> Iterator[Item]:
     """The first item of each prompt; what is left out is told, but of generated problems, which repeat by nature.
 
     Several rows that all have one prompt are a UserError: the question is elsewhere. `of` names the items in messages.
     """
-    distinct: dict[str, Item] = {}
+    first: dict[bytes, bytes] = {}  # prompt: its reference
+    differing: set[bytes] = set()
+    num, prompt = 0, ""
     for item in items:
-        distinct.setdefault(item.problem.prompt, item)
-    left_out = len(items) - len(distinct)
-    if len(distinct) == 1 and left_out and not is_generated:
-        (prompt,) = distinct
+        num += 1
+        key, reference = text_key(item.problem.prompt), text_key(repr(item.problem.reference))
+        if key not in first:
+            first[key], prompt = reference, item.problem.prompt
+            yield item
+        elif reference != first[key]:
+            differing.add(key)
+    left_out = num - len(first)
+    if is_generated or not left_out:
+        return
+    if len(first) == 1:
         raise UserError(
-            f"all {len(items)} problems of {of} have the prompt {prompt[:60]!r}; expected different ones: look under which "
+            f"all {num} problems of {of} have the prompt {prompt[:60]!r}; expected different ones: look under which "
             "key the rows hold their questions"
         )
-    if left_out and not is_generated:
-        first = {prompt: item.problem.reference for prompt, item in distinct.items()}
-        differing = {i.problem.prompt for i in items if i.problem.reference != first[i.problem.prompt]}
-        more = f"; for {len(differing)} prompts the answers differ, and the first counts" if differing else ""
-        warnings.warn(
-            f"{left_out:,} of {len(items):,} problems of {of} repeat the prompt of another and are left out{more}",
-            stacklevel=1,
-        )
-    return list(distinct.values())
+    more = f"; for {len(differing)} prompts the answers differ, and the first counts" if differing else ""
+    warnings.warn(
+        f"{left_out:,} of {num:,} problems of {of} repeat the prompt of another and are left out{more}",
+        stacklevel=1,
+    )

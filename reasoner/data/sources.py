@@ -42,36 +42,38 @@ def load_items(config: SourceConfig) -> list[Item]:
 
     Of rows with one prompt the first counts; where their answers differ, a warning says how many do.
     """
+    return own_ids(each_item(config))
+
+
+def each_item(config: SourceConfig) -> Iterator[Item]:
+    """As load_items, one after the other, under the ids that they come with."""
     source = lookup(SOURCES, config.name, "problem source")
     if config.extract:
         lookup(RULES, config.extract, "rule of extraction")
-    # a file's problems are its rows; the others are made, and made again
-    items = one_per_prompt(list(source(config)), config.path or config.name, not config.path)
-    for name in {i.problem.verifier for i in items}:
-        try:
-            lookup_verifier(name)
-        except KeyError as problem:
-            raise UserError(
-                f"the source {config.name} asks for a verifier that is not there: {problem}"
-            ) from problem
+    known: set[str] = set()
     low, high = config.part
-    kept = [i for i in items if low <= place_of(i.problem.prompt) < high]
-    if not kept:
-        what = f"has none of its {len(items)} problems in part {list(config.part)}" if items else "is empty"
+    num = num_kept = 0
+    # a file's problems are its rows; the others are made, and made again
+    for item in one_per_prompt(source(config), config.path or config.name, not config.path):
+        if item.problem.verifier not in known:
+            known.add(item.problem.verifier)
+            _check_verifier(item.problem.verifier, config)
+        num += 1
+        if low <= place_of(item.problem.prompt) < high:
+            num_kept += 1
+            yield _extracting(item, config.extract)
+    if not num_kept:
+        what = f"has none of its {num} problems in part {list(config.part)}" if num else "is empty"
         raise UserError(
             f"the source {config.name} ({config.path or config.start}) {what}; expected at least one problem"
         )
-    return own_ids(_extracting(kept, config.extract))
 
 
-def _extracting(items: Iterable[Item], rule: str) -> list[Item]:
-    """The items, the mathematical ones of which are judged by what this rule finds; a row's own rule stays."""
-    return [
-        i._replace(problem=replace(i.problem, reference={"extract": rule, **i.problem.reference}))
-        if rule and i.problem.verifier == "math"
-        else i
-        for i in items
-    ]
+def _extracting(item: Item, rule: str) -> Item:
+    """The item, judged by what this rule finds if it is a mathematical one; a row's own rule stays."""
+    if not rule or item.problem.verifier != "math":
+        return item
+    return item._replace(problem=replace(item.problem, reference={"extract": rule, **item.problem.reference}))
 
 
 def place_of(prompt: str) -> float:
@@ -83,6 +85,15 @@ def place_of(prompt: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
+def _check_verifier(name: str, config: SourceConfig) -> None:
+    try:
+        lookup_verifier(name)
+    except KeyError as problem:
+        raise UserError(
+            f"the source {config.name} asks for a verifier that is not there: {problem}"
+        ) from problem
+
+
 def own_ids(items: Iterable[Item]) -> list[Item]:
     """The items, of which those that share an id have a hash of their prompt behind it.
 
@@ -91,12 +102,12 @@ def own_ids(items: Iterable[Item]) -> list[Item]:
     """
     items = list(items)
     times = Counter(i.problem.id for i in items)
-    return [
-        i
-        if times[i.problem.id] == 1
-        else i._replace(problem=replace(i.problem, id=f"{i.problem.id}#{_digest(i.problem.prompt)}"))
-        for i in items
-    ]
+    return [i if times[i.problem.id] == 1 else i._replace(problem=own_id(i.problem)) for i in items]
+
+
+def own_id(problem: Problem) -> Problem:
+    """The problem under an id of its own, where its id is another's as well."""
+    return replace(problem, id=f"{problem.id}#{_digest(problem.prompt)}")
 
 
 def _digest(text: str) -> str:

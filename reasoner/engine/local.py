@@ -10,7 +10,7 @@ Shape suffixes: R rows (slots), T tokens, S positions.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -61,6 +61,7 @@ class LocalEngine:
         self.max_context = max_context
         self.ledger, self.name = ledger, name
         self.weights_version = 0
+        self.install: Callable[[int], None] | None = None  # brings the weights here, where others are trained
         self.token_bytes = bytes_per_token(self.model)
         self.num_slots, self.length = num_slots, max_context
         if slot_bytes is not None:
@@ -138,6 +139,8 @@ class LocalEngine:
             raise RuntimeError(
                 f"{len(self.rows) + len(self.pending)} requests are under way; weights change only between them"
             )
+        if self.install is not None:
+            self.install(version)
         if state is not None:
             self.given.load_state_dict(state)
         self.prefixes.clear()

@@ -7,6 +7,7 @@ n), else the mean over the n / k disjoint blocks. Each is charged as if it had d
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from reasoner.evals.metrics import best_of_k, maj_at_k
 from reasoner.evals.rows import MetricRow, gain_row, mean_row
 from reasoner.evals.tools import Solver, num_passed, tools_of
 from reasoner.registry import UserError
-from reasoner.scoring.outcome import judge
+from reasoner.scoring.outcome import judge, outcome_reward
 from reasoner.search.method import Choice, Sampled, Tools, classes_of, extend, from_root
 from reasoner.search.methods import answer, label_of
 from reasoner.search.samples import OfSamples, check, choose_of, score_samples, scorer_of
@@ -52,6 +53,8 @@ class Spent:
 class Point:
     """One method at one budget on one benchmark; `outcomes[p]` is its expected correctness on problem p.
 
+    It is NaN where our side failed to judge an answer that it rests on: such a problem is in no mean.
+
     `drawn` is `independent`, or `tree` where the answer is chosen among leaves that share prefixes.
     """
 
@@ -71,7 +74,13 @@ class Point:
 
     @property
     def accuracy(self) -> float:
-        return float(np.mean(self.outcomes))
+        known = self.known
+        return float(np.mean(known)) if known else math.nan
+
+    @property
+    def known(self) -> list[float]:
+        """The outcomes on the problems that were judged."""
+        return [x for x in self.outcomes if not math.isnan(x)]
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,16 @@ class Bench:
     max_tokens: int
     seed: int
     prices: Prices
+
+
+def each_alone(
+    methods: Sequence[Sampled], budgets: Sequence[int]
+) -> list[tuple[list[Sampled], Sequence[int]]]:
+    """What `points_of` measures, in shares of methods and budgets that have nothing in common, in its order."""
+    sampled = [m for m in methods if isinstance(m, OfSamples)]
+    alone = [at for m in methods if not isinstance(m, OfSamples) for at in _at_budgets(m, budgets)]
+    pools = [[m for m in sampled if m.sampling == key] for key in dict.fromkeys(m.sampling for m in sampled)]
+    return [*((list[Sampled](pool), budgets) for pool in pools), *(([method], ()) for method in alone)]
 
 
 def points_of(
@@ -139,7 +158,7 @@ def _run_alone(bench: Bench, solver: Solver, method: Sampled) -> Point:
     return Point(
         bench.name, solver.name, label_of(method), getattr(method, "num_samples", 1), method.temperature,
         choices[0].drawn, _spent(counts, len(trees), bench, solver),
-        {c: float(causes[c]) for c in CAUSES}, [float(v.status == "correct") for v in verdicts],
+        {c: float(causes[c]) for c in CAUSES}, [_outcome(v) for v in verdicts],
     )  # fmt: skip
 
 
@@ -169,6 +188,11 @@ def _judged(tree: Tree, choice: Choice, tools: Tools) -> Verdict:
     return verdict
 
 
+def _outcome(verdict: Verdict) -> float:
+    reward = outcome_reward(verdict)
+    return math.nan if reward is None else reward
+
+
 def _cause(tree: Tree, leaf: int | None, verdict: Verdict) -> str:
     if verdict.status == "correct":
         return "correct"
@@ -191,6 +215,7 @@ class _Pool:
             self.leaves = extend(self.trees, [from_root(t, num) for t in self.trees], self.tools, sampling)
         self.seconds = _take_counts(solver)["seconds"]
         judge(self.trees, self.tools.decode)
+        self.is_judged = [all(v.status != "error" for v in t.verdicts.values()) for t in self.trees]
         self.right = [
             [t.verdicts[leaf].status == "correct" for leaf in leaves]
             for t, leaves in zip(self.trees, self.leaves, strict=True)
@@ -231,7 +256,9 @@ class _Pool:
         return self.scores[key]
 
     def _outcome(self, method: OfSamples, k: int, p: int, scores: list[float]) -> float:
-        """Expected correctness on problem p when k of the samples are drawn."""
+        """Expected correctness on problem p when k of the samples are drawn; NaN where one of all was not judged."""
+        if not self.is_judged[p]:
+            return math.nan
         if method.name == "majority" and self.num <= 1000:
             return maj_at_k(self.classes[p], self.right[p], k)
         if method.name == "best_of":
@@ -263,6 +290,9 @@ class _Pool:
         """Expected counts: what the method gets right, and the rest by the causes of the wrong samples."""
         found = dict.fromkeys(CAUSES, 0.0)
         for p, outcome in enumerate(outcomes):
+            if math.isnan(outcome):
+                found["our_error"] += 1
+                continue
             tree, leaves = self.trees[p], self.leaves[p]
             wrong = Counter(_cause(tree, leaf, tree.verdicts[leaf]) for leaf in leaves)
             wrong.pop("correct", None)
@@ -275,7 +305,7 @@ class _Pool:
 def frontier(points: Sequence[Point]) -> list[Point]:
     """Points that no other one beats with as few computed tokens, cheapest first."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.spent.tokens, -p.accuracy)):
+    for point in sorted((p for p in points if p.known), key=lambda p: (p.spent.tokens, -p.accuracy)):
         if not best or point.accuracy > best[-1].accuracy:
             best.append(point)
     return best
@@ -294,7 +324,8 @@ def against(
         if point.method == baseline or not base or (point.num_samples == 1 and point.method != "greedy"):
             continue  # one sample leaves nothing to choose
         other = next((b for b in base if b.spent.tokens >= point.spent.tokens), base[-1])
-        found.append((point, other, paired_difference(point.outcomes, other.outcomes)))
+        if not np.isnan(np.subtract(point.outcomes, other.outcomes)).all():
+            found.append((point, other, paired_difference(point.outcomes, other.outcomes)))
     return found
 
 
@@ -303,7 +334,8 @@ def rows_of(points: Sequence[Point], stage: str) -> list[MetricRow]:
     rows = []
     for p in points:
         method = p.name + (" (tree)" if p.drawn == "tree" else "")
-        rows.append(mean_row(stage, "accuracy", method, p.model, p.benchmark, p.outcomes))
+        if p.known:
+            rows.append(mean_row(stage, "accuracy", method, p.model, p.benchmark, p.known))
         costs = {"tokens": p.spent.tokens, **asdict(p.spent)}
         for name, value in costs.items():
             nothing = float("nan")
@@ -316,6 +348,13 @@ def rows_of(points: Sequence[Point], stage: str) -> list[MetricRow]:
         for point, base, paired in against(own):
             rows.append(gain_row(stage, "accuracy", model, point.name, base.name, benchmark, paired))
     return rows
+
+
+def from_plain(point: dict) -> Point:
+    """A point of `to_plain`."""
+    fields = {k: v for k, v in point.items() if k not in ("tokens", "accuracy")}
+    outcomes = [math.nan if x is None else x for x in point["outcomes"]]  # as JSON has it
+    return Point(**{**fields, "outcomes": outcomes, "spent": Spent(**point["spent"])})
 
 
 def to_plain(points: Sequence[Point]) -> list[dict]:

@@ -82,11 +82,14 @@ def paired_difference(
 ) -> PairedDifference:
     """Compares two methods on the same problems: `a[p]` and `b[p]` are their results on problem p.
 
+    A problem on which one of them has none (NaN) is left out.
+
     The interval resamples problems, not methods, so that what makes a problem hard for both cancels.
     """
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} results: both must hold the same problems")
     differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    differences = differences[~np.isnan(differences)]
     low, high = bootstrap(differences, seed=seed, num_resamples=num_resamples)
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     return PairedDifference(

@@ -16,7 +16,6 @@ import numpy as np
 
 from reasoner.data.prompting import Prompting
 from reasoner.data.working import check_working
-from reasoner.engine.protocol import Engine, Sampling
 from reasoner.evals.metrics import best_of_n, maj_at_k, pass_at_k
 from reasoner.evals.no_answers import no_answer_rows
 from reasoner.evals.reward_quality import auroc, best_threshold, first_below, first_error_f1
@@ -24,11 +23,9 @@ from reasoner.evals.rows import MetricRow, mean_row, statistic_row
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import lookup
 from reasoner.scoring.aggregate import AGGREGATES, BESIDE, MONTE_CARLO
-from reasoner.scoring.outcome import judge_while, outcome_reward
+from reasoner.scoring.outcome import outcome_reward
 from reasoner.scoring.prm import score_leaves, score_steps
 from reasoner.scoring.published import PublishedPRM
-from reasoner.search.chain import fan
-from reasoner.search.grow import Growth, grow
 from reasoner.tree import Problem, Tree
 from verifiers.arithmetic_steps import WrittenStep, check_steps
 
@@ -36,13 +33,15 @@ NUM_SHOWN = 6  # chains of each policy in the report
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A policy at some point of its training, and how far it is to be measured."""
+class Answered:
+    """A policy at some point of its training with its judged trees: a greedy answer, and sampled ones where it has any.
+
+    Sampled ones have scores as `scored` gives them.
+    """
 
     when: str
-    engine: Engine
-    num_samples: int = 0  # sampled answers per problem; 0: greedy only
-    temperature: float = 1.0  # of these
+    greedy: list[Tree]
+    sampled: list[Tree] = field(default_factory=list)
 
 
 @dataclass
@@ -72,83 +71,58 @@ class Checked(NamedTuple):
     is_end: bool
 
 
-def draw(
-    problems: Sequence[Problem],
-    engine: Engine,
-    prompting: Prompting,
-    num: int,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
-    progress: Callable[[int, int, str], None] = lambda done, total, note: None,
-) -> list[Tree]:
-    """`num` judged independent answers per problem; temperature 0 is greedy."""
-    trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
-    growth = Growth(prompting.mark_steps, max_tokens, Sampling(temperature), seed)
-    judge_while(
-        lambda on_node: grow(
-            trees, engine, fan(num), growth, lambda done: progress(done, len(trees), ""), on_node=on_node
-        ),
-        trees,
-        prompting.decode,
-    )
-    return trees
+def scored(trees: Sequence[Tree], models: RewardModels) -> None:
+    """Set what the reward models say: of the PRM at each step end, of the ORM at each leaf."""
+    if models.orm is not None:
+        for tree, of_tree in zip(trees, score_leaves(models.orm, trees), strict=True):
+            tree.scores["orm"] = {leaf: [score] for leaf, score in of_tree.items()}
+    if models.prm is not None:
+        score_steps(models.prm, trees, "prm")
 
 
-def measure(
-    subject: Subject,
-    problems: Sequence[Problem],
-    prompting: Prompting,
-    models: RewardModels,
-    max_tokens: int,
-    seed: int,
-    stage: str,
-    progress: Callable[[int, int, str], None] = lambda done, total, note: None,
-) -> Measured:
+def measure(answered: Answered, prompting: Prompting, models: RewardModels, stage: str) -> Measured:
     """All rows of one policy. Subsets are the problems' domains, where there are several, and `all`."""
     found = Measured()
-    greedy = draw(problems, subject.engine, prompting, 1, max_tokens, 0.0, seed, progress)
+    greedy, trees, when = answered.greedy, answered.sampled, answered.when
+    problems = [t.problem for t in greedy]
     right = [_outcomes(t)[0] for t in greedy]
     statuses = [(t.problem, v.status) for t in greedy for v in t.verdicts.values()]
-    found.rows += no_answer_rows(stage, subject.when, statuses)
-    _add(found, stage, "pass@1", "greedy", subject.when, problems, right)
-    if not subject.num_samples:
-        found.samples = [sample(t, prompting, subject.when) for t in varied(greedy, NUM_SHOWN)]
+    found.rows += no_answer_rows(stage, when, statuses)
+    _add(found, stage, "pass@1", "greedy", when, problems, right)
+    if not trees:
+        found.samples = [sample(t, prompting, when) for t in varied(greedy, NUM_SHOWN)]
         return found
-    k = subject.num_samples
-    trees = draw(problems, subject.engine, prompting, k, max_tokens, subject.temperature, seed + 1, progress)
+    k = len(trees[0].leaves())
     outcomes = [_outcomes(t) for t in trees]
     answers = [[t.verdicts[leaf].answer for leaf in t.leaves()] for t in trees]
-    _add(found, stage, "pass@1", "sampled", subject.when, problems, [float(np.mean(o)) for o in outcomes])
+    _add(found, stage, "pass@1", "sampled", when, problems, [float(np.mean(o)) for o in outcomes])
     _add(
         found,
         stage,
         f"pass@{k}",
         "sampled",
-        subject.when,
+        when,
         problems,
         [judged(o, lambda o=o: pass_at_k(k, int(sum(o)), k)) for o in outcomes],
     )
-    _add(found, stage, f"maj@{k}", "sampled", subject.when, problems,
+    _add(found, stage, f"maj@{k}", "sampled", when, problems,
          [judged(o, lambda a=a, o=o: maj_at_k(a, [bool(x) for x in o], k))
           for a, o in zip(answers, outcomes, strict=True)])  # fmt: skip
     if models.orm is not None:
-        scores = score_leaves(models.orm, trees)
         best = [
-            judged(o, lambda t=t, s=s, o=o: best_of_n([s[leaf] for leaf in t.leaves()], o))
-            for t, s, o in zip(trees, scores, outcomes, strict=True)
+            judged(o, lambda t=t, o=o: best_of_n([t.scores["orm"][leaf][0] for leaf in t.leaves()], o))
+            for t, o in zip(trees, outcomes, strict=True)
         ]
-        _add(found, stage, f"best_of_{k}", "orm", subject.when, problems, best)
+        _add(found, stage, f"best_of_{k}", "orm", when, problems, best)
     if models.prm is not None:
-        score_steps(models.prm, trees, "prm")
         for method, name in {"prm": models.aggregate, **{f"prm, {name}": name for name in BESIDE}}.items():
             best = [
                 judged(o, lambda t=t, o=o, name=name: best_of_n(_ranks(t, name), o))
                 for t, o in zip(trees, outcomes, strict=True)
             ]
-            _add(found, stage, f"best_of_{k}", method, subject.when, problems, best)
-        _add_step_quality(found, stage, subject.when, trees, prompting, models.threshold)
-    found.samples = [sample(t, prompting, subject.when) for t in varied(trees, NUM_SHOWN)]
+            _add(found, stage, f"best_of_{k}", method, when, problems, best)
+        _add_step_quality(found, stage, when, trees, prompting, models.threshold)
+    found.samples = [sample(t, prompting, when) for t in varied(trees, NUM_SHOWN)]
     return found
 
 

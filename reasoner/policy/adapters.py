@@ -211,7 +211,7 @@ class SharedBase:
         self.active: str | None = name
         self._settle()
         if checkpointing:
-            recompute_layers(self.lm, self._around)
+            recompute_layers(self.lm, self.around)
 
     def new(self, name: str, like: str, copy: bool = True, trained: bool = True) -> Adapter:
         """An adapter shaped like another, with its weights too or (copy=False) one that changes nothing yet."""
@@ -279,7 +279,7 @@ class SharedBase:
         active, self.active = self.active, ""
         self.activate(active)
 
-    def _around(self) -> tuple[Any, Any]:
+    def around(self) -> tuple[Any, Any]:
         """Contexts of a checkpointed layer's forward pass and of its repetition in the backward pass."""
         name = self.active
 

@@ -21,6 +21,8 @@ from reasoner.policy.adapters import load_merged
 from reasoner.policy.attention import layer_masks
 from reasoner.policy.logprobs import LogitHead, token_logprobs
 from reasoner.policy.models import check_finite, save
+from reasoner.policy.shard import gathered
+from reasoner.policy.shard import whole as whole_of
 from reasoner.policy.tree_attention import blocks_of, suits, tree_attention
 from reasoner.registry import UserError
 from reasoner.store import whole
@@ -127,6 +129,15 @@ class ScoreNet(torch.nn.Module):
         net = cls(lm, _head_like(saved, lm))
         net.head.load_state_dict(saved)
         return net
+
+
+def gathered_net(net: ScoreNet) -> ScoreNet:
+    """A whole copy of a cut ScoreNet in the CPU's memory, to save; all processes together."""
+    lm = gathered(net.lm)
+    state = {name: whole_of(tensor).cpu() for name, tensor in net.head.state_dict().items()}
+    plain = ScoreNet(lm, _head_like(state, lm))
+    plain.head.load_state_dict(state)
+    return plain
 
 
 def train_what_is_read(net: ScoreNet, trained: bool = True) -> ScoreNet:

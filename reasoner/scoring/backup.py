@@ -101,16 +101,21 @@ def _mean(numbers: list[float]) -> float:
 
 
 class PruningReport(NamedTuple):
-    """Planned continuations that pruners were against: `dropped` by rule, `continued` all the same, and of these the mean value.
+    """Planned continuations that pruners were against: `dropped` by rule, `continued` all the same.
 
-    `error` is what pruning threw away: the share of correct answers among what it was against (NaN where
-    nothing was continued or judged).
+    `known` of these were judged, and `lost` is the sum of their values. All numbers of several reports add up.
     """
 
     planned: int
     dropped: dict[str, int]
     continued: int
-    error: float
+    known: int
+    lost: float
+
+    @property
+    def error(self) -> float:
+        """What pruning threw away: the share of correct answers among what it was against (NaN where nothing is known)."""
+        return self.lost / self.known if self.known else np.nan
 
 
 def pruning_report(trees: Iterable[Tree]) -> PruningReport:
@@ -123,4 +128,5 @@ def pruning_report(trees: Iterable[Tree]) -> PruningReport:
         if continued:
             values = unbiased_values(tree)
             found += [float(values[i][0]) for i in continued]
-    return PruningReport(planned, dict(dropped), len(found), _mean(found))
+    known = [x for x in found if not np.isnan(x)]
+    return PruningReport(planned, dict(dropped), len(found), len(known), sum(known))

@@ -10,13 +10,15 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from reasoner.registry import UserError
 from reasoner.tree import Node, Tree
 from verifiers import Verdict, verify_many
 
+Failed = tuple[str, Verdict]  # a verifier, and its verdict on what it could not judge
 _Request = tuple[tuple[int, int], str, str, dict]
 Decode = Callable[[Sequence[int]], str]
 OnNode = Callable[[int, int, Node], None]  # (tree's number, the node's id, node), as grow() reports them
@@ -25,6 +27,10 @@ _MAX_FAILED = 0.2  # share of the responses, of all or of one verifier's
 _PATIENCE_S = 5.0  # of trying again, before it is asked whether so many have failed already
 _UNDECIDED_OF_PROBLEM = 1 / 8  # of a problem's responses, at least one, that may stay undecided
 _FEW_OF_ONE = 4  # failures of one verifier that say something about it where others judged most
+
+
+class TooManyFailed(UserError):
+    """Verifiers failed on so many responses that their verdicts are of no use."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +56,14 @@ def judge_while(grow: Callable[[OnNode], None], trees: Sequence[Tree], decode: D
     """
     texts: dict[tuple[int, int], str] = {}
     early: dict[tuple[int, int], Node] = {}
-    with _Stream(trees) as stream:
+    with Stream() as stream:
 
         def on_node(t: int, number: int, node: Node) -> None:
             if node.is_finished:
                 early[t, number] = node
                 text = decode([*trees[t].completion_ids(node.parent, node.offset), *node.token_ids])
                 texts[t, number] = text
-                stream.put((t, number), text)
+                stream.put((t, number), trees[t], text)
 
         start = time.monotonic()
         grow(on_node)
@@ -66,9 +72,9 @@ def judge_while(grow: Callable[[OnNode], None], trees: Sequence[Tree], decode: D
         for t, leaf in at:
             if early.get((t, leaf)) is not trees[t].nodes[leaf]:
                 texts[t, leaf] = decode(trees[t].completion_ids(leaf))
-                stream.put((t, leaf), texts[t, leaf])
+                stream.put((t, leaf), trees[t], texts[t, leaf])
         found = stream.verdicts()
-    statuses = _settle(trees, at, texts, found)
+    statuses = _settled(trees, at, texts, found)
     return Judged(statuses, grown - start, time.monotonic() - grown)
 
 
@@ -83,42 +89,60 @@ def judge(
     for done, (place, verdict) in enumerate(verify_many(requests), start=1):
         found[place] = verdict
         on_progress(done)
-    return _settle(trees, at, texts, found)
+    return _settled(trees, at, texts, found)
 
 
-class _Stream:
-    """Requests that are judged in a thread as they come; the verdicts at the end."""
+class Stream:
+    """Requests that are judged in a thread as they come; verdicts by place."""
 
-    def __init__(self, trees: Sequence[Tree]):
-        self._trees = trees
+    def __init__(self) -> None:
         self._requests: queue.SimpleQueue = queue.SimpleQueue()
-        self._found: dict[tuple[int, int], Verdict] = {}
         self._problem: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="judge", daemon=True)
+        self._free = threading.Event()  # unset while something is tried again alone
+        self._free.set()
+        self.found: dict[tuple[int, int], Verdict] = {}
 
-    def __enter__(self) -> _Stream:
+    def __enter__(self) -> Stream:
         self._thread.start()
         return self
 
     def __exit__(self, *_) -> None:
         self._requests.put(None)
 
-    def put(self, place: tuple[int, int], text: str) -> None:
-        self._requests.put((place, *_request(self._trees[place[0]], text)))
+    def put(self, place: tuple[int, int], tree: Tree, text: str) -> None:
+        self._requests.put((place, *_request(tree, text)))
 
     def verdicts(self) -> dict[tuple[int, int], Verdict]:
         """Wait for all. Raises what judging raised (UnknownVerifier)."""
         self._requests.put(None)
         self._thread.join()
+        self.check()
+        return self.found
+
+    def check(self) -> None:
+        """Raise what judging raised, if it did."""
         if self._problem is not None:
             raise self._problem
-        return self._found
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing new is begun inside."""
+        self._free.clear()
+        try:
+            yield
+        finally:
+            self._free.set()
+
+    def _coming(self) -> Iterator[_Request]:
+        for request in iter(self._requests.get, None):
+            self._free.wait()
+            yield request
 
     def _work(self) -> None:
         try:
-            coming: Iterator[_Request] = iter(self._requests.get, None)
-            for place, verdict in verify_many(coming):
-                self._found[place] = verdict
+            for place, verdict in verify_many(self._coming()):
+                self.found[place] = verdict
         except BaseException as problem:
             self._problem = problem
 
@@ -127,15 +151,31 @@ def _request(tree: Tree, text: str) -> tuple[str, str, dict]:
     return tree.problem.verifier, text, tree.problem.reference
 
 
-def _settle(
+def _settled(
     trees: Sequence[Tree],
     at: Sequence[tuple[int, int]],
     texts: dict[tuple[int, int], str],
     found: dict[tuple[int, int], Verdict],
 ) -> Counter[str]:
-    """Write the verdicts into the trees, in the leaves' order; retry errors alone. Raises UserError."""
-    failed: list[tuple[str, Verdict]] = []
+    """Write the verdicts into the trees; how many got each status. Raises UserError where too many failed."""
     judged = Counter(trees[t].problem.verifier for t, _ in at)
+    failed = settle(dict(enumerate(trees)), at, texts, found, lambda failed: refuse_failures(failed, judged))
+    refuse_failures(failed, judged)
+    return Counter(trees[t].verdicts[leaf].status for t, leaf in at)
+
+
+def settle(
+    trees: Mapping[int, Tree],
+    at: Sequence[tuple[int, int]],
+    texts: Mapping[tuple[int, int], str],
+    found: Mapping[tuple[int, int], Verdict],
+    on_slow: Callable[[list[Failed]], None] = lambda failed: None,
+) -> list[Failed]:
+    """Write the verdicts into the trees, in the leaves' order; retry errors alone. Returns what failed twice.
+
+    `on_slow` is asked at each failure once trying again takes long.
+    """
+    failed: list[Failed] = []
     started = time.monotonic()
     for t, leaf in at:
         verdict = found[t, leaf]
@@ -146,22 +186,19 @@ def _settle(
                 verdict = replace(verdict, detail=f"failed twice: {first.detail}; {verdict.detail}"[:500])
                 failed.append((trees[t].problem.verifier, verdict))
                 if time.monotonic() - started > _PATIENCE_S:
-                    refuse_failures(failed, judged)  # the rest would fail as slowly
+                    on_slow(failed)  # the rest would fail as slowly
         trees[t].verdicts[leaf] = verdict
-    over = _over_the_cap(trees, at)
-    for t, leaf in over:
+    for t, leaf in _over_the_cap(trees, at):
         verdict = trees[t].verdicts[leaf]
         failed.remove((trees[t].problem.verifier, verdict))
         detail = f"one undecided answer of this problem too many: {verdict.detail}"[:500]
         trees[t].verdicts[leaf] = replace(
             verdict, status="incorrect", reason="refused", score=0.0, detail=detail
         )
-    statuses = Counter(trees[t].verdicts[leaf].status for t, leaf in at)
-    refuse_failures(failed, judged)
-    return statuses
+    return failed
 
 
-def _over_the_cap(trees: Sequence[Tree], at: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _over_the_cap(trees: Mapping[int, Tree], at: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The places of answers whose equality stayed undecided, beyond an eighth of their problem's responses.
 
     A verdict of `error` that names an answer says that the checker worked and could not decide. Where it decided on
@@ -183,23 +220,31 @@ def _is_undecided(verdict: Verdict) -> bool:
     return verdict.status == "error" and verdict.reason == "internal_error" and verdict.answer is not None
 
 
-def refuse_failures(failed: Sequence[tuple[str, Verdict]], judged: Counter[str]) -> None:
+def refuse_failures(failed: Sequence[Failed], judged: Counter[str]) -> None:
     """Raise UserError where more than a fifth of all responses, or of one verifier's, could not be judged, however few.
 
     failed: (verifier, its verdict) of each failure; judged: responses by verifier.
     """
-    by_verifier = Counter(name for name, _ in failed)
+    refuse_share(
+        Counter(name for name, _ in failed),
+        judged,
+        {name: verdict.detail for name, verdict in reversed(failed)},
+    )
+
+
+def refuse_share(failed: Counter[str], judged: Counter[str], details: Mapping[str, str]) -> None:
+    """As refuse_failures, by numbers of failures; details: what the first of each verifier said."""
     name, count = next(
-        ((n, c) for n, c in by_verifier.items() if c >= _FEW_OF_ONE and c > _MAX_FAILED * judged[n]),
-        ("", len(failed)),
+        ((n, c) for n, c in failed.items() if c >= _FEW_OF_ONE and c > _MAX_FAILED * judged[n]),
+        ("", failed.total()),
     )
     total = judged[name] if name else judged.total()
     # One alone says nothing about the others.
     if count == total > 0 or (count > 1 and count > _MAX_FAILED * total):
-        verdict = next(verdict for verifier, verdict in failed if name in ("", verifier))
-        raise UserError(
+        detail = details[name or next(iter(details))]
+        raise TooManyFailed(
             f"{f'verifier {name!r}' if name else 'verifiers'} failed twice on {count} of {total} responses, "
-            f"expected hardly any ({verdict.detail}); see `python -m verifiers probe` and the problems' references"
+            f"expected hardly any ({detail}); see `python -m verifiers probe` and the problems' references"
         )
 
 

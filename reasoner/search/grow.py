@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import cast
@@ -82,74 +82,105 @@ class _Wave:
     missing: int = 0
 
 
+@dataclass
+class _Growing:
+    """A tree with the wave that is under way."""
+
+    tree: Tree
+    wave: _Wave = field(default_factory=_Wave)
+
+
 def grow(
-    trees: Sequence[Tree],
+    trees: Iterable[Tree],
     engine: Engine,
     policy: BranchPolicy,
     growth: Growth,
     on_progress: Callable[[int], None] = lambda done: None,
     observe: Callable[[Sequence[Tree]], None] = lambda trees: None,
     on_node: Callable[[int, int, Node], None] = lambda t, number, node: None,
+    on_done: Callable[[int, Tree], None] = lambda t, tree: None,
+    ahead: int = 0,
 ) -> None:
     """Extend each tree wave by wave until `policy(tree, wave)` names no further branch.
 
     `observe` sees the trees whose wave has just come back, before their policy is asked: verdicts and scores
     that a policy reads are set there. `on_progress` counts the trees done. `on_node(tree's number, node's id,
-    node)` hears of each continuation when it comes back, before its wave is complete and the node in its tree.
+    node)` hears of each continuation when it comes back, before its wave is complete and the node in its tree;
+    `on_done` of each tree that is done, which is then let go of. With `ahead`, no tree is taken while that many
+    continuations are under way: a stream of trees takes the memory of a few.
     """
-    waves = [_Wave() for _ in trees]
+    coming = enumerate(trees)
+    growing: dict[int, _Growing] = {}
     from_prompts = Counter[str]()  # why the prompts' own continuations stopped
-    active = len(trees)
+    num_under_way = num_done = 0
 
     def start_wave(t: int) -> bool:
         """Submit a tree's next wave; False where its policy is done with it."""
-        while branches := policy(trees[t], waves[t].number):
-            waves[t] = _Wave(waves[t].number + 1, branches, _requests(trees[t], t, branches, growth))
-            wave = waves[t]
+        nonlocal num_under_way
+        tree = growing[t].tree
+        while branches := policy(tree, growing[t].wave.number):
+            wave = growing[t].wave = _Wave(
+                growing[t].wave.number + 1, branches, _requests(tree, t, branches, growth)
+            )
             wave.came = [None] * len(branches)
             wave.nodes = [_dropped(b) if b.dropped else None for b in branches]
             live = [r for r, b in zip(wave.requests, branches, strict=True) if not b.dropped]
             wave.missing = len(live)
             if live:
                 engine.submit(live)
+                num_under_way += len(live)
                 return True
-            _add_nodes(trees[t], wave)
+            _add_nodes(tree, wave)
         return False
 
-    for t in range(len(trees)):
-        active -= not start_wave(t)
-    while active:
+    def go_on(t: int) -> None:
+        nonlocal num_done
+        if not start_wave(t):
+            num_done += 1
+            on_done(t, growing.pop(t).tree)
+            on_progress(num_done)
+
+    def admit() -> None:
+        while not ahead or num_under_way < ahead:
+            t, tree = next(coming, (0, None))
+            if tree is None:
+                return
+            growing[t] = _Growing(tree)
+            go_on(t)
+
+    admit()
+    while growing:
         finished = engine.poll()
         if not finished:
             raise UserError(
-                f"the engine returned nothing and {active} trees wait for continuations; expected one for each request: "
-                "check the engine"
+                f"the engine returned nothing and {len(growing)} trees wait for continuations; expected one for each "
+                "request: check the engine"
             )
         ready: list[int] = []
         for completion in finished:
             t, i = cast(tuple[int, int], completion.id)
-            wave = waves[t]
+            tree, wave = growing[t].tree, growing[t].wave
             branch, reason = wave.branches[i], completion.stop_reason
             if branch.parent == ROOT:  # a step's own limit is no end of the turn's
                 from_prompts["open" if branch.one_step and reason == "length" else reason] += 1
             first = wave.came[i]
             came = wave.came[i] = completion if first is None else _joined(first, completion)
-            rest = _unfinished(wave.branches[i], wave.requests[i], came, trees[t], growth)
+            rest = _unfinished(branch, wave.requests[i], came, tree, growth)
             if rest is not None:
                 engine.submit([rest])
                 continue
-            node = wave.nodes[i] = _node(trees[t], wave.branches[i], wave.requests[i], came, growth)
-            on_node(t, len(trees[t].nodes) + i, node)
+            num_under_way -= 1
+            node = wave.nodes[i] = _node(tree, branch, wave.requests[i], came, growth)
+            on_node(t, len(tree.nodes) + i, node)
             wave.missing -= 1
             if not wave.missing:
-                _add_nodes(trees[t], wave)
+                _add_nodes(tree, wave)
                 ready.append(t)
         if ready:
-            observe([trees[t] for t in ready])
+            observe([growing[t].tree for t in ready])
         for t in ready:
-            if not start_wave(t):
-                active -= 1
-                on_progress(len(trees) - active)
+            go_on(t)
+        admit()
     _check_drawn(from_prompts, growth.max_tokens)
 
 

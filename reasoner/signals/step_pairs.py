@@ -73,12 +73,23 @@ def balanced(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
 
     Pairs of equal lengths all stay; the order is kept.
     """
-    longer = [i for i, p in enumerate(pairs) if len(p.chosen_ids) > len(p.rejected_ids)]
-    shorter = [i for i, p in enumerate(pairs) if len(p.chosen_ids) < len(p.rejected_ids)]
+    kept = in_balance([longer_side(p) for p in pairs])
+    return [p for i, p in enumerate(pairs) if i in kept]
+
+
+def longer_side(pair: PreferencePair) -> int:
+    """1 where the chosen step is longer, -1 where the rejected one is, 0 where neither is."""
+    chosen, rejected = len(pair.chosen_ids), len(pair.rejected_ids)
+    return (chosen > rejected) - (chosen < rejected)
+
+
+def in_balance(sides: Sequence[int]) -> set[int]:
+    """The numbers of the pairs that stay, by the longer side of each."""
+    longer = [i for i, side in enumerate(sides) if side > 0]
+    shorter = [i for i, side in enumerate(sides) if side < 0]
     few = min(len(longer), len(shorter))
-    kept = {side[j * len(side) // few] for side in (longer, shorter) for j in range(few)}
-    kept |= set(range(len(pairs))) - set(longer) - set(shorter)
-    return [pairs[i] for i in sorted(kept)]
+    kept = {of_side[j * len(of_side) // few] for of_side in (longer, shorter) for j in range(few)}
+    return kept | {i for i, side in enumerate(sides) if not side}
 
 
 def choices(tree: Tree) -> dict[tuple[int, int], list[Choice]]:

@@ -40,11 +40,6 @@ STAGES: dict[str, Callable] = {
     "evaluate": run_evaluate,
     "step_benchmarks": run_step_benchmarks,
 }
-TRAINERS = (
-    "sft",
-    "prm",
-    "orm",
-    "pairwise",
-    "ppo",
-    "dpo",
-)  # these run on every process, the others on the first
+TRAINERS = ("sft", "prm", "orm", "pairwise", "ppo", "dpo")
+IN_PARTS = ("rollout", "verify", "complete", "label", "evaluate")  # shared out, and gone on with part by part
+EVERYWHERE = (*TRAINERS, *IN_PARTS)  # these run on every process, the others on the first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,13 +12,16 @@ from reasoner.engine.connect import EngineConfig
 from reasoner.engine.protocol import Sampling
 from reasoner.folder import StageName
 from reasoner.registry import UserError
+from reasoner.scoring.judging import Settled
 from reasoner.scoring.outcome import judge
 from reasoner.search.grow import Growth, grow
 from reasoner.search.probe import ProbeConfig, probe
 from reasoner.signals.step_labels import chains_only, is_stale
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import ModelName, TreesOf
-from reasoner.store import write_trees
+from reasoner.stages.share import AHEAD, Share, trees_of_parts
+from reasoner.store import num_shards, put_trees, read_trees
+from reasoner.trainers.ranks import from_everyone
 from reasoner.tree import ROOT, Tree
 
 
@@ -56,29 +59,40 @@ def run_complete(config: Complete, context: Context) -> None:
                 f"the completer {config.model} has another vocabulary than {config.policy}, whose token ids it would "
                 "read; expected a completer with the same tokenizer"
             )
-    stored = context.trees(config.trees)
-    stale = [is_stale(tree, config.version) for tree in stored]
-    trees = [chains_only(t) if is_old else t for t, is_old in zip(stored, stale, strict=True)]
-    longest = max(len(t.nodes[ROOT].token_ids) for t in trees) + config.max_tokens
+    session, folder = context.session, context.out / "trees" / config.trees
+    share = Share(session, config.name, num_shards(folder))
+    counted: dict[int, tuple[int, int]] = {}  # of the parts under way: stale trees, tokens that were there
+
+    def stored() -> Iterator[tuple[int, list[Tree]]]:
+        for number in share.numbers:
+            found = list(read_trees(folder, number))
+            stale = [is_stale(tree, config.version) for tree in found]
+            trees = [chains_only(t) if is_old else t for t, is_old in zip(found, stale, strict=True)]
+            counted[number] = sum(stale), sum(t.num_sampled for t in trees)
+            yield number, trees
+
+    prompts = (len(t.nodes[ROOT].token_ids) for n in share.numbers for t in read_trees(folder, n))
+    longest = max(from_everyone(max(prompts, default=1))) + config.max_tokens
     engine = make_engine(config.model, context, longest, config.num_slots, config.engine)
     engine.load_weights(config.version)
     growth = Growth(
-        prompting.mark_steps,
-        config.max_tokens,
-        Sampling(config.temperature),
-        context.session.seed,
-        config.version,
+        prompting.mark_steps, config.max_tokens, Sampling(config.temperature), session.seed, config.version
     )
-    before = sum(t.num_sampled for t in trees)
 
     def observe(grown: Sequence[Tree]) -> None:
-        judge(grown, prompting.decode)
+        session.ledger.add("verifier", verifications=judge(grown, prompting.decode).total())
 
-    grow(trees, engine, probe(config.probe), growth,
-         lambda done: context.session.progress(done, len(trees), ""), observe)  # fmt: skip
-    tokens = sum(t.num_sampled for t in trees) - before
-    context.session.log(
-        {"complete/tokens": tokens, "complete/redone": sum(stale), "complete/trees": len(trees)}, 0
-    )
-    context.session.ledger.add("verifier", verifications=sum(len(t.verdicts) for t in trees))
-    write_trees(context.out / "trees" / config.name, trees)
+    def finish(number: int, trees: list[Tree], settled: list[Settled]) -> None:
+        redone, before = counted.pop(number)
+        put_trees(context.out / "trees" / config.name, number, trees)
+        tokens = sum(t.num_sampled for t in trees) - before
+        share.done(
+            number, {"complete/tokens": tokens, "complete/redone": redone, "complete/trees": len(trees)}
+        )
+
+    trees, on_done = trees_of_parts(stored(), finish)
+    grow(
+        trees, engine, probe(config.probe), growth, lambda done: session.progress(done, 0, "trees"), observe,
+        on_done=lambda t, tree: on_done(Settled(t, tree, [])), ahead=AHEAD * config.num_slots,
+    )  # fmt: skip
+    session.log(share.conclude(), 0)

@@ -17,13 +17,14 @@ from typing import TypeVar
 import torch
 from accelerate import PartialState
 
-from reasoner.data.golds import judgeable
+from reasoner.data.golds import Unreadable, each_judgeable
 from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
-from reasoner.data.sources import Item, SourceConfig, load_items, own_ids
+from reasoner.data.repeats import text_key
+from reasoner.data.sources import Item, SourceConfig, each_item, own_ids
 from reasoner.data.splits import ContaminationConfig, HeldOut, Match
+from reasoner.data.spool import Spool, spool
 from reasoner.engine.connect import EngineConfig
 from reasoner.engine.local import LocalEngine
-from reasoner.engine.open import open_engine
 from reasoner.engine.remote import RemoteEngine
 from reasoner.policy.adapters import load_merged
 from reasoner.policy.machine import own_device
@@ -32,6 +33,8 @@ from reasoner.registry import UserError
 from reasoner.store import read_trees
 from reasoner.trainers.gates import check_room
 from reasoner.trainers.loop import Session
+from reasoner.trainers.ranks import wait_for_everyone
+from reasoner.trainers.sampler import open_sampler
 from reasoner.tree import Tree
 
 R = TypeVar("R")
@@ -54,20 +57,40 @@ class Context:
 
         Where answers to them will be judged, those whose reference the verifier cannot read are left out as well.
         """
-        distinct = {i.problem.prompt: i for name in names for i in self._set(name)}
+        return own_ids(self._usable(names, to_judge))
+
+    def spooled(self, names: list[str], seed: int, most: int) -> Spool:
+        """At most so many problems of `items(names)` in a random order, in a file that all processes read."""
+        assert self.session.parts is not None
+        path = self.session.parts / "problems.jsonl"
+        if PartialState().is_main_process and not path.is_file():
+            problems = (item.problem for item in self._usable(names, True))
+            spool(path, problems, lambda num: random_order(num, seed)[:most].tolist())
+        wait_for_everyone()
+        return Spool(path)
+
+    def _usable(self, names: list[str], to_judge: bool) -> Iterator[Item]:
+        """One after the other, under the ids that they come with; none at all is a UserError."""
+        items: Iterable[Item] = _distinct(item for name in names for item in self._set(name))
         if to_judge:
-            distinct = {i.problem.prompt: i for i in self._judgeable(distinct.values())}
+            items = self._judgeable(items)
         if not set(names) & set(self.measured_on):
-            kept = self.clean(distinct.values(), lambda i: (i.problem.prompt, i.solution or ""))
-            distinct = {i.problem.prompt: i for i in kept}
-        if not distinct:
+            items = self.clean(items, lambda i: (i.problem.prompt, i.solution or ""))
+        is_some = False
+        for item in items:
+            is_some = True
+            yield item
+        if not is_some:
             raise UserError(
                 f"the problem sets {', '.join(names)} are empty once test problems are left out; expected at least one"
             )
-        return own_ids(distinct.values())
 
-    def _judgeable(self, items: Iterable[Item]) -> list[Item]:
-        kept, unreadable = judgeable(items)
+    def _judgeable(self, items: Iterable[Item]) -> Iterator[Item]:
+        unreadable: list[Unreadable] = []
+        is_some = False
+        for item in each_judgeable(items, unreadable):
+            is_some = True
+            yield item
         if unreadable:
             shown = ", ".join(f"{u.problem_id} ({u.reason})" for u in unreadable[:5])
             self.session.log(
@@ -76,12 +99,11 @@ class Context:
             if PartialState().is_main_process:
                 told = f"left out, for no answer could be judged: {len(unreadable)} problems: {shown}"
                 print(told, file=sys.stderr)
-        if not kept and unreadable:
+        if not is_some and unreadable:
             raise UserError(
                 f"none of {len(unreadable)} problems has a reference that can be read, such as "
                 f"{unreadable[0].problem_id}: {unreadable[0].reason}; correct the answers"
             )
-        return kept
 
     def clean(self, rows: Iterable[R], texts: Callable[[R], tuple[str, str]]) -> Iterator[R]:
         """The rows whose texts (prompt, the rest) hold no problem of a set that is measured on; the others are logged."""
@@ -108,12 +130,13 @@ class Context:
             return None
         return HeldOut((item.problem for name in names for item in self._set(name)), self.contamination)
 
-    def _set(self, name: str) -> list[Item]:
+    def _set(self, name: str) -> Iterator[Item]:
         if name not in self.problems:
             raise UserError(
                 f"problem set {name!r} is not there; expected one of {', '.join(self.problems) or 'none'}"
             )
-        return [item for source in self.problems[name] for item in load_items(source)]
+        for source in self.problems[name]:
+            yield from each_item(source)
 
     def model(self, name: str) -> str:
         """The folder of a stage's model, or the name itself: a folder or a hub name."""
@@ -149,22 +172,35 @@ def examples(names: list[str], context: Context, prompting: Prompting) -> list[S
 
 
 def make_engine(
-    model: str, context: Context, longest: int, num_slots: int, config: EngineConfig
+    model: str, context: Context, longest: int, num_slots: int, config: EngineConfig, alone: bool = False
 ) -> LocalEngine | RemoteEngine:
-    """What draws for a stage, by its options; servers end with the stage."""
+    """What draws for a stage on this process's device, by its options; servers end with the stage.
+
+    All processes make one together where servers are asked for, or this one `alone`.
+    """
     prompting, session = context.prompting(model), context.session
-    lm = load_merged(context.model(model))
+    lm = load_merged(context.model(model)).to(own_device())
     check_room(lm.config, longest)
-    lm.to(own_device())
-    engine = open_engine(
-        config, lm, prompting.tokenizer, prompting.eos_ids, longest, num_slots, session.out / "engine",
-        prompting.prompt_ids(PROBE), session.ledger, lambda note: session.progress(0, 0, note),
+    return open_sampler(
+        config, lm, context.model(model), prompting, longest, num_slots, prompting.prompt_ids(PROBE), session,
+        alone=alone,
     )  # fmt: skip
-    if isinstance(engine, RemoteEngine):
-        session.ending.callback(engine.close)
-    return engine
 
 
 def shuffled(items: list[Item], seed: int):
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [items[i].problem for i in order]
+    return [items[i].problem for i in random_order(len(items), seed).tolist()]
+
+
+def random_order(num: int, seed: int) -> torch.Tensor:
+    """The numbers below `num` in a random order."""
+    return torch.randperm(num, generator=torch.Generator().manual_seed(seed))
+
+
+def _distinct(items: Iterable[Item]) -> Iterator[Item]:
+    """The first item of each prompt."""
+    seen = set[bytes]()
+    for item in items:
+        key = text_key(item.problem.prompt)
+        if key not in seen:
+            seen.add(key)
+            yield item

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Literal
 
+from accelerate import PartialState
 from pydantic import Field
 
 from reasoner.config import Config, MayChange
+from reasoner.data.prompting import Prompting
 from reasoner.economics.cost import Prices
 from reasoner.engine.connect import EngineConfig
-from reasoner.evals.frontier import Bench, points_of, rows_of, to_plain
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Sampling
+from reasoner.engine.remote import RemoteEngine
+from reasoner.evals.frontier import COUNTS, Bench, each_alone, from_plain, points_of, rows_of, to_plain
 from reasoner.evals.reward_quality import calibration_curve
 from reasoner.evals.rows import MetricRow, to_json
-from reasoner.evals.run import RewardModels, Subject, calibrated_threshold, measure
+from reasoner.evals.run import Answered, RewardModels, calibrated_threshold, measure, scored
 from reasoner.evals.tools import Solver
 from reasoner.folder import StageName
 from reasoner.ledger import Ledger
+from reasoner.parts import trees_per_part
 from reasoner.registry import UserError
 from reasoner.scoring.aggregate import default_aggregate
+from reasoner.scoring.judging import Judging, Settled
 from reasoner.scoring.prm import score_steps
 from reasoner.scoring.reward_models import load_orm, load_reward_model
+from reasoner.search.chain import fan
+from reasoner.search.grow import Growth
 from reasoner.search.method import AggregateName
 from reasoner.search.methods import MethodConfig
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import AmongKey, ModelName, ProblemSet, RewardModelName, TreesOf
-from reasoner.store import write_json, write_text
-from reasoner.tree import Problem
+from reasoner.stages.share import AHEAD, Share, grow_and_judge, trees_of_parts, verdict_counts
+from reasoner.store import put_trees, read_json, read_trees, write_json, write_text
+from reasoner.tree import Problem, Tree
+
+POINTS = "points"  # beside the marks of the parts
 
 
 class Evaluate(Config):
@@ -76,7 +89,10 @@ def run_evaluate(config: Evaluate, context: Context) -> None:
     prm = load_reward_model(context.model(config.prm), decode) if config.prm else None
     orm = load_orm(context.model(config.orm)) if config.orm else None
     models = RewardModels(prm, orm, aggregate)
-    rows, samples = (_by_methods if config.methods else _by_sampling)(config, context, models, seed)
+    (_by_methods if config.methods else _by_sampling)(config, context, models, seed)
+
+
+def _write(rows: list[MetricRow], samples: list[dict], context: Context) -> None:
     write_text(context.session.out / "rows.json", to_json(rows))
     write_json(context.session.out / "samples.json", samples)
 
@@ -86,41 +102,42 @@ def _longest(problems: list[Problem], config: Evaluate, context: Context) -> int
     return max(len(prompting.prompt_ids(p.prompt)) for p in problems) + config.max_tokens
 
 
-def _by_methods(
-    config: Evaluate, context: Context, models: RewardModels, seed: int
-) -> tuple[list[MetricRow], list[dict]]:
-    """Every policy × problem set × method, each charged all that it costs."""
+def _by_methods(config: Evaluate, context: Context, models: RewardModels, seed: int) -> None:
+    """Every policy × problem set × method, each charged all that it costs; a part is what shares nothing with others."""
+    session = context.session
+    assert session.parts is not None
     sets = {name: [i.problem for i in context.items([name])] for name in config.problems}
     longest = _longest([p for problems in sets.values() for p in problems], config, context)
-    points = []
     names = shown(config.policies)
-    for i, policy in enumerate(config.policies):
-        ledger = Ledger()
-        engine = make_engine(policy, context, longest, config.num_slots, config.engine)
-        engine.ledger = ledger
-        solver = Solver(names[policy], engine, context.prompting(policy), ledger, models.prm, models.orm)
-        for j, (name, problems) in enumerate(sets.items()):
-            part = i * len(sets) + j
+    alone = each_alone(config.methods, config.budgets)
+    parts = list(product(config.policies, sets, alone))
+    # servers are measured by one process, since they are emptied between methods
+    share = Share(session, config.name, len(parts), together=config.engine.kind == "local")
+    solver = None
+    for done, number in enumerate(share.numbers):
+        policy, name, (methods, budgets) = parts[number]
+        if solver is None or solver.name != names[policy]:
+            ledger = Ledger()
+            engine = make_engine(policy, context, longest, config.num_slots, config.engine, alone=True)
+            engine.ledger = ledger
+            solver = Solver(names[policy], engine, context.prompting(policy), ledger, models.prm, models.orm)
 
-            def progress(done: int, total: int, note: str, part: int = part) -> None:
-                context.session.progress(part * total + done, total * len(sets) * len(config.policies), note)
+        def progress(at: int, total: int, note: str, done: int = done) -> None:
+            session.progress(done * total + at, total * len(share.numbers), note)
 
-            bench = Bench(name, problems, config.max_tokens, seed, config.prices)
-            points += points_of(bench, solver, config.methods, config.budgets, progress)
-    for p in points:
-        n = len(p.outcomes)
-        counts = {
-            c: round(getattr(p.spent, c) * n)
-            for c in ("prefilled", "reused", "decoded", "scored", "verifications")
-        }
-        context.session.ledger.add(f"{p.model}, {p.name}", **counts)
-    told = {
-        "prompt": context.prompt.model_dump(),
-        "max_tokens": config.max_tokens,
-        "points": to_plain(points),
-    }
-    write_json(context.session.out / "points.json", told)
-    return rows_of(points, config.name), []
+        bench = Bench(name, sets[name], config.max_tokens, seed, config.prices)
+        points = points_of(bench, solver, methods, budgets, progress)
+        for p in points:
+            counts = {c: round(getattr(p.spent, c) * len(p.outcomes)) for c in COUNTS}
+            session.ledger.add(f"{p.model}, {p.name}", **counts)
+        write_json(session.parts / POINTS / f"{number}.json", to_plain(points))
+        share.done(number, {})
+    share.conclude()
+    if PartialState().is_main_process:
+        found = [p for i in range(len(parts)) for p in read_json(session.parts / POINTS / f"{i}.json")]
+        told = {"prompt": context.prompt.model_dump(), "max_tokens": config.max_tokens, "points": found}
+        write_json(session.out / "points.json", told)
+        _write(rows_of([from_plain(p) for p in found], config.name), [], context)
 
 
 def shown(policies: Sequence[str]) -> dict[str, str]:
@@ -138,32 +155,76 @@ def shown(policies: Sequence[str]) -> dict[str, str]:
     return {p: name if list(names.values()).count(name) == 1 else p for p, name in names.items()}
 
 
-def _by_sampling(
-    config: Evaluate, context: Context, models: RewardModels, seed: int
-) -> tuple[list[MetricRow], list[dict]]:
+def _by_sampling(config: Evaluate, context: Context, models: RewardModels, seed: int) -> None:
     """Greedy answers, sampled answers and the reward models' quality, of each policy."""
+    session, prompting = context.session, context.prompting(config.policies[0])
+    assert session.parts is not None
+    folder = session.parts / "trees"
     problems = [i.problem for i in context.items(config.problems)]
-    prompting = context.prompting(config.policies[0])
+    size = trees_per_part(len(problems))
+    draws = [(p, sampled) for p in config.policies for sampled in (False, True)[: 1 + (p in config.sampled)]]
+    num = -(-len(problems) // size)  # parts of one draw
+    share = Share(session, config.name, num * len(draws))
     longest = _longest(problems, config, context)
+    for policy in config.policies:
+        own = [number for number in share.numbers if draws[number // num][0] == policy]
+        if not own and config.engine.kind == "local":
+            continue
+        engine = make_engine(policy, context, longest, config.num_slots, config.engine)
+        for is_sampled in (False, True):
+            of_draw = [number for number in own if draws[number // num][1] == is_sampled]
+            parts = ((n, problems[n % num * size : (n % num + 1) * size]) for n in of_draw)
+            _draw(is_sampled, parts, folder, share, engine, prompting, models, config, seed)
+    share.conclude()
+    if not PartialState().is_main_process:
+        return
     if models.prm is not None and config.calibrate_on:
-        trees = context.trees(config.calibrate_on)[:300]
+        trees = list(islice(read_trees(context.out / "trees" / config.calibrate_on), 300))
         score_steps(models.prm, trees, "prm")
         models = replace(models, threshold=calibrated_threshold(trees, prompting))
+    drawn = {
+        draw: [tree for n in range(i * num, (i + 1) * num) for tree in read_trees(folder / str(n))]
+        for i, draw in enumerate(draws)
+    }
     rows, samples = [], []
-    names = shown(config.policies)
-    for i, policy in enumerate(config.policies):
-        num = config.num_samples if policy in config.sampled else 0
-        engine = make_engine(policy, context, longest, config.num_slots, config.engine)
-        subject = Subject(names[policy], engine, num, config.temperature)
-
-        def progress(done: int, total: int, note: str, i: int = i) -> None:
-            context.session.progress(i * total + done, total * len(config.policies), note)
-
-        found = measure(subject, problems, prompting, models, config.max_tokens, seed, config.name, progress)
+    for i, (policy, when) in enumerate(shown(config.policies).items()):
+        answered = Answered(when, drawn[policy, False], drawn.get((policy, True), []))
+        found = measure(answered, prompting, models, config.name)
         rows += found.rows
         samples += found.samples
         if found.step_scores:
             scores, labels = zip(*found.step_scores, strict=True)
             curve = [p._asdict() for p in calibration_curve(scores, labels)]
-            context.session.log({"method": "prm", "when": names[policy], "calibration": curve}, i)
-    return rows, samples
+            session.log({"method": "prm", "when": when, "calibration": curve}, i)
+    _write(rows, samples, context)
+
+
+def _draw(
+    is_sampled: bool,
+    parts: Iterable[tuple[int, list[Problem]]],
+    folder: Path,
+    share: Share,
+    engine: LocalEngine | RemoteEngine,
+    prompting: Prompting,
+    models: RewardModels,
+    config: Evaluate,
+    seed: int,
+) -> None:
+    """Judged answers to the problems of each part, greedy or sampled and then scored, written under its number."""
+    sampling = Sampling(config.temperature if is_sampled else 0.0)
+    growth = Growth(prompting.mark_steps, config.max_tokens, sampling, seed + is_sampled)
+    judging = Judging(prompting.decode)
+
+    def finish(number: int, trees: list[Tree], settled: list[Settled]) -> None:
+        if is_sampled:
+            scored(trees, models)
+        put_trees(folder / str(number), 0, trees)
+        share.done(number, *verdict_counts(settled, config.name))
+        share.session.progress(share.numbers.index(number) + 1, len(share.numbers), "")
+
+    trees, on_done = trees_of_parts(
+        ((n, [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in of_part]) for n, of_part in parts),
+        finish,
+    )
+    policy = fan(config.num_samples if is_sampled else 1)
+    grow_and_judge(trees, on_done, judging, engine, policy, growth, AHEAD * config.num_slots)

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Annotated, Literal
 
+from accelerate import PartialState
 from pydantic import Field
 
 from reasoner.config import Config, Entry, MayChange
+from reasoner.data.prompting import Prompting
 from reasoner.engine.connect import EngineConfig
 from reasoner.folder import StageName
+from reasoner.records import PreferencePair
 from reasoner.registry import lookup
 from reasoner.scoring.critique import critic, judge_with
 from reasoner.signals.consensus import JUDGES, StepJudge, agrees, with_votes
 from reasoner.signals.outcome_labels import outcome_labels
 from reasoner.signals.pairs import PairConfig, sibling_pairs
 from reasoner.signals.step_labels import KINDS, StepLabelConfig, step_labels
-from reasoner.signals.step_pairs import StepPairConfig, step_pairs
+from reasoner.signals.step_pairs import StepPairConfig, in_balance, longer_side, step_pairs
 from reasoner.signals.traces import TraceConfig, traces
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import ModelName, TreesOf
-from reasoner.store import write_records
+from reasoner.stages.share import Share
+from reasoner.store import num_shards, put_records, read_records, read_trees, write_records
+from reasoner.tree import Tree
+
+STEP_PAIRS = "step_pairs"
 
 
 class Label(Config):
@@ -61,12 +70,53 @@ class Label(Config):
 
 
 def run_label(config: Label, context: Context) -> None:
-    trees, prompting = context.trees(config.trees), context.prompting(config.model)
+    prompting, session = context.prompting(config.model), context.session
+    source, folder = context.out / "trees" / config.trees, context.out / "records" / config.name
+    share = Share(session, config.name, num_shards(source))
+    judge = _judge(config, context)
+    voted = [f"{kind}_{what}" for kind in config.kinds for what in ("votes", "agreed") if judge is not None]
+    # which pairs of steps stay in balance is for all of them together
+    as_found = config.step_pairs.model_copy(update={"balance": False})
+    unbalanced = session.parts / STEP_PAIRS if session.parts is not None else folder
+    for kind in (*config.kinds, *voted, "outcome"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for done, number in enumerate(share.numbers, start=1):
+        trees = list(read_trees(source, number))
+        made = {
+            kind: put_records(folder / kind, number, records)
+            for kind, records in _records(trees, config, prompting, judge).items()
+        }
+        put_records(unbalanced, number, list(step_pairs(trees, as_found, prompting.decode)))
+        kept = sum(any(v.status == "correct" for v in t.verdicts.values()) for t in trees)
+        session.ledger.add("policy", trajectories_kept=made["outcome"])
+        share.done(
+            number, {"label/problems_solved_sometimes": kept, **{f"label/{k}": n for k, n in made.items()}}
+        )
+        session.progress(done, len(share.numbers), "")
+    total = share.conclude()
+    if PartialState().is_main_process:
+        total["label/step_pairs"] = _balance(unbalanced, folder / STEP_PAIRS, config.step_pairs.balance)
+    session.log({name: n for name, n in total.items() if not name.endswith("_votes")}, 0)
+
+
+def _balance(found: Path, folder: Path, balances: bool) -> int:
+    """Write the pairs of steps that stay, read one after the other; none at all are no folder."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a start that was killed here
+    if not num_shards(found):
+        return 0
+    sides = bytearray(1 + longer_side(pair) for pair in read_records(found, PreferencePair))
+    kept = in_balance([side - 1 for side in sides]) if balances else set(range(len(sides)))
+    staying = (pair for i, pair in enumerate(read_records(found, PreferencePair)) if i in kept)
+    return write_records(folder, staying) if kept else 0
+
+
+def _records(
+    trees: list[Tree], config: Label, prompting: Prompting, judge: StepJudge | None
+) -> dict[str, list]:
+    """Records of the trees by kind."""
     decode = prompting.decode
-    folder = context.out / "records" / config.name
-    made = {}
+    made: dict[str, list] = {}
     for kind in config.kinds:
-        lookup(KINDS, kind, "label kind")
         labels = StepLabelConfig(
             kind=kind,
             ends=config.ends,
@@ -74,26 +124,23 @@ def run_label(config: Label, context: Context) -> None:
             drop_after_error=config.drop_after_error,
             only_mixed=config.only_mixed,
         )
-        made[kind] = write_records(folder / kind, step_labels(trees, labels, decode))
-        if config.judge or config.critic:
-            judge = (
-                _critic(config, context) if config.critic else lookup(JUDGES, config.judge, "judge of steps")
-            )
-            voted = list(with_votes(step_labels(trees, labels, decode), judge))
-            write_records(folder / f"{kind}_votes", voted)
-            made[f"{kind}_agreed"] = write_records(folder / f"{kind}_agreed", filter(agrees, voted))
-    made["outcome"] = write_records(folder / "outcome", outcome_labels(trees, decode))
-    for kind, records in {
-        "pairs": list(sibling_pairs(trees, config.pairs, decode)),
-        "step_pairs": step_pairs(trees, config.step_pairs, decode),
-        "traces": list(traces(trees, config.traces, decode, prompting.encode)),
-    }.items():
-        made[kind] = write_records(folder / kind, records) if records else 0
-    kept = sum(any(v.status == "correct" for v in t.verdicts.values()) for t in trees)
-    context.session.log(
-        {"label/problems_solved_sometimes": kept, **{f"label/{k}": n for k, n in made.items()}}, 0
-    )
-    context.session.ledger.add("policy", trajectories_kept=made["outcome"])
+        made[kind] = list(step_labels(trees, labels, decode))
+        if judge is not None:
+            made[f"{kind}_votes"] = list(with_votes(made[kind], judge))
+            made[f"{kind}_agreed"] = [record for record in made[f"{kind}_votes"] if agrees(record)]
+    made["outcome"] = list(outcome_labels(trees, decode))
+    made["pairs"] = list(sibling_pairs(trees, config.pairs, decode))
+    made["traces"] = list(traces(trees, config.traces, decode, prompting.encode))
+    return made
+
+
+def _judge(config: Label, context: Context) -> StepJudge | None:
+    """The second labeller, if one is asked for; an unknown kind of label or judge is a UserError."""
+    for kind in config.kinds:
+        lookup(KINDS, kind, "label kind")
+    if config.critic:
+        return _critic(config, context)
+    return lookup(JUDGES, config.judge, "judge of steps") if config.judge else None
 
 
 def _critic(config: Label, context: Context) -> StepJudge:

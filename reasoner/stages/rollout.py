@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,22 +14,26 @@ from reasoner.data.prompting import Prompting
 from reasoner.engine.connect import EngineConfig
 from reasoner.engine.protocol import Sampling
 from reasoner.folder import StageName
+from reasoner.parts import trees_per_part
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import lookup
 from reasoner.scoring.backup import pruning_report
-from reasoner.scoring.outcome import OnNode, judge, judge_while
+from reasoner.scoring.judging import Judging, Settled
+from reasoner.scoring.outcome import judge
 from reasoner.scoring.prm import score_steps
 from reasoner.scoring.published import PublishedPRM
 from reasoner.scoring.reward_models import load_orm, load_reward_model
 from reasoner.search.branch import BranchConfig
 from reasoner.search.budgets import BudgetConfig, within
-from reasoner.search.grow import Growth, StepStop, grow
+from reasoner.search.grow import Growth, StepStop
 from reasoner.search.mcts import outcome_or_score
 from reasoner.search.policies import TreeConfig, policy_of
 from reasoner.search.prune import DeadEndFn, PruneConfig, pruned
-from reasoner.stages.context import Context, make_engine, shuffled
+from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import ModelName, ProblemSet, RewardModelName
-from reasoner.store import write_trees
+from reasoner.stages.share import AHEAD, Share, grow_and_judge, trees_of_parts, verdict_counts
+from reasoner.store import put_trees
+from reasoner.trainers.ranks import from_everyone
 from reasoner.tree import Problem, Tree
 from verifiers.arithmetic_steps import check_steps
 from verifiers.proof import dead_end
@@ -69,9 +75,17 @@ class Rollout(Config):
 def run_rollout(config: Rollout, context: Context) -> None:
     prompting, session = context.prompting(config.model), context.session
     # another order than on-policy training has, so that reward models also learn problems which it meets late
-    problems = shuffled(context.items(config.problems), session.seed + 1)[: config.num_problems]
-    trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
-    longest = max(len(t.nodes[0].token_ids) for t in trees) + config.max_tokens
+    problems = context.spooled(config.problems, session.seed + 1, config.num_problems)
+    size = trees_per_part(len(problems))
+    share = Share(session, config.name, -(-len(problems) // size))
+
+    def grown_parts() -> Iterator[tuple[int, list[Tree]]]:
+        for number in share.numbers:
+            of_part = problems.read(number * size, (number + 1) * size)
+            yield number, [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in of_part]
+
+    prompts = (len(tree.nodes[0].token_ids) for _, trees in grown_parts() for tree in trees)
+    longest = max(from_everyone(max(prompts, default=1))) + config.max_tokens
     growth = Growth(
         prompting.mark_steps,
         config.max_tokens,
@@ -83,42 +97,41 @@ def run_rollout(config: Rollout, context: Context) -> None:
     policy = within(policy_of(config.tree, value, growth), config.budget)
     policy = pruned(policy, config.prune, session.seed, is_dead_end=_dead_end(config.dead_end, prompting))
     engine = make_engine(config.model, context, longest, config.num_slots, config.engine)
-    observe = _observer(config, context, prompting)
+    num_own = min(len(share.numbers) * size, len(problems))
 
-    def growing(on_node: OnNode) -> None:
-        grow(
-            trees,
-            engine,
-            policy,
-            growth,
-            lambda done: session.progress(done, len(trees), ""),
-            observe,
-            on_node,
-        )
+    def finish(number: int, trees: list[Tree], settled: list[Settled]) -> None:
+        counts, notes = verdict_counts(settled, "rollout")
+        if not config.verify:
+            session.ledger.add("verifier", verifications=sum(len(s.leaves) for s in settled))
+        session.ledger.add("policy", trajectories_generated=sum(len(t.leaves()) for t in trees))
+        put_trees(context.out / "trees" / config.name, number, trees)
+        share.done(number, {**counts, **_counted(trees)}, notes)
 
-    found: dict[str, float] = {}
-    if config.verify:
-        growing(lambda t, number, node: None)
-    else:
-        judged = judge_while(growing, trees, prompting.decode)
-        session.ledger.add("verifier", verifications=judged.statuses.total())
-        found = {f"rollout/{status}": n for status, n in judged.statuses.items()}
-        found["rollout/verdict_wait"] = judged.wait_share
-    session.ledger.add("policy", trajectories_generated=sum(len(t.leaves()) for t in trees))
+    trees, on_done = trees_of_parts(grown_parts(), finish)
+    judging = Judging(prompting.decode)
+    begun = time.monotonic()
+    grow_and_judge(
+        trees, on_done, judging, engine, policy, growth, AHEAD * config.num_slots,
+        observe=_observer(config, context, prompting), on_progress=lambda done: session.progress(done, num_own, ""),
+    )  # fmt: skip
+    waited = max(from_everyone(judging.waited_s / max(1e-9, time.monotonic() - begun)))
+    total = share.conclude()
+    lost, known = total.pop("lost"), total.pop("known")
+    found = {"rollout/verdict_wait": waited, "rollout/pruning_error": lost / known if known else math.nan}
+    session.log({**total, **found}, 0)
+
+
+def _counted(trees: list[Tree]) -> dict[str, float]:
     report = pruning_report(trees)
-    session.log(
-        {
-            "rollout/trajectories": sum(len(t.leaves()) for t in trees),
-            "rollout/tokens": sum(t.num_sampled for t in trees),
-            "rollout/continuations_planned": report.planned,
-            **{f"rollout/dropped_{rule}": n for rule, n in report.dropped.items()},
-            "rollout/pruned_but_continued": report.continued,
-            "rollout/pruning_error": report.error,
-            **found,
-        },
-        0,
-    )
-    write_trees(context.out / "trees" / config.name, trees)
+    return {
+        "rollout/trajectories": sum(len(t.leaves()) for t in trees),
+        "rollout/tokens": sum(t.num_sampled for t in trees),
+        "rollout/continuations_planned": report.planned,
+        **{f"rollout/dropped_{rule}": n for rule, n in report.dropped.items()},
+        "rollout/pruned_but_continued": report.continued,
+        "lost": report.lost,
+        "known": report.known,
+    }
 
 
 def _observer(config: Rollout, context: Context, prompting: Prompting) -> Callable[[Sequence[Tree]], None]:

@@ -8,10 +8,12 @@ from pydantic import Field
 
 from reasoner.config import Config
 from reasoner.folder import StageName
-from reasoner.scoring.outcome import judge
+from reasoner.scoring.judging import Judging, Settled
 from reasoner.stages.context import Context
 from reasoner.stages.references import ModelName, TreesOf
-from reasoner.store import write_trees
+from reasoner.stages.share import Share, trees_of_parts, verdict_counts
+from reasoner.store import num_shards, put_trees, read_trees
+from reasoner.tree import Tree
 
 
 class Verify(Config):
@@ -24,11 +26,23 @@ class Verify(Config):
 
 
 def run_verify(config: Verify, context: Context) -> None:
-    trees = context.trees(config.trees)
-    total = sum(leaf not in t.verdicts for t in trees for leaf in t.leaves())
-    statuses = judge(
-        trees, context.prompting(config.model).decode, lambda done: context.session.progress(done, total, "")
-    )
-    context.session.ledger.add("verifier", verifications=total)
-    context.session.log({f"verify/{status}": n for status, n in statuses.items()}, 0)
-    write_trees(context.out / "trees" / config.name, trees)
+    session, folder = context.session, context.out / "trees" / config.trees
+    share = Share(session, config.name, num_shards(folder))
+    parts = ((number, list(read_trees(folder, number))) for number in share.numbers)
+
+    def finish(number: int, trees: list[Tree], settled: list[Settled]) -> None:
+        counts, notes = verdict_counts(settled, "verify")
+        session.ledger.add("verifier", verifications=sum(len(s.leaves) for s in settled))
+        put_trees(context.out / "trees" / config.name, number, trees)
+        share.done(number, counts, notes)
+        session.progress(share.numbers.index(number) + 1, len(share.numbers), "")
+
+    trees, on_done = trees_of_parts(parts, finish)
+    with Judging(context.prompting(config.model).decode) as judging:
+        for t, tree in enumerate(trees):
+            judging.begin(t, tree)
+            for settled in judging.end(t):
+                on_done(settled)
+        for settled in judging.rest():
+            on_done(settled)
+    session.log(share.conclude(), 0)

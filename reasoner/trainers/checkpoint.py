@@ -1,9 +1,10 @@
 """Checkpoints of a training loop: atomic, the newest two kept, enough to end with the same weights after a kill.
 
-A checkpoint is a folder `00012` (the steps done) with `shared.pt` (trained weights, optimizers, schedules),
-one `rankN.pt` per process (random states, and what else the loop carries) and `manifest.json` with every
-file's SHA-256. It is written under a temporary name and renamed, so a kill at any moment leaves whole ones
-only. Weights are those that the optimizers hold: with adapters, the adapters alone.
+A checkpoint is a folder `00012` (the steps done) with `shared.pt` (trained weights, optimizers, schedules), one
+`rankN.pt` per process (random states, and what else the loop carries) and `manifest.json` with every file's SHA-256.
+Of networks that are cut over the processes, weights and optimizers are in `shards/` instead. It is written under a
+temporary name and renamed, so a kill at any moment leaves whole ones only. Weights are those that the optimizers hold:
+with adapters, the adapters alone. Any number of processes goes on from it.
 """
 
 from __future__ import annotations
@@ -23,21 +24,31 @@ import torch
 from accelerate import Accelerator
 
 from reasoner.config import Config, decisive
+from reasoner.ledger import Ledger
 from reasoner.registry import UserError
 from reasoner.seal import sha256
 from reasoner.store import read_json, saying_what_is_full, sync_folder, write_json
+from reasoner.trainers.loop import Session
+from reasoner.trainers.ranks import wait_for_everyone
+from reasoner.trainers.shards import load_shards, save_shards
 
 NUM_KEPT = 2
 MANIFEST = "manifest.json"
+SHARDS = "shards"  # folder with what is cut over the processes, as torch.distributed.checkpoint writes it
+SHARED_OUT = ("own_chains",)  # variables of a loop of which each process has a part
 
 logger = logging.getLogger(__name__)
 
 
 class Trained(NamedTuple):
-    """What holds the state of training: each optimizer with the parameters it updates, and its schedule."""
+    """What holds the state of training: each optimizer with the parameters it updates, and its schedule.
+
+    Where networks are cut over the processes (policy/shard), `sharded` are these, one for each optimizer.
+    """
 
     optimizers: Sequence[Any]
     schedules: Sequence[Any]
+    sharded: Sequence[torch.nn.Module] = ()
 
 
 class Restored(NamedTuple):
@@ -79,22 +90,30 @@ def _save(
             shutil.rmtree(leftover)
         temporary.mkdir(parents=True)
         _write(temporary / "shared.pt", {
-            "weights": [[p.detach() for p in _parameters(o)] for o in trained.optimizers],
-            "optimizers": [o.state_dict() for o in trained.optimizers],
+            "weights": [[p.detach() for p in _parameters(o)] for o in _of_all(trained)],
+            "optimizers": [o.state_dict() for o in _of_all(trained)],
             "schedules": [s.state_dict() for s in trained.schedules],
         })  # fmt: skip
-    accelerator.wait_for_everyone()
+    wait_for_everyone()
+    if trained.sharded:
+        save_shards(temporary / SHARDS, trained.sharded, trained.optimizers)
     _write(temporary / f"rank{accelerator.process_index}.pt", {"random": random_states(), "loop": loop})
-    accelerator.wait_for_everyone()
+    wait_for_everyone()
     if accelerator.is_main_process:
-        sums = {p.name: sha256(p) for p in sorted(temporary.glob("*.pt"))}
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        sums = {p.relative_to(temporary).as_posix(): sha256(p) for p in files}
         write_json(temporary / MANIFEST, {"step": step, "fingerprint": fingerprint, "sha256": sums})
         shutil.rmtree(whole, ignore_errors=True)
         os.replace(temporary, whole)
         sync_folder(folder)
         for old in _steps(folder)[:-NUM_KEPT]:
             shutil.rmtree(folder / f"{old:05d}")
-    accelerator.wait_for_everyone()
+    wait_for_everyone()
+
+
+def _of_all(trained: Trained) -> Sequence[Any]:
+    """The optimizers of which every process has the same."""
+    return () if trained.sharded else trained.optimizers
 
 
 def load_checkpoint(
@@ -102,8 +121,8 @@ def load_checkpoint(
 ) -> Restored | None:
     """Put the newest whole checkpoint (or the oldest kept) into the optimizers' parameters, and return the rest.
 
-    None where there is none; a damaged one is passed over. One of another config or another number of
-    processes is a UserError.
+    None where there is none; a damaged one is passed over, one of another config is a UserError. Another number of
+    processes goes on with what all of those before had.
     """
     steps = sorted(_steps(folder), reverse=not oldest)
     for step in steps:
@@ -114,27 +133,65 @@ def load_checkpoint(
             continue
         if manifest["fingerprint"] != fingerprint:
             raise UserError(
-                f"{path} was written with another config, other training data or another number of processes; expected the "
+                f"{path} was written with another config or other training data; expected the "
                 f"same ones: go back to them, or remove {folder} to begin the stage again"
             )
         shared = torch.load(path / "shared.pt", map_location="cpu", weights_only=True)
-        with torch.no_grad():
-            for optimizer, weights in zip(trained.optimizers, shared["weights"], strict=True):
+        states = zip(_of_all(trained), shared["weights"], shared["optimizers"], strict=True)
+        for optimizer, weights, state in states:
+            with torch.no_grad():
                 for p, saved in zip(_parameters(optimizer), weights, strict=True):
                     p.copy_(saved)
-        for optimizer, state in zip(trained.optimizers, shared["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         for schedule, state in zip(trained.schedules, shared["schedules"], strict=True):
             schedule.load_state_dict(state)
-        own = torch.load(path / f"rank{accelerator.process_index}.pt", weights_only=True)
-        set_random_states(own["random"])
-        return Restored(step, own["loop"])
+        if trained.sharded:
+            load_shards(path / SHARDS, trained.sharded, trained.optimizers)
+        return _restored(path, step, accelerator.process_index, accelerator.num_processes)
     return None
 
 
-def fingerprint_of(config: Config, seed: int, num_processes: int, data: Iterable[Any]) -> str:
+def go_on(
+    session: Session, trained: Trained, fingerprint: str, accelerator: Accelerator
+) -> tuple[int, float]:
+    """As load_checkpoint, for a loop that carries its costs alone: the updates done before, and the seconds they took."""
+    found = None
+    if session.checkpoints is not None:
+        found = load_checkpoint(session.checkpoints, trained, fingerprint, accelerator)
+    if found is None:
+        return 0, 0.0
+    session.ledger.resume(found.loop["ledger"], found.loop["seconds"])
+    return found.step, found.loop["seconds"]
+
+
+def _restored(path: Path, step: int, rank: int, num: int) -> Restored:
+    """What a process goes on with: its own part, or, where there were not as many processes, a share of all parts."""
+    saved = len(list(path.glob("rank*.pt")))
+    ranks = [rank] if saved == num else range(saved)
+    own = [torch.load(path / f"rank{i}.pt", weights_only=True) for i in ranks]
+    set_random_states(own[0]["random"])
+    loops = [o["loop"] for o in own]
+    return Restored(step, loops[0] if saved == num else regrouped(loops, rank, num))
+
+
+def regrouped(loops: Sequence[dict[str, Any]], rank: int, num: int) -> dict[str, Any]:
+    """A loop's variables on one of `num` processes, from those of all processes before.
+
+    Lists in SHARED_OUT are dealt out anew, the first process has the costs of all; whatever else is the same on all.
+    """
+    dealt = {
+        name: [x for loop in loops for x in loop[name]][rank::num] for name in SHARED_OUT if name in loops[0]
+    }
+    ledger = Ledger()
+    if rank == 0:
+        for stage in {stage for loop in loops for stage in loop["ledger"]["counts"]}:
+            ledger.gather(stage, [loop["ledger"] for loop in loops])
+    return {**loops[0], **dealt, "ledger": ledger.to_dict()}
+
+
+def fingerprint_of(config: Config, seed: int, data: Iterable[Any]) -> str:
     """What must be the same for a checkpoint to be gone on from: all but the keys that may change, and the data by content."""
-    digest = hashlib.sha256(json.dumps([decisive(config), seed, num_processes]).encode())
+    digest = hashlib.sha256(json.dumps([decisive(config), seed]).encode())
     for facts in data:
         digest.update(repr(facts).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

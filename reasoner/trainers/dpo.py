@@ -14,8 +14,10 @@ from reasoner.config import Config, MayChange
 from reasoner.interrupt import deferring
 from reasoner.policy.adapters import LoRA, is_adapter, load_merged, load_trainable, save_trained
 from reasoner.policy.models import load_tokenizer
+from reasoner.policy.shard import Sharding
 from reasoner.records import PreferencePair
 from reasoner.registry import UserError
+from reasoner.trainers.cut_loop import prefer_cut
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
 from reasoner.trainers.trl_checkpoints import GoesOn, Saves
 from reasoner.trainers.trl_settings import FromRows, RankRows, Report, trl_arguments, trl_config
@@ -38,6 +40,10 @@ class DPOStage(Config):
         default=100, ge=1, description="updates between checkpoints, from which a killed run goes on"
     )
     lora: LoRA | None = Field(None, description="train a LoRA adapter instead of all weights")
+    shard: Sharding | None = Field(
+        None,
+        description="cut weights, gradients and optimizer states over all processes (FSDP), by a loop of our own",
+    )
     trl: dict[str, Any] = Field(default_factory=dict, description="further options of trl.DPOConfig")
 
 
@@ -55,6 +61,12 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
         raise UserError(
             "no preference pairs; expected siblings of which one is right and one wrong: roll out more problems"
         )
+    rows = RankRows([len(p.chosen_ids) + len(p.rejected_ids) for p in pairs], config.batch_size, session.seed)
+    steps = max(1, round(config.epochs * len(rows)))
+    torch.manual_seed(session.seed)  # a new adapter is random
+    if config.shard is not None:
+        prefer_cut(model_path, pairs, config, rows, steps, session)
+        return
     tokenizer = load_tokenizer(model_path)
     whole = load_trainable(model_path, config.lora)
     # with an adapter TRL keeps a frozen copy of it as the reference, on the same base
@@ -62,8 +74,6 @@ def train_dpo(model_path: str, pairs: list[PreferencePair], config: DPOStage, se
     dataset = Dataset.from_dict(
         {name: [getattr(p, name) for p in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     )
-    rows = RankRows([len(p.chosen_ids) + len(p.rejected_ids) for p in pairs], config.batch_size, session.seed)
-    steps = max(1, round(config.epochs * len(rows)))
     machine, chosen = trl_arguments(session, rows, steps, config.optimizer)
     ours: dict[str, Any] = {"loss_type": [config.loss], "beta": config.beta}
     optimizer = make_optimizer(whole, config.optimizer)

@@ -16,6 +16,7 @@ from reasoner.policy.attention import evaluating
 from reasoner.policy.heads import PolicyNet
 from reasoner.policy.logprobs import LogitHead
 from reasoner.policy.models import load_tokenizer
+from reasoner.policy.shard import local
 from reasoner.registry import UserError
 from reasoner.signals.packing import pack
 from reasoner.trainers.ranks import highest, summed
@@ -31,12 +32,12 @@ def check_liveness(parameters: Sequence[torch.Tensor], engine: Engine, token_ids
     Servers prove each version that they get, which is this very check; for them loading is all.
     """
     proves_itself = isinstance(engine, RemoteEngine)
-    moved = parameters[-NUM_PERTURBED:]
+    moved = [local(p) for p in parameters[-NUM_PERTURBED:]]
     kept = [p.detach().clone() for p in moved]
     before = [] if proves_itself else engine.score([token_ids])[0]
     with torch.no_grad():
         for p in moved:
-            p.add_(0.1 * p.abs().mean() + 0.01)
+            p.add_(0.1 * p.abs().sum() / max(1, p.numel()) + 0.01)  # a process may hold nothing of it
         engine.load_weights(PERTURBED)
         after = [] if proves_itself else engine.score([token_ids])[0]
         for p, saved in zip(moved, kept, strict=True):

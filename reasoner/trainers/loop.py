@@ -12,18 +12,21 @@ from typing import Annotated, Any
 import torch
 from accelerate import Accelerator
 from pydantic import Field
+from torch.distributed.tensor import DTensor
 
 from reasoner.config import Config, Entry
 from reasoner.ledger import Ledger
-from reasoner.registry import lookup
+from reasoner.policy.shard import Sharding
+from reasoner.registry import UserError, lookup
 
 
 @dataclass
 class Session:
     """Where a stage writes and whom it tells: `log(metrics, step)`, `progress(done, total, note)`.
 
-    `checkpoints` is the folder from which a killed loop goes on; None keeps none. What must be ended with the stage,
-    as servers, is given to `ending`.
+    `checkpoints` is the folder from which a killed loop goes on; None keeps none. `parts` is that of the marks from which
+    a killed stage of many trees does (reasoner/parts). What must be ended with the stage, as servers, is given to
+    `ending`.
     """
 
     out: Path
@@ -32,6 +35,7 @@ class Session:
     progress: Callable[[int, int, str], None] = lambda done, total, note: None
     seed: int = 0
     checkpoints: Path | None = None
+    parts: Path | None = None
     ending: ExitStack = field(default_factory=ExitStack)
 
 
@@ -45,6 +49,9 @@ class OptimizerConfig(Config):
     muon_lr: float = Field(default=0.02, gt=0, description="peak learning rate of Muon's matrices")
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay")
     betas: tuple[float, float] = Field(default=(0.9, 0.98), description="AdamW's moment decays")
+    eps: float = Field(
+        default=1e-8, gt=0, description="added to AdamW's denominator: gradients far below it move nothing"
+    )
     schedule: Annotated[str, Entry("schedule", "reasoner.trainers.loop:SCHEDULES")] = Field(
         default="cosine", description="cosine | linear | constant, after the warm-up"
     )
@@ -120,9 +127,7 @@ class Muon(torch.optim.Optimizer):
         if hidden:
             self.parts.append(_Muon(hidden, lr=config.muon_lr, weight_decay=config.weight_decay))
         if rest:
-            self.parts.append(
-                torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-            )
+            self.parts.append(_adamw_of(rest, config))
         super().__init__([p for _, p in named], {})
         # the parts' own groups, so that a scheduler which sets "lr" here sets it there
         self.param_groups = [g for part in self.parts for g in part.param_groups]
@@ -145,8 +150,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def _adamw(named_parameters, config: OptimizerConfig) -> torch.optim.Optimizer:
-    trained = [p for _, p in named_parameters if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    return _adamw_of([p for _, p in named_parameters if p.requires_grad], config)
+
+
+def _adamw_of(parameters: list[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+    )
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": _adamw, "muon": Muon}
@@ -154,6 +164,24 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": _adamw, 
 
 def make_optimizer(net: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     return lookup(OPTIMIZERS, config.name, "optimizer")(net.named_parameters(), config)
+
+
+def check_cut(options: Sharding, optimizer: OptimizerConfig, is_adapter: bool) -> None:
+    """A UserError for what does not go with networks that are cut over the processes."""
+    if optimizer.name == "muon":
+        raise UserError(
+            "got optimizer.name=muon with shard: it orthogonalises whole matrices, of which each process has a part; "
+            "expected adamw"
+        )
+    if options.offload and is_adapter:
+        raise UserError(
+            "got shard.offload with lora: adapters are not cut; expected one of the two, or lora.four_bit"
+        )
+
+
+def norm_of(found: torch.Tensor | None) -> float:
+    """A gradient's norm as a number, also where each process has a part of it."""
+    return 0.0 if found is None else float(found.full_tensor() if isinstance(found, DTensor) else found)
 
 
 def clip_and_step(
@@ -172,7 +200,7 @@ def clip_and_step(
     for net, optimizer, limit, is_taught in zip(nets, optimizers, limits, taught, strict=True):
         assert net is not None
         clip = accelerator.clip_grad_norm_ if scaler is None else torch.nn.utils.clip_grad_norm_
-        norm = float(clip(net.parameters(), limit) or 0.0)
+        norm = norm_of(clip(net.parameters(), limit))
         takes = is_taught and math.isfinite(norm)
         if takes and scaler is None:
             optimizer.step()

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from reasoner.data.prompting import Prompting
 from reasoner.losses import Sequences, value_of
 from reasoner.policy.heads import PolicyNet, ScoreNet, check_scores
+from reasoner.policy.machine import own_device
 from reasoner.records import PolicySample, SFTExample
 from reasoner.scoring.backup import leaf_weights
 from reasoner.scoring.published import PublishedPRM, score_published
@@ -102,7 +103,7 @@ def score_states(
     if isinstance(net, PublishedPRM):
         score_published(net, trees, name, max_tokens)
         return
-    device = next(net.parameters()).device
+    device = own_device()
     was_training = net.training
     net.eval()
     for numbers in same_count(batches(trees, max_tokens), device):

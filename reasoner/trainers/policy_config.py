@@ -10,6 +10,7 @@ from reasoner.config import Config, Entry, MayChange
 from reasoner.data.steps import LOOK_AHEAD, WHILE_SAMPLING
 from reasoner.engine.connect import EngineConfig
 from reasoner.policy.adapters import LoRA
+from reasoner.policy.shard import Sharding
 from reasoner.registry import UserError
 from reasoner.search.branch import BranchConfig, check_by_prefix
 from reasoner.signals.credit import AdvantageConfig
@@ -115,6 +116,10 @@ class PolicyGradientStage(Config):
     )
     save_every: Annotated[int, MayChange()] = Field(
         5, ge=1, description="rounds between two checkpoints; a killed run goes on from there"
+    )
+    shard: Sharding | None = Field(
+        default=None,
+        description="cut weights, gradients and optimizer states over all processes (FSDP), e.g. {} or {offload: true}",
     )
     gradient_checkpointing: Annotated[bool, MayChange()] = Field(
         False,

@@ -22,7 +22,9 @@ from accelerate import Accelerator
 from reasoner.data.prompting import Prompting
 from reasoner.engine.protocol import Engine, Sampling
 from reasoner.interrupt import Stopped, deferring, stop_asked
+from reasoner.policy.heads import gathered_net
 from reasoner.policy.models import save
+from reasoner.policy.shard import gathered, is_sharded
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.outcome import Judged, judge_while
@@ -46,7 +48,7 @@ from reasoner.trainers.policy_batch import (
     whiten,
 )
 from reasoner.trainers.policy_config import PolicyGradientStage
-from reasoner.trainers.policy_models import load_models
+from reasoner.trainers.policy_models import cut, load_models
 from reasoner.trainers.policy_report import book, describe, why_barren
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import refresh
@@ -106,22 +108,27 @@ def train_policy(
     torch.manual_seed(session.seed)
     models, sampler = load_models(model_path, critic_path, prm_path, config, orm_path)
     at = Position()
+    bring_weights = None
+    if config.shard is not None:
+        sampler, bring_weights = cut(models, config)
     trained = _prepare_training(models, config, accelerator, lambda: spent_share(at, config))
-    for frozen in (models.ref, models.prm, models.orm):
-        if isinstance(frozen, torch.nn.Module) and not any(p.requires_grad for p in frozen.parameters()):
-            frozen.to(accelerator.device)
+    for net in (models.ref, models.prm, models.orm):
+        if isinstance(net, torch.nn.Module) and not (
+            is_sharded(net) or any(p.requires_grad for p in net.parameters())
+        ):
+            net.to(accelerator.device)
     longest = max(len(prompting.prompt_ids(p.prompt)) for p in problems)
     check_room(sampler.config, longest + config.max_tokens)
     probe_ids = prompting.prompt_ids(problems[0].prompt)
     engine = open_sampler(
         config.engine, sampler, model_path, prompting, longest + config.max_tokens, config.num_slots, probe_ids,
-        session, accelerator, config.lora.r if config.lora is not None else 0,
+        session, config.lora.r if config.lora is not None else 0, refresh=bring_weights,
     )  # fmt: skip
     weights = [p for group in trained.optimizers[0].param_groups for p in group["params"]]
     check_packed(sampler)
     check_liveness(weights, engine, probe_ids)
     facts = ((p.id, p.prompt, p.verifier, p.reference) for p in problems)
-    fingerprint = fingerprint_of(config, session.seed, accelerator.num_processes, facts)
+    fingerprint = fingerprint_of(config, session.seed, facts)
     begun = time.monotonic()
     round, at, spent = _resume(session, trained, fingerprint, accelerator)
     begun -= spent
@@ -245,13 +252,16 @@ def _prepare_training(
     if models.critic is not None:
         optimizers.append(make_optimizer(models.critic, config.critic_optimizer))
         schedules.append(schedule(optimizers[1], config.critic_optimizer))
+    if config.prm_refresh is not None and models.prm is not None:
+        optimizers.append(make_optimizer(models.prm, config.prm_refresh.optimizer))
+    if is_sharded(models.policy):
+        nets = [models.policy, models.critic, models.prm if config.prm_refresh is not None else None]
+        return Trained(optimizers, schedules, [net for net in nets if net is not None])
+    if models.critic is not None:
         models.critic, optimizers[1] = accelerator.prepare(models.critic, optimizers[1])
     models.policy, optimizers[0] = accelerator.prepare(models.policy, optimizers[0])
     if config.prm_refresh is not None and models.prm is not None:
-        models.prm, optimizer = accelerator.prepare(
-            models.prm, make_optimizer(models.prm, config.prm_refresh.optimizer)
-        )
-        optimizers.append(optimizer)
+        models.prm, optimizers[-1] = accelerator.prepare(models.prm, optimizers[-1])
     return Trained(optimizers, schedules)
 
 
@@ -377,10 +387,14 @@ def _answer(
 def _save(
     models: Models, prompting: Prompting, out: Path, config: PolicyGradientStage, accelerator: Accelerator
 ) -> None:
-    if accelerator.is_main_process:
-        save(models.whole, prompting.tokenizer, out / "model")
-        if models.critic is not None:
-            accelerator.unwrap_model(models.critic).save(prompting.tokenizer, out / "critic")
-        if models.prm is not None and config.prm_refresh is not None:
-            accelerator.unwrap_model(models.prm).save(prompting.tokenizer, out / "prm")
+    scorers = {"critic": models.critic, "prm": models.prm if config.prm_refresh is not None else None}
+    is_main, is_cut = accelerator.is_main_process, is_sharded(models.policy)
+    policy = gathered(models.whole) if is_cut else models.whole
+    if is_main:
+        save(policy, prompting.tokenizer, out / "model")
+    for name, net in scorers.items():
+        if net is not None:
+            plain = gathered_net(net) if is_cut else accelerator.unwrap_model(net)
+            if is_main:
+                plain.save(prompting.tokenizer, out / name)
     wait_for_everyone()

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reasoner.policy.adapters import LoRA, SharedBase, is_adapter, load_merged, load_trainable
+from reasoner.policy.adapters import Adapter, LoRA, SharedBase, is_adapter, load_merged, load_trainable
 from reasoner.policy.heads import PolicyNet, ScoreNet, train_what_is_read
 from reasoner.policy.models import load_tokenizer
 from reasoner.policy.recompute import recompute_layers
+from reasoner.policy.shard import copy_to_sample_from, gather_into, shard, shard_base
 from reasoner.registry import UserError
 from reasoner.scoring.published import PublishedPRM
 from reasoner.scoring.reward_models import is_ours, load_reward_model
 from reasoner.signals.advantages import CRITIC
 from reasoner.store import read_json
+from reasoner.trainers.loop import check_cut
 from reasoner.trainers.policy_batch import Models
 from reasoner.trainers.policy_config import PolicyGradientStage
 
@@ -56,10 +59,33 @@ def load_models(
     orm = _whole(orm_path, False)
     if ref is not None:
         ref.requires_grad_(False)
-    if config.gradient_checkpointing:
+    if config.gradient_checkpointing and config.shard is None:
         for net in [lm] if critic is None else [lm, critic.lm]:
             recompute_layers(net)
     return Models(lm, PolicyNet(lm), critic, ref, prm, orm), lm
+
+
+def cut(models: Models, config: PolicyGradientStage) -> tuple[Any, Callable[[], None]]:
+    """Cut the networks over the processes in place, as config.shard says.
+
+    Returns a whole copy of the policy to sample from, and what brings it up to date, which all processes call together.
+    """
+    assert config.shard is not None
+    for options in (config.optimizer, config.critic_optimizer):
+        check_cut(config.shard, options, config.lora is not None)
+    trained, draws = models.whole, config.engine.kind == "local"
+    plain = copy_to_sample_from(trained, draws)
+    if isinstance(trained, Adapter):
+        shared = trained.shared
+        adapters = {w for name in shared.peft.peft_config for w in shared.weights(name).values()}
+        shard_base(
+            shared.lm, adapters, config.shard, shared.around if config.gradient_checkpointing else None
+        )
+        return plain, lambda: gather_into(plain.weights, trained.weights)
+    for net in (models.policy, models.critic, models.ref, models.prm, models.orm):
+        if isinstance(net, torch.nn.Module):
+            shard(net, config.shard, config.gradient_checkpointing)
+    return plain, lambda: gather_into(plain, trained)
 
 
 def _on_one_base(
@@ -67,7 +93,7 @@ def _on_one_base(
     config: PolicyGradientStage, lora: LoRA, has_critic: bool,
 ) -> tuple[Models, Any]:  # fmt: skip
     """As adapters on the policy's base; a critic or PRM of another base is loaded whole."""
-    shared = SharedBase(model_path, lora, "policy", config.gradient_checkpointing)
+    shared = SharedBase(model_path, lora, "policy", config.gradient_checkpointing and config.shard is None)
     policy = shared.view("policy")
     critic = prm = orm = ref = None
     if has_critic and critic_path is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -88,7 +89,7 @@ def one_clock() -> Callable[[], float]:
     def elapsed() -> float:
         seconds = torch.tensor(time.monotonic() - begun, dtype=torch.float64)
         if _is_several():
-            dist.broadcast(seconds, 0, group=_patient_group())
+            dist.broadcast(seconds, 0, group=patient_group())
         return seconds.item()
 
     return elapsed
@@ -97,7 +98,8 @@ def one_clock() -> Callable[[], float]:
 def wait_for_everyone() -> None:
     """Wait for all processes, however long the work of one takes; one that died ends the wait with an error."""
     if _is_several():
-        dist.barrier(group=_patient_group())
+        with _explained():
+            dist.barrier(group=patient_group())
 
 
 def from_everyone(value: Any) -> list[Any]:
@@ -105,17 +107,30 @@ def from_everyone(value: Any) -> list[Any]:
     if not _is_several():
         return [value]
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value, group=_patient_group())
+    with _explained():
+        dist.all_gather_object(found, value, group=patient_group())
     return found
 
 
 def check_supported(accelerator: Accelerator) -> None:
-    """The engine samples from the trained module itself, which works where each process holds all of it."""
+    """Weights are cut over the processes by the key `shard` of a stage, not by a launch file (UserError)."""
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise UserError(
-            f"the launch file asks for {accelerator.distributed_type.value}; on-policy training is replicated so far: "
-            "expected e.g. launch/accelerate/two_processes.yaml, or MULTI_GPU"
+            f"the launch file asks for {accelerator.distributed_type.value}; expected MULTI_GPU, e.g. "
+            "launch/accelerate/two_processes.yaml, and shard: {} in the stage, which cuts weights on CPUs as well"
         )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What a wait says where another process has ended."""
+    try:
+        yield
+    except RuntimeError as problem:
+        raise UserError(
+            f"another process of this run has ended ({str(problem).splitlines()[0][:120]}); expected all of them to work on: "
+            "see what it said last; the same command goes on where it was"
+        ) from problem
 
 
 def _is_several() -> bool:
@@ -123,6 +138,6 @@ def _is_several() -> bool:
 
 
 @cache
-def _patient_group() -> Any:
+def patient_group() -> Any:
     """All processes over gloo, whose waits don't end: NCCL's ten minutes are for kernels, not for a stage of one."""
     return dist.new_group(backend="gloo", timeout=PATIENCE)

@@ -16,21 +16,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import torch
-from accelerate import Accelerator
 from pydantic import Field
 
 from reasoner.config import Config, Entry, MayChange
 from reasoner.evals.reward_quality import auroc, brier_skill
 from reasoner.interrupt import Stopped, deferring, stop_asked
-from reasoner.policy.adapters import LoRA, load_for_head
-from reasoner.policy.heads import HEADS, LabelTokens, ScoreNet, train_what_is_read
+from reasoner.policy.adapters import Adapter, LoRA, load_for_head
+from reasoner.policy.heads import HEADS, LabelTokens, ScoreNet, gathered_net, train_what_is_read
 from reasoner.policy.models import load_tokenizer
+from reasoner.policy.shard import Sharding, is_sharded, shard, shard_base
 from reasoner.registry import UserError, lookup
 from reasoner.signals.labelled import Labelled, divided, idle
 from reasoner.signals.packing import batches, num_tokens, pack
-from reasoner.trainers.checkpoint import Trained, fingerprint_of, load_checkpoint, save_checkpoint
+from reasoner.trainers.checkpoint import Trained, fingerprint_of, go_on, save_checkpoint
 from reasoner.trainers.gates import check_packed
-from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, make_optimizer
+from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, check_cut, make_optimizer, norm_of
 from reasoner.trainers.ranks import highest, make_accelerator, same_count, summed, wait_for_everyone
 from reasoner.trainers.reward_loss import LOSSES, mass, weighted_sum
 
@@ -74,6 +74,10 @@ class RewardModelStage(Config):
     lora: LoRA | None = Field(
         default=None, description="train a LoRA adapter and the head instead of all weights"
     )
+    shard: Sharding | None = Field(
+        default=None,
+        description="cut weights, gradients and optimizer states over all processes (FSDP), e.g. {} or {offload: true}",
+    )
     gradient_checkpointing: bool = Field(
         default=False,
         description="compute each layer again in the backward pass: less memory, about a third more time",
@@ -111,20 +115,24 @@ def train_reward_model(
             "alternatives (or PRM800K's), or another loss than ranking"
         )
     tokenizer = load_tokenizer(model_path)
-    lm = load_for_head(model_path, config.lora, config.gradient_checkpointing)
+    lm = load_for_head(model_path, config.lora, config.gradient_checkpointing and config.shard is None)
     check_packed(lm)
     good_bad = label_ids(config.label_tokens, tokenizer)
     net = ScoreNet(lm, LabelTokens(lm, good_bad) if good_bad else lookup(HEADS, config.reads, "reading")(lm))
     train_what_is_read(net)
+    if config.shard is not None:
+        cut(net, config)
     optimizer = make_optimizer(net, config.optimizer)
     num_updates = max(1, round(config.epochs * sum(d.num_solutions for d in train) / config.batch_size))
     schedule = by_steps(optimizer, config.optimizer, num_updates)
-    net, optimizer = accelerator.prepare(net, optimizer)
+    is_cut = is_sharded(net)
+    if not is_cut:
+        net, optimizer = accelerator.prepare(net, optimizer)
     net.train()
-    trained = Trained([optimizer], [schedule])
-    fingerprint = fingerprint_of(config, session.seed, accelerator.num_processes, map(_facts, train))
+    trained = Trained([optimizer], [schedule], [net] if is_cut else ())
+    fingerprint = fingerprint_of(config, session.seed, map(_facts, train))
     begun = time.monotonic()
-    done, spent = _resume(session, trained, fingerprint, accelerator)
+    done, spent = go_on(session, trained, fingerprint, accelerator)
     begun -= spent
     order = shuffled(train, config.batch_size, session.seed)
     for update in range(1, num_updates + 1):
@@ -144,9 +152,7 @@ def train_reward_model(
             part_loss = weighted_sum(loss_of, logits_S, part) * share * bool(numbers)
             accelerator.backward(part_loss)
             total += part_loss.detach()
-        grad_norm = float(
-            accelerator.clip_grad_norm_(net.parameters(), config.optimizer.max_grad_norm) or 0.0
-        )
+        grad_norm = norm_of(accelerator.clip_grad_norm_(net.parameters(), config.optimizer.max_grad_norm))
         if not math.isfinite(grad_norm):
             raise UserError(
                 f"the {name}'s gradient was no number in update {update}; expected finite ones: lower the learning rate, "
@@ -167,30 +173,33 @@ def train_reward_model(
             save_checkpoint(session.checkpoints, update, trained, loop, fingerprint, accelerator)
         if stop:
             raise Stopped(stop)
-    plain = accelerator.unwrap_model(net).eval()
-    if accelerator.is_main_process:
+    plain = net.eval() if is_cut else accelerator.unwrap_model(net).eval()
+    # where layers are cut all processes compute together
+    if config.shard is not None or accelerator.is_main_process:
         found = quality(*score(plain, held, config.tokens_per_batch, accelerator.device))
         session.log({f"{name}/heldout_{k}": v for k, v in found.items()}, num_updates)
+    if is_cut:
+        plain = gathered_net(net)
+    if accelerator.is_main_process:
         plain.save(tokenizer, session.out / "model")
     wait_for_everyone()
+
+
+def cut(net: ScoreNet, config: RewardModelStage) -> None:
+    """Cut the network over the processes in place, as config.shard says."""
+    assert config.shard is not None
+    check_cut(config.shard, config.optimizer, config.lora is not None)
+    if isinstance(net.lm, Adapter):
+        shared = net.lm.shared
+        around = shared.around if config.gradient_checkpointing else None
+        shard_base(shared.lm, set(net.lm.weights.values()), config.shard, around)
+    else:
+        shard(net, config.shard, config.gradient_checkpointing)
 
 
 def _facts(d: Labelled) -> tuple:
     """What a labelled tree teaches."""
     return [(n.parent, n.offset, n.token_ids) for n in d.tree.nodes], d.states, d.labels, d.groups
-
-
-def _resume(
-    session: Session, trained: Trained, fingerprint: str, accelerator: Accelerator
-) -> tuple[int, float]:
-    """The updates done before a kill, and the seconds that they took."""
-    found = None
-    if session.checkpoints is not None:
-        found = load_checkpoint(session.checkpoints, trained, fingerprint, accelerator)
-    if found is None:
-        return 0, 0.0
-    session.ledger.resume(found.loop["ledger"], found.loop["seconds"])
-    return found.step, found.loop["seconds"]
 
 
 def read(net, batch: Sequence[Labelled], device) -> torch.Tensor:
@@ -209,7 +218,7 @@ def score(
     labels: list[float] = []
     at_end: list[bool] = []
     for numbers in batches([d.tree for d in data], max_tokens):
-        with torch.inference_mode():
+        with torch.no_grad():
             scores += read(net, [data[i] for i in numbers], device).tolist()
         labels += [y for i in numbers for y in data[i].labels]
         at_end += [j in data[i].ends for i in numbers for j in range(len(data[i].labels))]

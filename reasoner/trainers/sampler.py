@@ -5,10 +5,10 @@ On several processes one of them sends the weights, the others wait, and all dra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate import PartialState
 
 from reasoner.data.prompting import Prompting
 from reasoner.engine.connect import EngineConfig, connect
@@ -17,6 +17,7 @@ from reasoner.engine.open import open_engine
 from reasoner.engine.remote import RemoteEngine
 from reasoner.policy.adapters import Adapter, base_of, is_adapter
 from reasoner.trainers.loop import Session
+from reasoner.trainers.ranks import from_everyone
 
 
 def open_sampler(
@@ -28,14 +29,19 @@ def open_sampler(
     num_slots: int,
     probe_ids: list[int],
     session: Session,
-    accelerator: Accelerator,
     lora_rank: int = 0,
+    alone: bool = False,
+    refresh: Callable[[], None] | None = None,
 ) -> LocalEngine | RemoteEngine:
-    """The engine for `sampler`; servers end with the stage. An Adapter goes to servers as such."""
-    sampler = sampler.to(accelerator.device)
+    """The engine for `sampler`; servers end with the stage. An Adapter goes to servers as such.
+
+    All processes open theirs together, but for one that does so `alone`. `refresh` brings a sampler that is a copy up to
+    date, on all processes together.
+    """
+    is_main = alone or PartialState().is_main_process
     folder = session.out / "engine"
     tokens = (prompting.tokenizer, prompting.eos_ids)
-    if config.kind == "local" or accelerator.is_main_process:
+    if config.kind == "local" or is_main:
         engine = open_engine(
             config, sampler, *tokens, max_context, num_slots, folder, probe_ids, session.ledger,
             lambda note: session.progress(0, 0, note), base_of(model_path) if is_adapter(model_path) else model_path,
@@ -45,33 +51,33 @@ def open_sampler(
     else:
         engine, urls = None, []
     if config.kind == "local":
-        assert engine is not None
+        assert isinstance(engine, LocalEngine)
+        if refresh is not None:
+            engine.install = lambda version: refresh()
         return engine
-    told = [urls, engine.served if isinstance(engine, RemoteEngine) else ""]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(told)
+    urls = urls if alone else from_everyone(urls)[0]
     if engine is None:
-        there = config.model_copy(update={"urls": told[0], "spawn": 0})
+        there = config.model_copy(update={"urls": urls, "spawn": 0})
         engine = connect(
             there, *tokens, sampler.config.vocab_size, max_context, "", folder, session.ledger
         )  # fmt: skip
         engine.model = sampler
     assert isinstance(engine, RemoteEngine)
     session.ending.callback(engine.close)
-    _install_once(engine, accelerator)
+    if not alone:
+        _install_once(engine, refresh)
     return engine
 
 
-def _install_once(engine: RemoteEngine, accelerator: Accelerator) -> None:
+def _install_once(engine: RemoteEngine, refresh: Callable[[], None] | None) -> None:
     """Let the process that has the sender send, and the others wait until the servers have answered."""
     send = engine.install
 
     def install(version: int) -> None:
+        if refresh is not None:
+            refresh()
         if send is not None:
             send(version)
-        told = [engine.served]
-        if accelerator.num_processes > 1:
-            broadcast_object_list(told)
-        engine.served = told[0]
+        engine.served = from_everyone(engine.served)[0]
 
     engine.install = install

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import torch
 from datasets import Dataset
 from pydantic import Field
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -14,8 +15,10 @@ from reasoner.config import Config, MayChange
 from reasoner.interrupt import deferring
 from reasoner.policy.adapters import LoRA, load_trainable, save_trained
 from reasoner.policy.models import load_tokenizer
+from reasoner.policy.shard import Sharding
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
+from reasoner.trainers.cut_loop import imitate_cut
 from reasoner.trainers.loop import OptimizerConfig, Session, by_share, by_steps, make_optimizer
 from reasoner.trainers.trl_checkpoints import GoesOn, Saves
 from reasoner.trainers.trl_settings import FromRows, RankRows, trl_arguments, trl_config
@@ -35,6 +38,10 @@ class SFTStage(Config):
         default=100, ge=1, description="updates between checkpoints, from which a killed run goes on"
     )
     lora: LoRA | None = Field(None, description="train a LoRA adapter instead of all weights")
+    shard: Sharding | None = Field(
+        None,
+        description="cut weights, gradients and optimizer states over all processes (FSDP), by a loop of our own",
+    )
     trl: dict[str, Any] = Field(default_factory=dict, description="further options of trl.SFTConfig")
 
 
@@ -43,6 +50,13 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
     """Train and save to `session.out`; prompts carry no loss. An empty list of examples is a UserError."""
     if not examples:
         raise UserError("no demonstrations to imitate; expected at least one, check the problem source")
+    lengths = [len(e.prompt_ids) + len(e.completion_ids) for e in examples]
+    rows = RankRows(lengths, config.batch_size, session.seed, by_length=True)
+    steps = config.max_steps or max(1, round(config.epochs * len(rows)))
+    torch.manual_seed(session.seed)  # a new adapter is random
+    if config.shard is not None:
+        imitate_cut(model_path, examples, config, rows, steps, session)
+        return
     tokenizer = load_tokenizer(model_path)
     whole = load_trainable(model_path, config.lora)
     dataset = Dataset.from_dict(
@@ -53,10 +67,6 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
             ],
         }
     )
-    rows = RankRows(
-        [len(ids) for ids in dataset["input_ids"]], config.batch_size, session.seed, by_length=True
-    )
-    steps = config.max_steps or max(1, round(config.epochs * len(rows)))
     limit = steps if config.max_seconds is None else 10**9
     machine, chosen = trl_arguments(session, rows, limit, config.optimizer)
     ours: dict[str, Any] = {

@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -16,8 +15,8 @@ from reasoner.interrupt import Stopped, stop_asked
 from reasoner.trainers.checkpoint import (
     Trained,
     fingerprint_of,
+    go_on,
     latest_step,
-    load_checkpoint,
     random_states,
     save_checkpoint,
     set_random_states,
@@ -40,7 +39,7 @@ class Saves(TrainerCallback):
 
     def __init__(self, session: Session, config: Config, every: int, rows: Iterable[Any]):
         self.session, self.every = session, every
-        self.fingerprint = fingerprint_of(config, session.seed, PartialState().num_processes, rows)
+        self.fingerprint = fingerprint_of(config, session.seed, rows)
         self.spent = 0.0  # seconds, before this process began
         self.random: dict[str, Any] = {}  # as they were saved
         self.clock = one_clock()
@@ -62,13 +61,8 @@ class Saves(TrainerCallback):
 
     def restore(self) -> None:
         """Put the newest checkpoint into the trainer's weights, optimizer and schedule."""
-        assert self.session.checkpoints is not None
-        found = load_checkpoint(
-            self.session.checkpoints, self._trained(), self.fingerprint, self.trainer.accelerator
-        )
-        assert found is not None  # whoever asks has looked
-        self.random, self.spent = random_states(), found.loop["seconds"]
-        self.session.ledger.resume(found.loop["ledger"], self.spent)
+        _, self.spent = go_on(self.session, self._trained(), self.fingerprint, self.trainer.accelerator)
+        self.random = random_states()
 
     def _trained(self) -> Trained:
         return Trained([self.trainer.optimizer], [self.trainer.lr_scheduler])

@@ -25,7 +25,7 @@ def test_repeats_are_counted_and_contradictions_told():
         "and the first counts"
     )
     with pytest.warns(UserWarning, match=f"^{said}$"):
-        kept = one_per_prompt(rows, "rows.jsonl", False)
+        kept = list(one_per_prompt(rows, "rows.jsonl", False))
     assert [(i.problem.prompt, i.problem.reference["answer"]) for i in kept] == [
         ("a", "1"),
         ("b", "2"),
@@ -38,12 +38,12 @@ def test_one_prompt_for_all_is_an_error():
     with pytest.raises(
         UserError, match=r"all 40 problems of x have the prompt 'Solve it\.'; expected different"
     ):
-        one_per_prompt(rows, "x", False)
-    assert len(one_per_prompt(items(("a", "1")), "x", False)) == 1
+        list(one_per_prompt(rows, "x", False))
+    assert len(list(one_per_prompt(items(("a", "1")), "x", False))) == 1
 
 
 def test_what_is_generated_repeats_in_silence(recwarn):
-    assert len(one_per_prompt(items(("a", "1"), ("a", "1")), "arithmetic", True)) == 1
+    assert len(list(one_per_prompt(items(("a", "1"), ("a", "1")), "arithmetic", True))) == 1
     assert list(recwarn) == []
 
 

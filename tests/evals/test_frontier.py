@@ -1,5 +1,7 @@
 """Points of test-time methods: what is charged, exact values over one pool of samples, the frontier, its picture."""
 
+import json
+import math
 from itertools import combinations
 
 import numpy as np
@@ -10,7 +12,17 @@ from small_models import save_small_qwen
 from reasoner.data.prompting import PromptConfig, Prompting
 from reasoner.economics.cost import Prices, price
 from reasoner.engine.local import LocalEngine
-from reasoner.evals.frontier import Bench, Point, Spent, against, frontier, points_of, rows_of
+from reasoner.evals.frontier import (
+    Bench,
+    Point,
+    Spent,
+    against,
+    from_plain,
+    frontier,
+    points_of,
+    rows_of,
+    to_plain,
+)
 from reasoner.evals.frontier_chart import frontier_chart, frontier_of, method_curves
 from reasoner.evals.rows import grids
 from reasoner.evals.tools import Solver, tools_of, view_of
@@ -22,6 +34,7 @@ from reasoner.scoring.prm import score_steps
 from reasoner.search.choose import majority
 from reasoner.search.method import extend, from_end, from_root
 from reasoner.search.methods import MethodConfig
+from reasoner.store import to_json
 from reasoner.tree import Problem, Tree
 from verifiers import Verdict
 
@@ -57,6 +70,11 @@ def parity(response: str) -> Verdict:
     return Verdict(
         "correct" if len(response) % 2 == 0 else "incorrect", "ok" if len(response) % 2 == 0 else "wrong"
     )
+
+
+def sometimes(response: str, breaks: bool) -> Verdict:
+    """A verifier of this test, which fails on some problems."""
+    return Verdict("error", "internal_error", detail="down") if breaks else parity(response)
 
 
 def bench(num=4) -> Bench:
@@ -225,3 +243,34 @@ def test_price_by_hand():
     counts = {"prefilled": 1000, "reused": 5000, "decoded": 100, "scored": 500, "verifications": 2}
     expected = 4e9 * 1000 / 0.5e12 + 4e9 * 100 / 0.1e12 + 2e9 * 500 / 0.5e12 + 2 * 0.5
     assert price(counts, 2 * 10**9, 10**9, prices) == pytest.approx(expected)
+
+
+def test_what_our_side_failed_to_judge_is_in_no_mean(solver):
+    """Two of twelve problems cannot be judged: they are missing, not wrong, in each point, row and comparison."""
+    problems = [
+        Problem(f"p{i}", f"{i}+{i + 1}", "test_frontier:sometimes", {"breaks": i in (3, 7)})
+        for i in range(12)
+    ]
+    plain = [Problem(p.id, p.prompt, "test_frontier:parity", {}) for p in problems]
+    methods = METHODS.validate_python(
+        [{"name": "greedy"}, {"name": "majority"}, {"name": "beam", "branching": 2}]
+    )
+    broken, whole = (
+        points_of(Bench("sums", of, 12, 0, PRICES), solver, methods, [2]) for of in (problems, plain)
+    )
+    kept = [i for i in range(12) if i not in (3, 7)]
+    for a, b in zip(broken, whole, strict=True):
+        assert [math.isnan(x) for x in a.outcomes] == [i in (3, 7) for i in range(12)]
+        assert a.known == [b.outcomes[i] for i in kept]
+        assert a.accuracy == pytest.approx(np.mean([b.outcomes[i] for i in kept]))
+        assert a.causes["our_error"] == pytest.approx(2) and sum(a.causes.values()) == pytest.approx(12)
+    rows = {(r.metric, r.method): r for r in rows_of(broken, "stage")}
+    assert rows["accuracy", "greedy"].n == 10
+    assert next(r for (metric, _), r in rows.items() if metric == "accuracy_gain").n == 10
+    written = json.loads(to_json(to_plain(broken)))
+    for a, b in zip(broken, map(from_plain, written), strict=True):
+        assert a.known == b.known and (a.name, a.spent, a.causes) == (b.name, b.spent, b.causes)
+    nothing = point("majority", 5, [math.nan] * 2)
+    assert frontier([nothing, point("beam", 9, [0, 1])]) == [point("beam", 9, [0, 1])]
+    assert against([nothing, point("beam", 9, [0, 1])]) == []
+    assert [r.metric for r in rows_of([nothing], "stage") if r.metric.startswith("accuracy")] == []

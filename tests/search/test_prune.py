@@ -133,7 +133,7 @@ def test_values_mask_what_is_unknown():
 
 def test_report_counts_and_measures():
     report = pruning_report([pruned_by_hand((True, True)), pruned_by_hand((True, False))])
-    assert report == (10, {"loop": 1}, 3, pytest.approx(2 / 3))
+    assert report == (10, {"loop": 1}, 3, 3, 2.0) and report.error == pytest.approx(2 / 3)
     empty = pruning_report([make_tree([1], (0, 1, [5], [0]))])
     assert empty[:3] == (1, {}, 0) and np.isnan(empty.error)
 
@@ -172,7 +172,9 @@ def test_a_tree_full_of_wrong_pruning_has_the_right_value():
 def test_a_right_rule_errs_as_often_as_wrong_states_recover():
     config = PruneConfig(rules=["dead_end"], continue_share=0.25)
     rule = lambda tree, node, offset: not state_of(tree, node, offset)[1]  # noqa: E731
-    policy = tree_of(BranchConfig(num_roots=4, where="spread_steps", num_points=1, num_children=4), Growth(mark_steps, 7))
+    policy = tree_of(
+        BranchConfig(num_roots=4, where="spread_steps", num_points=1, num_children=4), Growth(mark_steps, 7)
+    )
     engine, trees = grown(600, pruned(policy, config, is_dead_end=rule))
     found = pruning_report(trees)
     assert found.continued == pytest.approx(0.25 * (found.continued + found.dropped["dead_end"]), rel=0.15)

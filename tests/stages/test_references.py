@@ -166,11 +166,11 @@ def test_advice_can_be_followed_while_a_stage_is_half_done(tmp_path, key, value)
     assert old != new
     assert basis(old, before) == basis(new, after)
     assert (
-        fingerprint_of(old, 0, 1, [])
-        == fingerprint_of(new, 0, 1, [])
-        != fingerprint_of(old, 0, 1, [("1+1",)])
+        fingerprint_of(old, 0, [])
+        == fingerprint_of(new, 0, [])
+        != fingerprint_of(old, 0, [("1+1",)])
     )
-    assert fingerprint_of(old, 0, 1, []) != fingerprint_of(old.model_copy(update={"clip_low": 0.1}), 0, 1, [])
+    assert fingerprint_of(old, 0, []) != fingerprint_of(old.model_copy(update={"clip_low": 0.1}), 0, [])
 
 
 def test_another_config_of_a_stage_with_checkpoints_is_refused_with_a_way_out(tmp_path):

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from reasoner.registry import UserError
 from reasoner.store import is_done
-from reasoner.trainers.checkpoint import Trained, latest_step, load_checkpoint, save_checkpoint
+from reasoner.trainers.checkpoint import Trained, latest_step, load_checkpoint, regrouped, save_checkpoint
 from reasoner.trainers.loop import OptimizerConfig, by_steps, make_optimizer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -115,3 +115,24 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(tmp_pa
         assert len({hashlib.sha256(f.read_bytes()).hexdigest() for f in files}) == 1, net
     lines = (out / "metrics.jsonl").read_text().splitlines()
     assert len([x for x in lines if "ppo/loss" in x]) == 6
+
+
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_loops_of_two_processes_go_on_in_others(num):
+    """What each had of its own is dealt out once, costs are counted once, the rest is the same on all."""
+    loops = [
+        {
+            "cursor": 8, "own_chains": [{"problem_id": f"{rank}{i}"} for i in range(3 - rank)],
+            "ledger": {"counts": {"ppo": {"policy": {"decoded": 10 + rank}}}, "seconds": {"ppo": 2.0}},
+        }
+        for rank in range(2)
+    ]  # fmt: skip
+    found = [regrouped(loops, rank, num) for rank in range(num)]
+    assert all(loop["cursor"] == 8 for loop in found)
+    dealt = [chain["problem_id"] for loop in found for chain in loop["own_chains"]]
+    assert sorted(dealt) == ["00", "01", "02", "10", "11"]
+    assert (
+        max(len(loop["own_chains"]) for loop in found) - min(len(loop["own_chains"]) for loop in found) <= 1
+    )
+    costs = [loop["ledger"]["counts"].get("ppo", {}).get("policy", {}).get("decoded", 0) for loop in found]
+    assert costs == [21, *[0] * (num - 1)]
