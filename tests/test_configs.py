@@ -26,3 +26,9 @@ def test_data_that_is_not_shipped_is_looked_for_here_and_its_origin_named(path):
     if paths:
         comment = " ".join(line for line in text.splitlines() if line.startswith("#"))
         assert "not shipped" in comment and "path=FILE" in comment
+
+
+def test_the_page_of_configurations_names_each():
+    page = (CONFIGS / "README.md").read_text("utf-8")
+    named = set(re.findall(r"`(?:\w+/)?(\w+)(?:\.yaml)?`", page))
+    assert {path.stem for path in CONFIGS.rglob("*.yaml")} <= named
