@@ -9,20 +9,22 @@ from small_models import save_small_qwen
 from reasoner import api
 from reasoner.config import read_yaml
 from tests.benchmarks.engine import STORIES
-from tests.benchmarks.gpu import ANSWERS, main, problems
+from tests.benchmarks.gpu import main, problems
 
-DEMO = Path(__file__).parent.parent / "configs/smollm2/demo.yaml"
+RUN = Path(__file__).parent.parent / "configs/smollm2/grpo.yaml"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A small model that is right now and then on the problems that the script trains on."""
     folder = tmp_path_factory.mktemp("model")
-    rows = [{**p, "solution": p["answer"]} for p in problems(24, 0)]
-    prompt = read_yaml(DEMO)["prompt"]
-    texts = [prompt["template"].replace("{prompt}", row["prompt"]) + row["solution"] + " =\n" for row in rows]
+    rows = list(problems(8, 0))
+    prompt = read_yaml(RUN)["prompt"]
+    texts = [
+        prompt["template"].replace("{prompt}", row["prompt"]) + row["solution"] + " =\n\n\n" for row in rows
+    ]
     start = save_small_qwen(folder / "start", texts, 400)
-    options = {"max_steps": 60, "batch_size": 12, "optimizer": {"name": "muon", "lr": 0.02}}
+    options = {"max_steps": 25, "batch_size": 8, "optimizer": {"name": "muon", "lr": 0.02}}
     return api.train("sft", start, folder / "sft", problems=rows, prompt=prompt, **options)
 
 
@@ -34,12 +36,12 @@ def script(monkeypatch, capsys, *arguments) -> tuple[int, list[str]]:
 
 
 def test_the_table_has_a_line_for_everything(model, monkeypatch, capsys):
-    sizes = ("--batches", 4, "--tokens", 8, "--rounds", 1, "--problems", 24)
+    sizes = ("--config", RUN, "--batches", 4, "--tokens", 8, "--rounds", 1, "--problems", 8)
     code, table = script(monkeypatch, capsys, model, "--parts", "decode", "stages", *sizes)
     assert code == 0, table
     assert "CPU, " in table[0] and any("batch 4" in line and "generate " in line for line in table)
     stages = {line.split()[1] for line in table if line.startswith("stage ")}
-    assert stages == {s.get("name", s["kind"]) for s in read_yaml(DEMO)["stages"]}
+    assert stages == {s.get("name", s["kind"]) for s in read_yaml(RUN)["stages"]}
     assert any(line.startswith("peak memory") for line in table) and any(
         "greedily, grpo" in line for line in table
     )
@@ -53,11 +55,12 @@ def test_a_part_that_fails_or_comes_late_is_told(tmp_path, monkeypatch, capsys):
 
 
 def test_the_answers_are_those_of_the_stories():
-    for (story, answer), told in zip(zip(STORIES, ANSWERS, strict=True), problems(4, 0), strict=True):
+    expected = [lambda a, b, c: a * b - c] * 2 + [lambda a, b, c: a * b + c] * 2  # as read in the stories
+    for story, answer, told in zip(STORIES, expected, problems(4, 0), strict=True):
         form = re.escape(story)
         for letter in "abc":
             form = form.replace(re.escape("{" + letter + "}"), rf"(?P<{letter}>\d+)")
         numbers = {k: int(v) for k, v in re.fullmatch(form, told["prompt"]).groupdict().items()}
         assert int(told["answer"]) == answer(**numbers) > 0
-    assert [answer(5, 4, 3) for answer in ANSWERS] == [17, 17, 23, 23]  # as read in the stories
+        assert told["solution"].endswith(f" = {told['answer']}")
     assert not {p["prompt"] for p in problems(64, 0)} & {p["prompt"] for p in problems(64, 1)}

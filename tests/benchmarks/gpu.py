@@ -35,13 +35,9 @@ from tests.benchmarks.engine import STORIES, Job
 from tests.benchmarks.measure import medians
 
 ROOT = Path(__file__).parent.parent.parent
-ANSWERS: tuple[Callable[[int, int, int], int], ...] = (
-    lambda a, b, c: a * b - c,
-    lambda a, b, c: a * b - c,
-    lambda a, b, c: a * b + c,
-    lambda a, b, c: a * b + c,
-)  # of the STORIES
+SIGNS = ("-", "-", "+", "+")  # a * b - c answers the first two of the STORIES, a * b + c the others
 SIZES: dict[str, dict[str, str | int]] = {
+    "sft": {"epochs": 1},
     "ppo": {"rounds": "rounds", "problems_per_round": "problems", "max_tokens": "tokens"},
     "rollout": {"num_problems": "problems", "max_tokens": "tokens"},
     "evaluate": {"max_tokens": "tokens", "num_samples": 4},
@@ -156,10 +152,10 @@ def problems(count: int, seed: int) -> Iterator[dict[str, str]]:
     rng = random.Random(seed)
     for i in range(count):
         a, b, c = 2 + rng.randrange(9) * 2 + seed % 2, 2 + i % 7, 1 + i // 28
-        yield {
-            "prompt": STORIES[i % 4].format(a=a, b=b, c=c),
-            "answer": str(ANSWERS[i % 4](a, b, c)),
-        }
+        sign = SIGNS[i % 4]
+        answer = str(a * b - c if sign == "-" else a * b + c)
+        question = STORIES[i % 4].format(a=a, b=b, c=c)
+        yield {"prompt": question, "answer": answer, "solution": f"{a} * {b} {sign} {c} = {answer}"}
 
 
 def device() -> str:
