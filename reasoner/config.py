@@ -34,10 +34,13 @@ class MayChange(Marker):
 
 
 class DataFile(Marker):
-    """The key names a file or folder of data, which has to be there and to stay as it is; `unless` is a word that does not."""
+    """The key names a file or folder of data, which has to be there and to stay as it is; `unless` is a word that does not.
 
-    def __init__(self, unless: str = ""):
-        self.unless = unless
+    `labels`: it is of a published format of labelled steps.
+    """
+
+    def __init__(self, unless: str = "", labels: bool = False):
+        self.unless, self.labels = unless, labels
 
 
 class Entry(Marker):

@@ -34,11 +34,11 @@ from reasoner.seal import changed, check_seal, fingerprint, seal
 from reasoner.stages import EVERYWHERE, IN_PARTS, STAGES, TRAINERS, StageConfig
 from reasoner.stages.beforehand import check_problems
 from reasoner.stages.context import Context
+from reasoner.stages.needs import check_needs
 from reasoner.stages.references import (
     NamesProblems,
     check_data,
     check_references,
-    check_step_rules,
     data_in,
     earlier_stages,
     named,
@@ -253,7 +253,6 @@ def check(config: RunConfig) -> None:
             f"stage names repeat: {', '.join(repeated)}; expected each once, set name: in the stages"
         )
     check_entries(config, lambda key: _by_name(key, config))
-    check_step_rules(config.stages, config.prompt.steps.rule)
     for name, sources in config.problems.items():
         for i, source in enumerate(sources):
             if not source.path:
@@ -261,6 +260,7 @@ def check(config: RunConfig) -> None:
             for key, path in data_in(source):
                 check_data(f"problems.{name}.{i}.{key}", path)
     check_references(config.stages, config.problems, Path(config.out))
+    check_needs(config.stages, config.prompt.steps.rule)
 
 
 def _check_data_and_room(config: RunConfig, out: Path, finished: set[str]) -> None:

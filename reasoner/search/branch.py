@@ -132,3 +132,4 @@ WHOLE_CHAIN: dict[str, Callable[[Tree, int, int], list[int]]] = {
     "score_falls": score_falls,
     "score_unsure": score_unsure,
 }
+BY_SCORES = ("score_falls", "score_unsure")

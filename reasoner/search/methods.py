@@ -14,7 +14,7 @@ from reasoner.search.critique import SelfCritique, self_critique
 from reasoner.search.early_stop import DeepConfOnline, EarlyStop, deepconf_online, early_stop
 from reasoner.search.method import Choice, Tools
 from reasoner.search.retry import CotDecoding, Retry, cot_decoding, retry
-from reasoner.search.samples import Greedy, OfSamples, greedy, of_samples
+from reasoner.search.samples import Greedy, OfSamples, greedy, of_samples, scorer_of
 from reasoner.search.switch import Switch, switch
 from reasoner.search.tree_search import TreeSearch, tree_search
 from reasoner.tree import Tree
@@ -61,6 +61,21 @@ MethodConfig = Annotated[
 def answer(trees: Sequence[Tree], tools: Tools, config) -> list[Choice]:
     """Run the configured method: grow the trees (each holding its prompt) and choose one answer per problem."""
     return METHODS[config.name](trees, tools, config)
+
+
+def judges_of(config) -> set[str]:
+    """Which reward models a method goes by: prm, orm, both or none."""
+    found = {getattr(config, "judge", "")}
+    if isinstance(config, OfSamples):
+        found.add(scorer_of(config))
+    if isinstance(config, Beam) or getattr(config, "revise", "") == "step":
+        found.add("prm")
+    return found & {"prm", "orm"}
+
+
+def goes_by_step(config) -> bool:
+    """Whether a method draws single steps, and so has to be told where they end."""
+    return isinstance(config, Beam) or (isinstance(config, TreeSearch) and config.search.evaluate == "score")
 
 
 def label_of(config) -> str:

@@ -171,3 +171,4 @@ RULES: dict[str, Rule] = {
     "solved": solved,
     "low_score": low_score,
 }
+BY_VERDICTS = ("unlikely", "solved")

@@ -28,7 +28,7 @@ class ImportLabels(Config):
 
     kind: Literal["import"]
     name: StageName = "import"
-    path: Annotated[str, DataFile()] = Field(
+    path: Annotated[str, DataFile(labels=True)] = Field(
         description="file, or folder of files; the format is recognised by its keys"
     )
     model: ModelName = Field(

@@ -9,7 +9,7 @@ from pydantic import Field
 from reasoner.folder import StageName
 from reasoner.policy.models import TinyModel, make_tiny
 from reasoner.stages.context import Context
-from reasoner.stages.references import ShownSet
+from reasoner.stages.references import ReadSet
 
 
 class InitStage(TinyModel):
@@ -17,7 +17,7 @@ class InitStage(TinyModel):
 
     kind: Literal["init"]
     name: StageName = "base"
-    problems: list[ShownSet] = Field(
+    problems: list[ReadSet] = Field(
         ["demonstrations"], description="problem sets whose text the tokenizer learns"
     )
 

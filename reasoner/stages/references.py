@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from reasoner.config import Config, DataFile, Marker, marked
-from reasoner.data.steps import WHILE_SAMPLING
 from reasoner.registry import UserError, nearest
 from reasoner.scoring.reward_models import kind_and_path
-from reasoner.search.branch import BranchConfig
-from reasoner.search.places import AT_STEP_ENDS
-from reasoner.trainers.policy_config import PolicyGradientStage, check_step_rule
 
 # what each kind of stage makes for later ones, beside the rows that a report shows
 MAKES: dict[str, str] = {
@@ -73,9 +69,10 @@ class AmongKey(Marker):
 
 @dataclass(frozen=True)
 class NamesProblems(Marker):
-    """The key names problem sets; what is only imitated is not `judged`."""
+    """The key names problem sets; what is only read is not `judged`, and what is imitated has to be `solved`."""
 
     judged: bool = True
+    solved: bool = False
 
 
 ModelName = Annotated[str, Names("model", elsewhere=True)]
@@ -83,23 +80,8 @@ RewardModelName = Annotated[str, Names("reward model", elsewhere=True)]
 TreesOf = Annotated[str, Names("trees")]
 StageOf = Annotated[str, Names("anything")]
 ProblemSet = Annotated[str, NamesProblems()]
-ShownSet = Annotated[str, NamesProblems(judged=False)]
-
-
-def check_step_rules(stages: Sequence[Any], rule: str) -> None:
-    """A UserError where a stage asks of the step rule what it cannot tell: step ends while it draws, or by the prefix."""
-    for stage in stages:
-        name, tree = stage.name, getattr(stage, "tree", None)
-        try:
-            if isinstance(stage, PolicyGradientStage):
-                check_step_rule(stage, rule)
-            if isinstance(tree, BranchConfig) and tree.where in AT_STEP_ENDS and rule not in WHILE_SAMPLING:
-                raise UserError(
-                    f"tree.where {tree.where} branches at step ends while chains are drawn, where prompt.steps.rule {rule} "
-                    f"does not tell them; expected {' or '.join(WHILE_SAMPLING)}, or tree.where entropy"
-                )
-        except UserError as problem:
-            raise UserError(f"stages.{name}: {problem}") from problem
+ReadSet = Annotated[str, NamesProblems(judged=False)]
+ShownSet = Annotated[str, NamesProblems(judged=False, solved=True)]
 
 
 def check_references(stages: Sequence[Any], problems: Mapping[str, Any], out: Path) -> None:

@@ -45,7 +45,7 @@ OWN_LABELS = "labels"
 class Benchmark(Config):
     """Labelled solutions, and where their scores come from."""
 
-    path: Annotated[str, DataFile()] = Field(
+    path: Annotated[str, DataFile(labels=True)] = Field(
         description="file or folder of any format that `reasoner import` knows"
     )
     scores: Annotated[str, DataFile(unless=OWN_LABELS)] | None = Field(
@@ -71,7 +71,7 @@ class StepBenchmarks(Config):
         None,
         description="from step scores to one score; by default what fits the labels that the PRM learned",
     )
-    trained_on: list[Annotated[str, DataFile()]] = Field(
+    trained_on: list[Annotated[str, DataFile(labels=True)]] = Field(
         [],
         description="files of labels that the PRM was trained on: their problems are left out of all benchmarks",
     )

@@ -144,7 +144,7 @@ class PolicyGradientStage(Config):
         return self
 
 
-def check_step_rule(stage: PolicyGradientStage, rule: str) -> None:
+def check_step_rule(stage: PolicyGradientStage, rule: str, where: str) -> None:
     """A UserError where the stage's gradient hangs on where steps end, and the rule tells that by what came after.
 
     What is subtracted from a token's return may depend on the tokens before it only: else the gradient is biased.
@@ -159,6 +159,6 @@ def check_step_rule(stage: PolicyGradientStage, rule: str) -> None:
     else:
         return
     raise UserError(
-        f"prompt.steps.rule is {rule}, which tells where a step ends by the tokens behind it, and {reader} at each step's "
-        f"end, which biases the policy gradient; expected {' or '.join(WHILE_SAMPLING)}, or advantage.method rloo"
+        f"{where}: prompt.steps.rule is {rule}, which tells where a step ends by the tokens behind it, and {reader} at each "
+        f"step's end, which biases the policy gradient; expected {' or '.join(WHILE_SAMPLING)}, or advantage.method rloo"
     )

@@ -93,6 +93,33 @@ def test_a_reference_that_its_verifier_does_not_take_is_told_by_the_problems_id(
         run(config(tmp_path / "run", train=train))
 
 
+def test_solutions_that_a_late_stage_would_imitate_are_missed_before_the_first(tmp_path):
+    shown = rows(tmp_path / "a.jsonl", {"prompt": "1 + 1", "answer": "2"}, {"prompt": "2 + 2", "answer": "4"})
+    told = r"stages\.sft\.problems: none of the problems of demonstrations has a worked solution to imitate"
+    with pytest.raises(UserError, match=told):
+        run(config(tmp_path / "run", stages=2, demonstrations=shown))
+    assert not list(tmp_path.glob("run/stages/*"))
+    one = rows(
+        tmp_path / "a.jsonl",
+        {"prompt": "1 + 1", "answer": "2"},
+        {"prompt": "2 + 2", "answer": "4", "solution": "#### 4"},
+    )
+    with pytest.raises(UserError, match="made to end here"):
+        run(config(tmp_path / "run", stages=2, demonstrations=one), _ends_at("base"))
+
+
+def test_labels_of_no_known_format_are_found_before_the_first_stage(tmp_path):
+    (tmp_path / "labels.jsonl").write_text('{"what": "is this"}\n')
+    raw = read_yaml(SMOKE)
+    imported = {"kind": "import", "model": "sft", "path": str(tmp_path / "labels.jsonl")}
+    raw |= {"out": str(tmp_path / "run"), "stages": [*raw["stages"][:2], imported]}
+    with pytest.raises(
+        UserError, match=r"stages\.import\.path: .* has no usable row among its 1 \(line 1: keys of no known"
+    ):
+        run(validate(RunConfig, raw, "smoke"))
+    assert not list(tmp_path.glob("run/stages/*"))
+
+
 def test_a_finished_stage_reads_no_data_again(tmp_path):
     shown = rows(tmp_path / "a.jsonl", {"prompt": "1 + 1", "answer": "2", "solution": "#### 2"})
     one = config(tmp_path / "run", stages=1, demonstrations=shown)
