@@ -1,4 +1,4 @@
-"""What a run has cost: tokens, FLOPs and verifications per (stage, model), and seconds per stage."""
+"""What a run has cost: tokens, FLOPs, verdicts and bytes per (stage, model); seconds, processes and price per stage."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ COUNTERS = (
     "slots_idle",  # rows that had nothing to decode, summed over decode steps
     "flops",  # floating-point operations, by `flops`
     "verifications",  # verdicts asked for
+    "verifier_seconds",  # core seconds that they took
+    "seconds_waiting",  # in which nothing was decoded any more and verdicts were missing
+    "bytes_written",  # of models, trees, records and metrics
     "trajectories_generated",  # root-to-leaf paths finished
     "trajectories_kept",  # of these, the ones that went into training or an answer
 )
@@ -38,10 +41,12 @@ def flops(num_params: int, tokens: int, training: bool) -> int:
 
 @dataclass
 class Ledger:
-    """Counts by stage, model and counter; wall seconds by stage."""
+    """Counts by stage, model and counter, over all processes; by stage wall seconds, processes and dollars."""
 
     counts: dict[str, dict[str, dict[str, int | float]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    processes: dict[str, int] = field(default_factory=dict)
+    dollars: dict[str, float] = field(default_factory=dict)
     _stage: str | None = field(default=None, init=False, repr=False, compare=False)
     _begun: float = field(default=0.0, init=False, repr=False, compare=False)
 
@@ -105,15 +110,23 @@ class Ledger:
         if total:
             self.counts[stage] = total
         self.seconds[stage] = max(rank["seconds"].get(stage, 0.0) for rank in ranks)
+        self.processes[stage] = len(ranks)
+
+    def busy(self, stage: str) -> float:
+        """Seconds of all processes together in which they did not wait for verdicts."""
+        models = self.counts.get(stage, {}).values()
+        waiting = sum(booked.get("seconds_waiting", 0) for booked in models)
+        return max(0.0, self.seconds.get(stage, 0.0) * self.processes.get(stage, 1) - waiting)
 
     def to_dict(self) -> dict[str, Any]:
-        """{"counts": {stage: {model: {counter: number}}}, "seconds": {stage: seconds}}."""
-        return {"counts": asdict(self)["counts"], "seconds": dict(self.seconds)}
+        """{"counts": {stage: {model: {counter: number}}}, "seconds": {stage: seconds}}, and processes and dollars alike."""
+        return {name: asdict(self)[name] for name in ("counts", "seconds", "processes", "dollars")}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Ledger:
-        """The ledger that `to_dict` was called on."""
-        return cls(**Ledger(data["counts"], data["seconds"]).to_dict())
+        """The ledger that `to_dict` was called on; one of an older version knew no processes and no price."""
+        more = {name: dict(data.get(name, {})) for name in ("processes", "dollars")}
+        return cls(**Ledger(data["counts"], data["seconds"], **more).to_dict())
 
     def resume(self, saved: dict[str, Any], seconds: float) -> None:
         """Go on in the present stage with the counts that `to_dict` gave in it, and the seconds that it had taken."""

@@ -26,6 +26,7 @@ from reasoner.folder import begin, check_shared, claimed, held_by, withdraw
 from reasoner.interrupt import going_on
 from reasoner.ledger import Ledger
 from reasoner.parts import are_of, begin_parts, give_up_parts, marked
+from reasoner.planning.booked import flops_of
 from reasoner.planning.room import check_room
 from reasoner.policy.machine import Precision, use
 from reasoner.registry import UserError
@@ -65,6 +66,11 @@ class RunConfig(Config):
     wandb: dict[str, Any] | None = Field(
         None,
         description="options of wandb.init, e.g. {project: mine, mode: offline}; the run is called as its folder",
+    )
+    dollars_per_hour: float = Field(
+        0.0,
+        ge=0,
+        description="price of an hour of the machine, all its devices together; the ledger tells what stages cost",
     )
     min_isolation: Literal["A", "B", "B-landlock", "C"] = Field(
         "B",
@@ -130,6 +136,7 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
                 write_json(folder / BASIS, basis(stage, config))
             ledger.seconds.pop(stage.name, None)
             ledger.counts.pop(stage.name, None)
+            ledger.processes.pop(stage.name, None)
             wait_for_everyone()
             if stage.kind in EVERYWHERE or state.is_main_process:
                 _run_whole(stage, config, out, ledger, state.is_main_process, progress, tracked)
@@ -160,6 +167,7 @@ def _run_whole(
             if stage.kind in EVERYWHERE:
                 ledger.gather(stage.name, from_everyone(ledger.to_dict()))
             if is_main:
+                ledger.dollars[stage.name] = ledger.seconds[stage.name] / 3600 * config.dollars_per_hour
                 ledger.save(out / "ledger.json")
                 facts = {
                     "seconds": ledger.seconds[stage.name],
@@ -231,7 +239,21 @@ def _run_stage(
                 out, config.problems, config.prompt, session, config.contamination, measured_on(config)
             )
             STAGES[stage.kind](stage, context)
+            _book(stage, config, out, ledger, is_main)
     tell(1, 1, "", seconds=ledger.seconds[stage.name])
+
+
+def _book(stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool) -> None:
+    """What follows from what a stage has counted and written: this process's operations, and the run's bytes."""
+    earlier = {s.name: s for s in config.stages}
+    for model, flops in flops_of(stage, earlier, ledger.counts.get(stage.name, {})).items():
+        ledger.add(model, flops=flops)
+    if is_main:
+        folders = [out / part / stage.name for part in ("models", "trees", "records", "stages")]
+        files = [
+            f for folder in folders for f in folder.rglob("*") if CHECKPOINTS not in f.parts and f.is_file()
+        ]
+        ledger.add("disk", bytes_written=sum(f.stat().st_size for f in files))
 
 
 def measured_on(config: RunConfig) -> tuple[str, ...]:

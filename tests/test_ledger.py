@@ -91,6 +91,7 @@ def test_a_stage_of_two_ranks_adds_up():
     assert ledger.counts["update"] == {"policy": {"decoded": 15, "scored": 1}, "prm": {"scored": 2}}
     assert ledger.counts["init"] == {"m": {"scored": 1}}
     assert ledger.seconds == {"init": 5.0, "update": 3.0}
+    assert ledger.processes == {"update": 2}
     ledger.counts["update"]["prm"]["scored"] = 99
     assert other.counts["update"]["prm"]["scored"] == 2
 
@@ -112,3 +113,16 @@ def test_from_dict_shares_nothing():
     with copy.stage("rollout"):
         copy.add("policy", decoded=1)
     assert ledger.total("decoded") == 43
+
+
+def test_seconds_busy_are_those_of_all_processes_less_what_they_waited():
+    ledgers = [Ledger({"update": {"verifier": {"seconds_waiting": w}}}, {"update": 10.0}) for w in (0.5, 1.5)]
+    ledgers[0].gather("update", [one.to_dict() for one in ledgers])
+    assert ledgers[0].busy("update") == 2 * 10 - 2.0
+    assert ledgers[1].busy("update") == 10 - 1.5 and ledgers[1].busy("nothing") == 0
+
+
+def test_a_ledger_of_an_older_version_is_read(tmp_path):
+    (tmp_path / "ledger.json").write_text('{"counts": {"a": {"m": {"decoded": 2}}}, "seconds": {"a": 1.0}}')
+    ledger = Ledger.load(tmp_path / "ledger.json")
+    assert ledger.total("decoded") == 2 and ledger.processes == {} and ledger.dollars == {}

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
+from reasoner.economics.shape import count_parameters
 from reasoner.store import is_done
 from tests import warm
 
@@ -79,6 +81,17 @@ def test_ledger_counts_tokens_and_seconds(finished):
     assert ledger["seconds"]["ppo"] > 0
     assert ledger["counts"]["rollout"]["policy"]["decoded"] > 0
     assert ledger["counts"]["rollout"]["verifier"]["verifications"] > 0
+    assert ledger["counts"]["rollout"]["verifier"]["verifier_seconds"] > 0
+    assert ledger["counts"]["ppo"]["verifier"]["verifier_seconds"] > 0
+    assert ledger["counts"]["ppo"]["verifier"]["seconds_waiting"] >= 0
+    assert ledger["processes"]["ppo"] == 1 and ledger["dollars"]["ppo"] == 0
+    written = sum(
+        f.stat().st_size for f in (out / "trees" / "rollout").rglob("*") if f.is_file()
+    )  # and the stage's own metrics
+    assert written <= ledger["counts"]["rollout"]["disk"]["bytes_written"] < written + 100_000
+    parameters = count_parameters(AutoConfig.from_pretrained(out / "models" / "sft" / "model")).active
+    trained = ledger["counts"]["sft"]["policy"]
+    assert trained["flops"] == pytest.approx(6 * parameters * trained["trained"], abs=1)
     generated = ledger["counts"]["ppo"]["policy"]["trajectories_generated"]
     assert generated >= ledger["counts"]["ppo"]["policy"]["trajectories_kept"] > 0
 

@@ -48,6 +48,7 @@ class Judging:
         self.statuses, self.judged, self.failed = Counter[str](), Counter[str](), Counter[str]()
         self.details: dict[str, str] = {}  # what the first failure of each verifier said
         self.waited_s = 0.0
+        self._told_s = 0.0
         self._open: dict[int, _Open] = {}
         self._grown: list[int] = []  # the numbers of trees that grow no more
         self._stream = Stream()
@@ -96,6 +97,11 @@ class Judging:
         self._stream.verdicts()
         self.waited_s += time.monotonic() - begun
         yield from self._settled()
+
+    def waited(self) -> float:
+        """Seconds of waiting for verdicts since this was last asked."""
+        since, self._told_s = self.waited_s - self._told_s, self.waited_s
+        return since
 
     def _settled(self) -> Iterator[Settled]:
         self._stream.check()

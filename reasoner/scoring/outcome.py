@@ -47,6 +47,11 @@ class Judged:
         return self.waiting_s / max(1e-9, self.growing_s + self.waiting_s)
 
 
+def core_seconds(trees: Sequence[Tree]) -> float:
+    """CPU seconds of all verdicts of the trees."""
+    return sum(v.cpu_ms for t in trees for v in t.verdicts.values()) / 1000
+
+
 def judge_while(grow: Callable[[OnNode], None], trees: Sequence[Tree], decode: Decode) -> Judged:
     """Run `grow(on_node)`, judge each trajectory as soon as it ends, and then the leaves that are left.
 

@@ -13,7 +13,7 @@ from reasoner.engine.protocol import Sampling
 from reasoner.folder import StageName
 from reasoner.registry import UserError
 from reasoner.scoring.judging import Settled
-from reasoner.scoring.outcome import judge
+from reasoner.scoring.outcome import core_seconds, judge
 from reasoner.search.grow import Growth, grow
 from reasoner.search.probe import ProbeConfig, probe
 from reasoner.signals.step_labels import chains_only, is_stale
@@ -61,14 +61,15 @@ def run_complete(config: Complete, context: Context) -> None:
             )
     session, folder = context.session, context.out / "trees" / config.trees
     share = Share(session, config.name, num_shards(folder))
-    counted: dict[int, tuple[int, int]] = {}  # of the parts under way: stale trees, tokens that were there
+    # of the parts under way: stale trees, and the tokens and core seconds that were there
+    counted: dict[int, tuple[int, int, float]] = {}
 
     def stored() -> Iterator[tuple[int, list[Tree]]]:
         for number in share.numbers:
             found = list(read_trees(folder, number))
             stale = [is_stale(tree, config.version) for tree in found]
             trees = [chains_only(t) if is_old else t for t, is_old in zip(found, stale, strict=True)]
-            counted[number] = sum(stale), sum(t.num_sampled for t in trees)
+            counted[number] = sum(stale), sum(t.num_sampled for t in trees), core_seconds(trees)
             yield number, trees
 
     prompts = (len(t.nodes[ROOT].token_ids) for n in share.numbers for t in read_trees(folder, n))
@@ -83,7 +84,8 @@ def run_complete(config: Complete, context: Context) -> None:
         session.ledger.add("verifier", verifications=judge(grown, prompting.decode).total())
 
     def finish(number: int, trees: list[Tree], settled: list[Settled]) -> None:
-        redone, before = counted.pop(number)
+        redone, before, spent = counted.pop(number)
+        session.ledger.add("verifier", verifier_seconds=max(0.0, core_seconds(trees) - spent))
         put_trees(context.out / "trees" / config.name, number, trees)
         tokens = sum(t.num_sampled for t in trees) - before
         share.done(

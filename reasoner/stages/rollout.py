@@ -19,7 +19,7 @@ from reasoner.policy.heads import ScoreNet
 from reasoner.registry import lookup
 from reasoner.scoring.backup import pruning_report
 from reasoner.scoring.judging import Judging, Settled
-from reasoner.scoring.outcome import judge
+from reasoner.scoring.outcome import core_seconds, judge
 from reasoner.scoring.prm import score_steps
 from reasoner.scoring.published import PublishedPRM
 from reasoner.scoring.reward_models import load_orm, load_reward_model
@@ -31,7 +31,7 @@ from reasoner.search.policies import TreeConfig, policy_of
 from reasoner.search.prune import DeadEndFn, PruneConfig, pruned
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import ModelName, ProblemSet, RewardModelName
-from reasoner.stages.share import AHEAD, Share, grow_and_judge, trees_of_parts, verdict_counts
+from reasoner.stages.share import AHEAD, Share, grow_and_judge, trees_of_parts, verdict_costs, verdict_counts
 from reasoner.store import put_trees
 from reasoner.trainers.ranks import from_everyone
 from reasoner.tree import Problem, Tree
@@ -101,8 +101,10 @@ def run_rollout(config: Rollout, context: Context) -> None:
 
     def finish(number: int, trees: list[Tree], settled: list[Settled]) -> None:
         counts, notes = verdict_counts(settled, "rollout")
-        if not config.verify:
-            session.ledger.add("verifier", verifications=sum(len(s.leaves) for s in settled))
+        if config.verify:  # these are counted where they are asked for
+            session.ledger.add("verifier", verifier_seconds=core_seconds(trees))
+        else:
+            session.ledger.add("verifier", **verdict_costs(settled), seconds_waiting=judging.waited())
         session.ledger.add("policy", trajectories_generated=sum(len(t.leaves()) for t in trees))
         put_trees(context.out / "trees" / config.name, number, trees)
         share.done(number, {**counts, **_counted(trees)}, notes)

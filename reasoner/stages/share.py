@@ -93,6 +93,12 @@ def verdict_counts(settled: Iterable[Settled], stage: str) -> tuple[Counter[str]
     return counts, notes
 
 
+def verdict_costs(settled: Iterable[Settled]) -> dict[str, int | float]:
+    """What new verdicts cost, for the ledger: their number, and the core seconds that they took."""
+    verdicts = [tree.verdicts[leaf] for _, tree, leaves in settled for leaf in leaves]
+    return {"verifications": len(verdicts), "verifier_seconds": sum(v.cpu_ms for v in verdicts) / 1000}
+
+
 Finish = Callable[[int, list[Tree], list[Settled]], None]
 
 

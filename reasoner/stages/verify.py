@@ -11,7 +11,7 @@ from reasoner.folder import StageName
 from reasoner.scoring.judging import Judging, Settled
 from reasoner.stages.context import Context
 from reasoner.stages.references import ModelName, TreesOf
-from reasoner.stages.share import Share, trees_of_parts, verdict_counts
+from reasoner.stages.share import Share, trees_of_parts, verdict_costs, verdict_counts
 from reasoner.store import num_shards, put_trees, read_trees
 from reasoner.tree import Tree
 
@@ -32,7 +32,7 @@ def run_verify(config: Verify, context: Context) -> None:
 
     def finish(number: int, trees: list[Tree], settled: list[Settled]) -> None:
         counts, notes = verdict_counts(settled, "verify")
-        session.ledger.add("verifier", verifications=sum(len(s.leaves) for s in settled))
+        session.ledger.add("verifier", **verdict_costs(settled))
         put_trees(context.out / "trees" / config.name, number, trees)
         share.done(number, counts, notes)
         session.progress(share.numbers.index(number) + 1, len(share.numbers), "")

@@ -80,6 +80,7 @@ class Round:
     usable: list[tuple[int, Tree]] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     waits: list[float] = field(default_factory=list)  # shares of wall time spent waiting for verdicts
+    waiting_s: float = 0.0  # that time itself
 
 
 @deferring()
@@ -181,7 +182,7 @@ def train_policy(
                     for schedule in trained.schedules:
                         schedule.step()
         kl_step = kl_moved(prepared, models, config, accelerator) if seen["stepped"] else 0.0
-        book(session, drawn.trees, usable_trees, models, config)
+        book(session, drawn.trees, usable_trees, models, config, drawn.waiting_s)
         metrics = describe(
             drawn.trees, drawn.statuses, usable_trees, seen, sampler_gap(gaps, accelerator), accelerator
         )
@@ -323,6 +324,7 @@ def draw(
         )
         found.statuses += judged.statuses
         found.waits.append(judged.wait_share)
+        found.waiting_s += judged.waiting_s
         found.problems += chosen
         found.trees += trees
         found.usable += [(i, t) for i, t in zip(numbers, trees, strict=True) if is_usable(t, config)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from accelerate import Accelerator
 
+from reasoner.scoring.outcome import core_seconds
 from reasoner.trainers.gates import SamplerGap
 from reasoner.trainers.loop import Session
 from reasoner.trainers.policy_batch import Models
@@ -15,15 +16,17 @@ from reasoner.tree import ROOT, Tree
 
 
 def book(
-    session: Session, trees: Sequence[Tree], kept: Sequence[Tree], models: Models, config: PolicyGradientStage
-) -> None:
-    """Count a round's work in the ledger."""
+    session: Session, trees: Sequence[Tree], kept: Sequence[Tree], models: Models, config: PolicyGradientStage,
+    waiting_s: float,
+) -> None:  # fmt: skip
+    """Count a round's work in the ledger, on this process."""
     leaves = sum(len(t.leaves()) for t in trees)
     tokens = sum(t.num_sampled for t in kept)
     session.ledger.add(
         "policy", trajectories_generated=leaves, trajectories_kept=sum(len(t.leaves()) for t in kept),
         verifications=leaves, scored=tokens * (config.epochs * config.minibatches > 1), trained=tokens * config.epochs,
     )  # fmt: skip
+    session.ledger.add("verifier", verifier_seconds=core_seconds(trees), seconds_waiting=waiting_s)
     if models.critic is not None:
         session.ledger.add("critic", trained=tokens * config.epochs, scored=tokens)
     for name, net in (("prm", models.prm), ("orm", models.orm)):
