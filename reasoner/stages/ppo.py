@@ -10,7 +10,8 @@ from reasoner.folder import StageName
 from reasoner.registry import UserError
 from reasoner.stages.context import Context, examples, shuffled
 from reasoner.stages.references import ModelName, ProblemSet, RewardModelName, ShownSet
-from reasoner.trainers.policy_gradient import PolicyGradientStage, train_policy
+from reasoner.trainers.policy_config import PolicyGradientStage
+from reasoner.trainers.policy_gradient import train_policy
 
 
 class PPO(PolicyGradientStage):

@@ -10,28 +10,23 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from reasoner.data.prompting import Prompting
-from reasoner.engine.protocol import Engine, Sampling
 from reasoner.interrupt import Stopped, deferring, stop_asked
 from reasoner.policy.heads import gathered_net
 from reasoner.policy.models import save
 from reasoner.policy.shard import gathered, is_sharded
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
-from reasoner.scoring.outcome import Judged, judge_while
 from reasoner.scoring.reward import doubts, return_range
 from reasoner.scoring.reward_models import is_ours
-from reasoner.search.branch import tree_of
-from reasoner.search.grow import Growth, StepStop, grow
 from reasoner.signals.advantages import ADVANTAGES, CRITIC, WHITENED
 from reasoner.trainers.alarms import WATCHED, alarms
 from reasoner.trainers.checkpoint import Trained, fingerprint_of, load_checkpoint, save_checkpoint
@@ -40,7 +35,6 @@ from reasoner.trainers.loop import OptimizerConfig, Session, by_share, by_steps,
 from reasoner.trainers.policy_batch import (
     Models,
     grouped,
-    is_usable,
     minibatch_of,
     prepare,
     score_states,
@@ -48,39 +42,16 @@ from reasoner.trainers.policy_batch import (
     whiten,
 )
 from reasoner.trainers.policy_config import PolicyGradientStage
+from reasoner.trainers.policy_draw import Position, draw, position_of
 from reasoner.trainers.policy_models import cut, load_models
 from reasoner.trainers.policy_report import book, describe, why_barren
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import refresh
-from reasoner.trainers.ranks import check_supported, highest, make_accelerator, summed, wait_for_everyone
+from reasoner.trainers.ranks import check_supported, highest, make_accelerator, wait_for_everyone
 from reasoner.trainers.sampler import open_sampler
-from reasoner.tree import Problem, Tree
+from reasoner.tree import Problem
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Position:
-    """Where the loop is, on one process: what a checkpoint holds beside weights, optimizers and schedules."""
-
-    cursor: int = 0  # problems drawn so far, over all processes
-    own_chains: list[SFTExample] = field(default_factory=list)
-    watched: list[dict[str, float]] = field(default_factory=list)  # what the alarms look at
-    generated: int = 0  # tokens sampled so far, over all processes
-    barren: int = 0  # rounds in a row without a usable update
-    rollbacks: int = 0
-
-
-@dataclass
-class Round:
-    """What a round has drawn on this process; `usable` are (number within the round, tree)."""
-
-    problems: list[Problem] = field(default_factory=list)
-    trees: list[Tree] = field(default_factory=list)
-    usable: list[tuple[int, Tree]] = field(default_factory=list)
-    statuses: Counter[str] = field(default_factory=Counter)
-    waits: list[float] = field(default_factory=list)  # shares of wall time spent waiting for verdicts
-    waiting_s: float = 0.0  # that time itself
 
 
 @deferring()
@@ -182,11 +153,11 @@ def train_policy(
                     for schedule in trained.schedules:
                         schedule.step()
         kl_step = kl_moved(prepared, models, config, accelerator) if seen["stepped"] else 0.0
-        book(session, drawn.trees, usable_trees, models, config, drawn.waiting_s)
+        book(session, drawn.trees, usable_trees, models, config, sum(j.waiting_s for j in drawn.judged))
         metrics = describe(
             drawn.trees, drawn.statuses, usable_trees, seen, sampler_gap(gaps, accelerator), accelerator
         )
-        metrics |= {"verdict_wait": max(drawn.waits), "kl_step": kl_step}
+        metrics |= {"verdict_wait": max(j.wait_share for j in drawn.judged), "kl_step": kl_step}
         if (
             config.prm_refresh is not None
             and models.prm is not None
@@ -277,90 +248,7 @@ def _resume(
         return 0, Position(), 0.0
     seconds = found.loop["seconds"]
     session.ledger.resume(found.loop["ledger"], seconds)
-    return found.step, _position(found.loop), seconds
-
-
-def _position(loop: dict[str, Any]) -> Position:
-    own_chains = [SFTExample(**e) for e in loop["own_chains"]]
-    return Position(
-        loop["cursor"], own_chains, loop["watched"], loop["generated"], loop["barren"], loop["rollbacks"]
-    )
-
-
-def draw(
-    problems: Sequence[Problem],
-    at: Position,
-    round: int,
-    engine: Engine,
-    prompting: Prompting,
-    config: PolicyGradientStage,
-    seed: int,
-    accelerator: Accelerator,
-) -> Round:
-    """Judged trees of the next problems, this process's share; moves the cursor and counts the tokens.
-
-    With `max_resamples`, further problems replace those whose trees are of no use.
-    """
-    found = Round()
-    number = 0
-    occurred: Counter[str] = Counter()
-    for _ in range(1 + config.max_resamples):
-        (usable,) = summed([len(found.usable)], accelerator)
-        missing = config.problems_per_round - int(usable)
-        if missing <= 0:
-            break
-        numbers = [
-            i for i in range(number, number + missing)
-            if i % accelerator.num_processes == accelerator.process_index
-        ]  # fmt: skip
-        of_all = [problems[(at.cursor + i) % len(problems)] for i in range(missing)]
-        times = []  # each of them had been drawn in this round, by whichever process
-        for problem in of_all:
-            times.append(occurred[problem.id])
-            occurred[problem.id] += 1
-        chosen = [of_all[i - number] for i in numbers]
-        trees, judged = rollout(
-            chosen, engine, prompting, config, seed, round, [times[i - number] for i in numbers]
-        )
-        found.statuses += judged.statuses
-        found.waits.append(judged.wait_share)
-        found.waiting_s += judged.waiting_s
-        found.problems += chosen
-        found.trees += trees
-        found.usable += [(i, t) for i, t in zip(numbers, trees, strict=True) if is_usable(t, config)]
-        (generated,) = summed([sum(t.num_sampled for t in trees)], accelerator)
-        at.generated += int(generated)
-        at.cursor += missing
-        number += missing
-    return found
-
-
-def rollout(
-    problems: Sequence[Problem],
-    engine: Engine,
-    prompting: Prompting,
-    config: PolicyGradientStage,
-    seed: int,
-    round: int,
-    occurrences: Sequence[int],
-) -> tuple[list[Tree], Judged]:
-    """One judged tree per problem, by place: the same whatever else is in the batch or on another process.
-
-    `occurrences` tells apart the trees of a problem that comes more than once in the round.
-    """
-    trees = [
-        Tree.of_prompt(p, prompting.prompt_ids(p.prompt), times)
-        for p, times in zip(problems, occurrences, strict=True)
-    ]
-    growth = Growth(
-        prompting.mark_steps, config.max_tokens, Sampling(config.temperature), seed, round,
-        step_stop=StepStop(prompting.step_stop_ids, prompting.step_stop_tokens, prompting.is_step_end),
-    )  # fmt: skip
-    policy = tree_of(config.tree, growth)
-    judged = judge_while(
-        lambda on_node: grow(trees, engine, policy, growth, on_node=on_node), trees, prompting.decode
-    )
-    return trees, judged
+    return found.step, position_of(found.loop), seconds
 
 
 def _answer(
@@ -382,7 +270,7 @@ def _answer(
     if found is None:
         raise UserError(f"alarm before the first checkpoint: {why}; lower save_every, or change the reward")
     logger.warning("alarm: %s; back to the weights of round %d", why, found.step)
-    old = _position(found.loop)
+    old = position_of(found.loop)
     return Position(at.cursor, old.own_chains, old.watched, at.generated, 0, at.rollbacks + 1)
 
 

@@ -20,7 +20,8 @@ from reasoner.trainers.alarms import AlarmConfig, alarms
 from reasoner.trainers.gates import check_liveness
 from reasoner.trainers.loop import Session
 from reasoner.trainers.policy_config import PolicyGradientStage
-from reasoner.trainers.policy_gradient import Position, draw, train_policy
+from reasoner.trainers.policy_draw import Position, draw
+from reasoner.trainers.policy_gradient import train_policy
 from reasoner.tree import Problem
 
 TEXTS = ["one and two are three\n", "three and four are seven\n"] * 20
