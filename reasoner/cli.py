@@ -25,6 +25,7 @@ from reasoner.commands.execute import (
     tell_of_no_answers,
     width,
 )
+from reasoner.commands.init import init
 from reasoner.commands.plan import plan
 from reasoner.commands.quiet import quiet
 from reasoner.commands.serve import chat, serve
@@ -35,6 +36,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 config_app = typer.Typer(no_args_is_help=True, help="About configuration files.")
 app.add_typer(config_app, name="config")
 
+app.command()(init)
 app.command()(plan)
 app.command()(doctor)
 app.command()(chat)
