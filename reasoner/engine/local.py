@@ -31,12 +31,13 @@ from reasoner.policy.attention import Seen, evaluating, slot_attention
 from reasoner.policy.logprobs import LogitHead, sequence_logprobs
 
 WIDTH_STEP = 8  # key positions are read in multiples of this
+KEPT = 32  # sequences for each slot, whose keys and values the prefix cache keeps at most
 
 
 class LocalEngine:
     """Continuous batching over `num_slots` rows of at most `max_context` tokens.
 
-    `kv_bytes` bounds the prefix cache, `slot_bytes` the keys and values of running sequences: fewer slots are made
+    `kv_bytes` and KEPT bound the prefix cache, `slot_bytes` the keys and values of running sequences: fewer slots are made
     where they don't fit, and a sequence for which even one is too small ends with `memory`. `model` is a causal
     LM, a PEFT model or an Adapter; `tokenizer` is needed for stop strings only.
     """
@@ -68,7 +69,7 @@ class LocalEngine:
             self.num_slots = max(1, min(num_slots, slot_bytes // (self.token_bytes * max_context)))
             self.length = min(max_context, slot_bytes // (self.token_bytes * self.num_slots))
         self.cache = SlotCache(self.model, self.num_slots, self.length)
-        self.prefixes = RadixCache(kv_bytes)
+        self.prefixes = RadixCache(min(kv_bytes, KEPT * self.num_slots * self.length * self.token_bytes))
         self.adapters = MixedAdapters(self.model)
         self.strings = StopStrings(tokenizer, self.vocab_size)
         self.stops = StopTable(eos_ids, self.strings, self.device)

@@ -114,31 +114,15 @@ def grow(
     from_prompts = Counter[str]()  # why the prompts' own continuations stopped
     num_under_way = num_done = 0
 
-    def start_wave(t: int) -> bool:
-        """Submit a tree's next wave; False where its policy is done with it."""
-        nonlocal num_under_way
-        tree = growing[t].tree
-        while branches := policy(tree, growing[t].wave.number):
-            wave = growing[t].wave = _Wave(
-                growing[t].wave.number + 1, branches, _requests(tree, t, branches, growth)
-            )
-            wave.came = [None] * len(branches)
-            wave.nodes = [_dropped(b) if b.dropped else None for b in branches]
-            live = [r for r, b in zip(wave.requests, branches, strict=True) if not b.dropped]
-            wave.missing = len(live)
-            if live:
-                engine.submit(live)
-                num_under_way += len(live)
-                return True
-            _add_nodes(tree, wave)
-        return False
-
     def go_on(t: int) -> None:
-        nonlocal num_done
-        if not start_wave(t):
-            num_done += 1
-            on_done(t, growing.pop(t).tree)
-            on_progress(num_done)
+        nonlocal num_under_way, num_done
+        if live := _next_wave(t, growing[t], policy, growth):
+            engine.submit(live)
+            num_under_way += len(live)
+            return
+        num_done += 1
+        on_done(t, growing.pop(t).tree)
+        on_progress(num_done)
 
     def admit() -> None:
         while not ahead or num_under_way < ahead:
@@ -182,6 +166,20 @@ def grow(
             go_on(t)
         admit()
     _check_drawn(from_prompts, growth.max_tokens)
+
+
+def _next_wave(t: int, at: _Growing, policy: BranchPolicy, growth: Growth) -> list[Request]:
+    """Begin the next wave of tree number `t`: its requests, none where its policy is done with it."""
+    while branches := policy(at.tree, at.wave.number):
+        wave = at.wave = _Wave(at.wave.number + 1, branches, _requests(at.tree, t, branches, growth))
+        wave.came = [None] * len(branches)
+        wave.nodes = [_dropped(b) if b.dropped else None for b in branches]
+        live = [r for r, b in zip(wave.requests, branches, strict=True) if not b.dropped]
+        wave.missing = len(live)
+        if live:
+            return live
+        _add_nodes(at.tree, wave)
+    return []
 
 
 def _check_drawn(reasons: Counter[str], max_tokens: int) -> None:
