@@ -32,6 +32,10 @@ class Position:
     barren: int = 0  # rounds in a row without a usable update
     rollbacks: int = 0
 
+    def go_to(self, other: Position) -> None:
+        """Be where another is: whoever holds this one follows."""
+        vars(self).update(vars(other))
+
 
 @dataclass
 class Round:

@@ -11,19 +11,21 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from reasoner.data.prompting import Prompting
+from reasoner.engine.protocol import Engine
 from reasoner.interrupt import Stopped, deferring, stop_asked
 from reasoner.policy.heads import gathered_net
 from reasoner.policy.models import save
 from reasoner.policy.shard import gathered, is_sharded
-from reasoner.records import SFTExample
+from reasoner.records import PolicySample, SFTExample
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.reward import doubts, return_range
 from reasoner.scoring.reward_models import is_ours
@@ -42,16 +44,33 @@ from reasoner.trainers.policy_batch import (
     whiten,
 )
 from reasoner.trainers.policy_config import PolicyGradientStage
-from reasoner.trainers.policy_draw import Position, draw, position_of
+from reasoner.trainers.policy_draw import Position, Round, draw, position_of
 from reasoner.trainers.policy_models import cut, load_models
 from reasoner.trainers.policy_report import book, describe, why_barren
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import refresh
 from reasoner.trainers.ranks import check_supported, highest, make_accelerator, wait_for_everyone
 from reasoner.trainers.sampler import open_sampler
-from reasoner.tree import Problem
+from reasoner.tree import Problem, Tree
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Loop:
+    """What every round works with, and where the loop is."""
+
+    models: Models
+    trained: Trained
+    engine: Engine
+    prompting: Prompting
+    demonstrations: Sequence[SFTExample]
+    config: PolicyGradientStage
+    session: Session
+    accelerator: Accelerator
+    fingerprint: str  # of what a checkpoint rests on
+    at: Position
+    begun: float  # by the monotonic clock, seconds spent before a kill taken off
 
 
 @deferring()
@@ -69,7 +88,6 @@ def train_policy(
     """Train the policy of `model_path` and save it to `session.out`/model, the critic to `session.out`/critic."""
     if not problems:
         raise UserError("no problems to train on; expected at least one, check the problem source")
-    method = lookup(ADVANTAGES, config.advantage.method, "advantage method")
     for doubt in doubts(config.advantage.reward):
         logger.warning("advantage.reward: %s", doubt)
     for path, what in ((critic_path, "critic"), (prm_path, "PRM"), (orm_path, "ORM")):
@@ -79,6 +97,49 @@ def train_policy(
     check_supported(accelerator)
     torch.manual_seed(session.seed)
     models, sampler = load_models(model_path, critic_path, prm_path, config, orm_path)
+    loop = _set_up(
+        models, sampler, model_path, prompting, problems, demonstrations, config, session, accelerator
+    )
+    at = loop.at
+    round = _resume(loop)
+    while round < config.rounds and spent_share(at, config) < 1:
+        loop.engine.load_weights(round)
+        drawn = draw(problems, at, round, loop.engine, prompting, config, session.seed, accelerator)
+        metrics, seen = learn(drawn, round, loop)
+        at.watched.append({k: v for k, v in metrics.items() if k in WATCHED})
+        rung = alarms(at.watched, config.alarms)
+        round += 1
+        session.log(
+            {f"ppo/{k}": v for k, v in metrics.items()} | {f"ppo/alarm_{name}": 1.0 for name in rung}, round
+        )
+        _tell(round, loop)
+        at.barren = 0 if seen["stepped"] else at.barren + 1
+        if at.barren >= config.patience:
+            raise UserError(why_barren(at.barren, seen, drawn.statuses))
+        if at.barren == round == config.rounds:
+            logger.warning(
+                "the weights are those of the start: %s", why_barren(at.barren, seen, drawn.statuses)
+            )
+        if rung:
+            _answer(rung, loop)
+        stop = int(highest(stop_asked(), accelerator))
+        if stop or round % config.save_every == 0 or (rung and at.rollbacks):
+            _keep(round, loop)
+        if stop:
+            raise Stopped(stop)
+    if config.generated_tokens is not None and at.generated < config.generated_tokens:
+        logger.warning(
+            "all %d rounds are done with %d of generated_tokens=%d generated; expected these to end the run and its "
+            "schedule: raise rounds", config.rounds, at.generated, config.generated_tokens,
+        )  # fmt: skip
+    _save(models, prompting, session.out, config, accelerator)
+
+
+def _set_up(
+    models: Models, sampler: Any, model_path: str, prompting: Prompting, problems: Sequence[Problem],
+    demonstrations: Sequence[SFTExample], config: PolicyGradientStage, session: Session, accelerator: Accelerator,
+) -> Loop:  # fmt: skip
+    """Networks on their devices, optimizers, and an engine that answers with the policy's weights: proven, not assumed."""
     at = Position()
     bring_weights = None
     if config.shard is not None:
@@ -101,104 +162,88 @@ def train_policy(
     check_liveness(weights, engine, probe_ids)
     facts = ((p.id, p.prompt, p.verifier, p.reference) for p in problems)
     fingerprint = fingerprint_of(config, session.seed, facts)
-    begun = time.monotonic()
-    round, at, spent = _resume(session, trained, fingerprint, accelerator)
-    begun -= spent
+    return Loop(models, trained, engine, prompting, demonstrations, config, session, accelerator, fingerprint, at,
+                time.monotonic())  # fmt: skip
 
-    while round < config.rounds and spent_share(at, config) < 1:
-        engine.load_weights(round)
-        drawn = draw(problems, at, round, engine, prompting, config, session.seed, accelerator)
-        usable_trees = [t for _, t in drawn.usable]
-        for net, name, bounds in (
-            (models.prm, "prm", (0.0, 1.0)),
-            (models.orm, "orm", (0.0, 1.0)),
-            (
-                models.critic,
-                CRITIC.get(config.advantage.method, "value"),
-                return_range(config.advantage.reward),
-            ),
-        ):
-            if net is not None:
-                score_states(net, usable_trees, name, config.tokens_per_batch, bounds)
-        samples = [method(t, config.advantage) for t in usable_trees]
-        if config.advantage.method in WHITENED if config.whiten is None else config.whiten:
-            samples = whiten(samples, accelerator)
-        if config.imitate_self:
-            at.own_chains += verified_chains(drawn.problems, drawn.trees, prompting)
-        parts = [
-            [s for (i, _), s in zip(drawn.usable, samples, strict=True) if minibatch_of(i, config) == m]
-            for m in range(config.minibatches)
+
+def learn(drawn: Round, round: int, loop: Loop) -> tuple[dict[str, float], Mapping[str, float]]:
+    """Score a round's trees and update policy and critic on them, and a PRM that is kept up; metrics, and sums of them."""
+    config, models, accelerator = loop.config, loop.models, loop.accelerator
+    usable_trees = [t for _, t in drawn.usable]
+    samples = _samples(usable_trees, loop)
+    if config.imitate_self:
+        loop.at.own_chains += verified_chains(drawn.problems, drawn.trees, loop.prompting)
+    parts = [
+        [s for (i, _), s in zip(drawn.usable, samples, strict=True) if minibatch_of(i, config) == m]
+        for m in range(config.minibatches)
+    ]
+    with fitting(config):
+        prepared = [
+            [prepare(s, models, config, accelerator.device) for s in grouped(p, config, accelerator.device)]
+            for p in parts
         ]
-        with fitting(config):
-            prepared = [
-                [
-                    prepare(s, models, config, accelerator.device)
-                    for s in grouped(p, config, accelerator.device)
-                ]
-                for p in parts
-            ]
-        gaps: list[torch.Tensor] = []
-        seen: defaultdict[str, float] = defaultdict(float)
-        shown_from = [*demonstrations, *at.own_chains]
-        rng = random.Random(f"{session.seed} {round} {accelerator.process_index}")
-        with fitting(config):
-            for _ in range(config.epochs):
-                for part in prepared:
-                    shown = rng.choices(shown_from, k=config.ptx_batch) if config.ptx_weight else []
-                    optimizers = trained.optimizers[: 1 + (models.critic is not None)]
-                    stats, gaps_of_part = update_once(part, shown, models, optimizers, config, accelerator)
-                    gaps += gaps_of_part
-                    for name, number in stats.items():
-                        seen[name] += number
-                    for schedule in trained.schedules:
-                        schedule.step()
-        kl_step = kl_moved(prepared, models, config, accelerator) if seen["stepped"] else 0.0
-        book(session, drawn.trees, usable_trees, models, config, sum(j.waiting_s for j in drawn.judged))
-        metrics = describe(
-            drawn.trees, drawn.statuses, usable_trees, seen, sampler_gap(gaps, accelerator), accelerator
-        )
-        metrics |= {"verdict_wait": max(j.wait_share for j in drawn.judged), "kl_step": kl_step}
-        if (
-            config.prm_refresh is not None
-            and models.prm is not None
-            and (round + 1) % config.prm_refresh.every == 0
-        ):
-            metrics["prm_loss"] = refresh(
-                models.prm, trained.optimizers[-1], drawn.trees, config.prm_refresh, config.tokens_per_batch,
-                session, accelerator,
-            )  # fmt: skip
-        at.watched.append({k: v for k, v in metrics.items() if k in WATCHED})
-        rung = alarms(at.watched, config.alarms)
-        metrics |= {f"alarm_{name}": 1.0 for name in rung}
-        round += 1
-        session.log({f"ppo/{k}": v for k, v in metrics.items()}, round)
-        if config.generated_tokens is None:
-            session.progress(round, config.rounds, "rounds")
-        else:
-            session.progress(at.generated, config.generated_tokens, "tokens")
-        at.barren = 0 if seen["stepped"] else at.barren + 1
-        if at.barren >= config.patience:
-            raise UserError(why_barren(at.barren, seen, drawn.statuses))
-        if at.barren == round == config.rounds:
-            logger.warning(
-                "the weights are those of the start: %s", why_barren(at.barren, seen, drawn.statuses)
-            )
-        if rung:
-            at = _answer(rung, at, config, session, trained, fingerprint, accelerator)
-        stop = int(highest(stop_asked(), accelerator))
-        if session.checkpoints is not None and (
-            stop or round % config.save_every == 0 or (rung and at.rollbacks)
-        ):
-            loop = {**asdict(at), "ledger": session.ledger.to_dict(), "seconds": time.monotonic() - begun}
-            save_checkpoint(session.checkpoints, round, trained, loop, fingerprint, accelerator)
-        if stop:
-            raise Stopped(stop)
-    if config.generated_tokens is not None and at.generated < config.generated_tokens:
-        logger.warning(
-            "all %d rounds are done with %d of generated_tokens=%d generated; expected these to end the run and its "
-            "schedule: raise rounds", config.rounds, at.generated, config.generated_tokens,
+    gaps: list[torch.Tensor] = []
+    seen: defaultdict[str, float] = defaultdict(float)
+    shown_from = [*loop.demonstrations, *loop.at.own_chains]
+    rng = random.Random(f"{loop.session.seed} {round} {accelerator.process_index}")
+    optimizers = loop.trained.optimizers[: 1 + (models.critic is not None)]
+    with fitting(config):
+        for _ in range(config.epochs):
+            for part in prepared:
+                shown = rng.choices(shown_from, k=config.ptx_batch) if config.ptx_weight else []
+                stats, gaps_of_part = update_once(part, shown, models, optimizers, config, accelerator)
+                gaps += gaps_of_part
+                for name, number in stats.items():
+                    seen[name] += number
+                for schedule in loop.trained.schedules:
+                    schedule.step()
+    kl_step = kl_moved(prepared, models, config, accelerator) if seen["stepped"] else 0.0
+    book(loop.session, drawn.trees, usable_trees, models, config, sum(j.waiting_s for j in drawn.judged))
+    gap = sampler_gap(gaps, accelerator)
+    metrics = describe(drawn.trees, drawn.statuses, usable_trees, seen, gap, accelerator)
+    metrics |= {"verdict_wait": max(j.wait_share for j in drawn.judged), "kl_step": kl_step}
+    kept_up = config.prm_refresh
+    if kept_up is not None and models.prm is not None and (round + 1) % kept_up.every == 0:
+        metrics["prm_loss"] = refresh(
+            models.prm, loop.trained.optimizers[-1], drawn.trees, kept_up, config.tokens_per_batch, loop.session,
+            accelerator,
         )  # fmt: skip
-    _save(models, prompting, session.out, config, accelerator)
+    return metrics, seen
+
+
+def _samples(trees: Sequence[Tree], loop: Loop) -> list[PolicySample]:
+    """The advantages of scored trees."""
+    config, models = loop.config, loop.models
+    value_of = CRITIC.get(config.advantage.method, "value")
+    for net, name, bounds in (
+        (models.prm, "prm", (0.0, 1.0)),
+        (models.orm, "orm", (0.0, 1.0)),
+        (models.critic, value_of, return_range(config.advantage.reward)),
+    ):
+        if net is not None:
+            score_states(net, trees, name, config.tokens_per_batch, bounds)
+    method = lookup(ADVANTAGES, config.advantage.method, "advantage method")
+    samples = [method(t, config.advantage) for t in trees]
+    if config.advantage.method in WHITENED if config.whiten is None else config.whiten:
+        samples = whiten(samples, loop.accelerator)
+    return samples
+
+
+def _tell(round: int, loop: Loop) -> None:
+    limit = loop.config.generated_tokens
+    if limit is None:
+        loop.session.progress(round, loop.config.rounds, "rounds")
+    else:
+        loop.session.progress(loop.at.generated, limit, "tokens")
+
+
+def _keep(round: int, loop: Loop) -> None:
+    """A checkpoint after so many rounds, where the session keeps any."""
+    if loop.session.checkpoints is None:
+        return
+    spent = time.monotonic() - loop.begun
+    own = {**asdict(loop.at), "ledger": loop.session.ledger.to_dict(), "seconds": spent}
+    save_checkpoint(loop.session.checkpoints, round, loop.trained, own, loop.fingerprint, loop.accelerator)
 
 
 def spent_share(at: Position, config: PolicyGradientStage) -> float:
@@ -237,41 +282,41 @@ def _prepare_training(
     return Trained(optimizers, schedules)
 
 
-def _resume(
-    session: Session, trained: Trained, fingerprint: str, accelerator: Accelerator
-) -> tuple[int, Position, float]:
-    """The rounds done, the loop's position after them, and the seconds that they took."""
-    found = None
+def _resume(loop: Loop) -> int:
+    """The rounds done before a kill; the loop goes on from where it was after them."""
+    session, found = loop.session, None
     if session.checkpoints is not None:
-        found = load_checkpoint(session.checkpoints, trained, fingerprint, accelerator)
+        found = load_checkpoint(session.checkpoints, loop.trained, loop.fingerprint, loop.accelerator)
     if found is None:
-        return 0, Position(), 0.0
+        return 0
     seconds = found.loop["seconds"]
     session.ledger.resume(found.loop["ledger"], seconds)
-    return found.step, position_of(found.loop), seconds
+    loop.begun -= seconds
+    loop.at.go_to(position_of(found.loop))
+    return found.step
 
 
-def _answer(
-    rung: dict[str, str], at: Position, config: PolicyGradientStage, session: Session, trained: Trained,
-    fingerprint: str, accelerator: Accelerator,
-) -> Position:  # fmt: skip
+def _answer(rung: dict[str, str], loop: Loop) -> None:
     """Warn, stop, or go back to the older checkpoint's weights and draw anew from here on."""
+    at, limits, session = loop.at, loop.config.alarms, loop.session
     why = "; ".join(f"{name}: {reason}" for name, reason in rung.items())
-    if config.alarms.action == "warn":
+    if limits.action == "warn":
         logger.warning("alarm: %s", why)
-        return at
-    is_last = config.alarms.action == "stop" or at.rollbacks >= config.alarms.max_rollbacks
+        return
+    is_last = limits.action == "stop" or at.rollbacks >= limits.max_rollbacks
     if is_last or session.checkpoints is None:
         raise UserError(
             f"alarm: {why}; expected none: change the reward or the learning rate; the last checkpoint stays"
         )
     # the ledger stays: what is undone was paid for all the same
-    found = load_checkpoint(session.checkpoints, trained, fingerprint, accelerator, oldest=True)
+    found = load_checkpoint(
+        session.checkpoints, loop.trained, loop.fingerprint, loop.accelerator, oldest=True
+    )
     if found is None:
         raise UserError(f"alarm before the first checkpoint: {why}; lower save_every, or change the reward")
     logger.warning("alarm: %s; back to the weights of round %d", why, found.step)
     old = position_of(found.loop)
-    return Position(at.cursor, old.own_chains, old.watched, at.generated, 0, at.rollbacks + 1)
+    at.go_to(Position(at.cursor, old.own_chains, old.watched, at.generated, 0, at.rollbacks + 1))
 
 
 def _save(
