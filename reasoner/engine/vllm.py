@@ -7,6 +7,7 @@ from typing import Any
 
 from reasoner.engine.dialect import Ask, Call, Dialect, Reply
 from reasoner.engine.protocol import Request
+from reasoner.policy.machine import on_cpu
 
 ID_PREFIX = "token_id:"
 
@@ -77,6 +78,9 @@ def _command(
         executable, "serve", model, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "policy",
         "--dtype", dtype, "--max-model-len", str(max_context), "--logprobs-mode", f"{logprobs}_logprobs",
     ]  # fmt: skip
+    if on_cpu():
+        # vLLM 0.32 rewinds the generator of a seeded request whose prompt was cut, which CPU generators cannot: it dies
+        arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(max_context, 2048))]
     if lora_rank:
         arguments += ["--enable-lora", "--max-lora-rank", str(lora_rank)]
     environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
