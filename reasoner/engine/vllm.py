@@ -10,6 +10,7 @@ from reasoner.engine.protocol import Request
 from reasoner.policy.machine import on_cpu
 
 ID_PREFIX = "token_id:"
+MOST_STOPS = 4  # stop strings in a request; a completion is cut at the others when it is there
 
 
 def _ask(request: Request, ask: Ask) -> Call:
@@ -27,7 +28,7 @@ def _ask(request: Request, ask: Ask) -> Call:
             "min_p": sampling.min_p,
             "ignore_eos": True,  # the ends are ours, all of them in stop_token_ids
             "stop_token_ids": list(ask.stop_ids),
-            "stop": list(request.stop_strings) or None,
+            "stop": list(request.stop_strings[:MOST_STOPS]) or None,
             "include_stop_str_in_output": True,
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,

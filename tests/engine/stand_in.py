@@ -81,6 +81,8 @@ def _vllm_completion(server: StandIn, body: dict) -> tuple[int, dict]:
             ),
         ]
         return 200, {"choices": [{"prompt_token_ids": ids, "prompt_logprobs": places}]}
+    if len(body["stop"] or ()) > 4:  # as vLLM's
+        return 400, {"error": {"message": "List should have at most 4 items after validation"}}
     sampling = Sampling(*(body[k] for k in ("temperature", "top_k", "top_p", "min_p")))
     ids, logprobs, why = server.draw(
         body["model"],
