@@ -146,7 +146,7 @@ class Ledger:
         """The ledger that `save` wrote; a damaged one is a UserError."""
         try:
             return cls.from_dict(read_json(path))
-        except (ValueError, KeyError, TypeError) as problem:
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
             raise UserError(
                 f"got {path}, which cannot be read ({type(problem).__name__}: {problem}); expected a run's costs: restore "
                 "it, or remove it to go on without the costs so far"
