@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,10 +16,10 @@ import pytest
 
 from reasoner.ledger import Ledger
 from reasoner.store import is_done
+from tests.warm import ranks
 
 ROOT = Path(__file__).parent.parent.parent
-ONE = [sys.executable]
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 CONFIG = """
 prompt: {template: "{prompt}=\\n"}
 problems:
@@ -56,25 +58,27 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
-def start(launcher: list[str], config: Path, out: Path) -> subprocess.Popen:
-    command = [*launcher, "-m", "reasoner", "run", str(config), f"out={out}"]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+def start(num: int, config: Path, out: Path) -> list[BaseProcess]:
+    said = out.with_name(f"{out.name}.said")
+    shutil.rmtree(said, ignore_errors=True)
+    return ranks(num, "run", config, f"out={out}", cwd=ROOT, said=said)
 
 
-def finish(launcher: list[str], config: Path, out: Path) -> None:
-    process = start(launcher, config, out)
-    _, said = process.communicate(timeout=400)
-    assert process.returncode == 0, said[-3000:]
+def said(out: Path) -> str:
+    return "".join(path.read_text()[-3000:] for path in out.with_name(f"{out.name}.said").iterdir())
+
+
+def finish(num: int, config: Path, out: Path) -> None:
+    for process in (processes := start(num, config, out)):
+        process.join(400)
+    assert [process.exitcode for process in processes] == [0] * num, said(out)
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     (folder / "start.yaml").write_text(CONFIG[: CONFIG.index("stages:")] + START, encoding="utf-8")
-    finish(ONE, folder / "start.yaml", folder / "start")
+    finish(1, folder / "start.yaml", folder / "start")
     text = CONFIG
     for stage in ("base", "sft"):
         text = text.replace(stage.upper(), str(folder / "start/models" / stage / "model"))
@@ -94,13 +98,13 @@ def up_to(stage: str, config: Path, folder: Path, **changes: str) -> Path:
 
 @pytest.fixture(scope="module")
 def one(config) -> Path:
-    finish(ONE, config, config.parent / "one")
+    finish(1, config, config.parent / "one")
     return config.parent / "one"
 
 
 @pytest.fixture(scope="module")
 def two(config) -> Path:
-    finish(TWO, config, config.parent / "two")
+    finish(2, config, config.parent / "two")
     return config.parent / "two"
 
 
@@ -193,10 +197,10 @@ def test_counts_are_those_of_both(one, two):
         assert not differ(*logged)
 
 
-def wait_for(seen, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(seen, is_running, out: Path, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not seen():
-        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert is_running(), said(out)
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
@@ -205,8 +209,38 @@ def marks(out: Path, stage: str) -> list[Path]:
     return sorted((out / "stages" / stage / "parts").glob("*.json"))
 
 
+def killed(num: int, config: Path, out: Path, stage: str, least: int) -> None:
+    """Start, and kill all processes by SIGKILL once so many parts of a stage are done."""
+    processes = start(num, config, out)
+    wait_for(lambda: len(marks(out, stage)) >= least, lambda: all(p.is_alive() for p in processes), out)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL] * num
+    assert not is_done(out / "stages" / stage)
+
+
+def test_a_process_that_dies_ends_the_other_with_a_reason(config, one, tmp_path):
+    """Under the real launcher, within a minute; what was done stays."""
+    out, config = tmp_path / "dies", up_to("verify", config, tmp_path)
+    process = subprocess.Popen(
+        [*TORCHRUN, "-m", "reasoner", "run", str(config), f"out={out}"], cwd=ROOT, env=environment(),
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    out.with_name("dies.said").mkdir()
+    wait_for(lambda: len(marks(out, "rollout")) >= 3, lambda: process.poll() is None, out)
+    of_rank = ranks_of(process.pid)
+    assert sorted(of_rank) == [0, 1]
+    os.kill(of_rank[1], signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "SIGKILL" in told or "another process of this run has ended" in told
+    assert len(marks(out, "rollout")) >= 3 and not is_done(out / "stages/rollout")
+
+
 def ranks_of(pid: int) -> dict[int, int]:
-    """The processes of a run by their rank."""
+    """The processes of a launcher by their rank."""
     found = {}
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         variables = dict(
@@ -217,34 +251,12 @@ def ranks_of(pid: int) -> dict[int, int]:
     return found
 
 
-def kill(process: subprocess.Popen) -> None:
-    """All at once, by SIGKILL: the launcher's children are no longer of its group."""
-    for pid in (process.pid, *ranks_of(process.pid).values()):
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
-
-
-def kill_one(process: subprocess.Popen) -> None:
-    """The second of two, which ends the first with a reason within a minute."""
-    os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "SIGKILL" in said or "another process of this run has ended" in said
-
-
 def test_killed_again_and_again_it_goes_on_with_the_parts_that_are_left(config, one, tmp_path):
-    """One of two processes and then a single one in the rollout, both of two in the completion."""
+    """Two processes and then one in the rollout, two in the completion."""
     out, config = tmp_path / "killed", up_to("prm", config, tmp_path)
     before: dict[Path, int] = {}
-    for launcher, stage, least, end in (
-        (TWO, "rollout", 6, kill_one), (ONE, "rollout", 12, kill), (TWO, "complete", 6, kill)
-    ):  # fmt: skip
-        process = start(launcher, config, out)
-        wait_for(lambda stage=stage, least=least: len(marks(out, stage)) >= least, process)
-        if launcher is TWO:
-            assert sorted(ranks_of(process.pid)) == [0, 1]
-        end(process)
-        assert not is_done(out / "stages" / stage)
+    for num, stage, least in ((2, "rollout", 6), (1, "rollout", 12), (2, "complete", 6)):
+        killed(num, config, out, stage, least)
         for path, changed in before.items():
             assert path.stat().st_mtime_ns == changed, path
         before |= {
@@ -253,7 +265,7 @@ def test_killed_again_and_again_it_goes_on_with_the_parts_that_are_left(config, 
             if (shard := out / "trees" / stage / f"{mark.stem}.parquet").exists()
         }
     assert len(before) >= 18
-    finish(TWO, config, out)
+    finish(2, config, out)
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
     no_tree_twice_or_lost(out)
     same_files(one, out)
@@ -264,10 +276,8 @@ def test_killed_again_and_again_it_goes_on_with_the_parts_that_are_left(config, 
 
 def test_another_config_begins_a_half_done_stage_anew(config, one, tmp_path):
     out = tmp_path / "changed"
-    process = start(ONE, up_to("verify", config, tmp_path), out)
-    wait_for(lambda: len(marks(out, "rollout")) >= 3, process)
-    kill(process)
-    finish(ONE, up_to("verify", config, tmp_path, num_children="2"), out)
+    killed(1, up_to("verify", config, tmp_path), out, "rollout", 3)
+    finish(1, up_to("verify", config, tmp_path, num_children="2"), out)
     ids = [row["id"] for of_file in rows(out / "trees/rollout").values() for row in of_file]
     assert len(ids) == len(set(ids)) == 150
     before, after = rows(one / "trees/rollout"), rows(out / "trees/rollout")
@@ -276,7 +286,7 @@ def test_another_config_begins_a_half_done_stage_anew(config, one, tmp_path):
 
 def test_more_processes_than_parts(config, tmp_path):
     """Whoever has nothing to do waits for the others."""
-    finish(TWO, up_to("prm", config, tmp_path, num_problems="3"), tmp_path / "few")
+    finish(2, up_to("prm", config, tmp_path, num_problems="3"), tmp_path / "few")
     for stage in ("rollout", "verify", "complete"):
         (shard,) = (tmp_path / "few/trees" / stage).iterdir()
         assert pq.read_metadata(shard).num_rows == 3
@@ -297,7 +307,11 @@ def test_a_folder_that_is_not_shared_is_refused(tmp_path):
         "sys.stdout.write(f'{state.process_index} {said}\\n')\n"
     )
     done = subprocess.run(
-        [*TWO, str(script), str(tmp_path)], env=environment(), capture_output=True, text=True, timeout=120
+        [*TORCHRUN, str(script), str(tmp_path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     first, second = sorted(done.stdout.splitlines())
     assert first == "0 SAME" and second.startswith("1 REFUSED") and "all machines share" in second

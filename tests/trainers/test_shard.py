@@ -1,10 +1,7 @@
 """Networks cut over two real processes: they end with the weights of one whole process, and go on on any number."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -30,6 +27,7 @@ from tests.trainers.test_two_processes import (
     shell,
     weights,
 )
+from tests.warm import ranks
 
 ROOT = Path(__file__).parent.parent.parent
 EACH = """
@@ -86,16 +84,26 @@ def runs(bases) -> dict[str, Path]:
     for name in ("tied", "untied"):
         text += EACH.replace("BASE", name).replace("MODEL", str(bases[name]))
     found = dict(bases)
-    for name, launcher, cut in (
-        ("one", [sys.executable], "gradient_checkpointing: false"),
-        ("two", TORCHRUN, "shard: {}, gradient_checkpointing: true"),
+    for num, name, cut in (
+        (1, "one", "gradient_checkpointing: false"),
+        (2, "two", "shard: {}, gradient_checkpointing: true"),
     ):
         file = bases["folder"] / f"{name}.yaml"
         file.write_text(config(text, cut), encoding="utf-8")
         found[name] = bases["folder"] / name
-        done = shell([*launcher, "-m", "reasoner", "run", str(file), f"out={found[name]}"], timeout=900)
-        assert done.returncode == 0, done.stderr[-3000:]
+        finish(num, file, found[name])
     return found
+
+
+def finish(num: int, file: Path, out: Path) -> None:
+    """The run on so many processes, to its end."""
+    for process in (processes := ranks(num, "run", file, f"out={out}", cwd=ROOT, said=out.with_name("said"))):
+        process.join(600)
+    assert [process.exitcode for process in processes] == [0] * num, said(out)
+
+
+def said(out: Path) -> str:
+    return "".join(path.read_text()[-3000:] for path in out.with_name("said").iterdir())
 
 
 def processes(run: Path, stage: str) -> int:
@@ -177,32 +185,19 @@ stages:
 """
 
 
-def start(launcher: list[str], file: Path, out: Path) -> subprocess.Popen:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-    }
-    return subprocess.Popen(
-        [*launcher, "-m", "reasoner", "run", str(file), f"out={out}"], cwd=ROOT, env=environment,
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-
-
-def ranks_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def kill_at(step: int, process: subprocess.Popen, checkpoints: Path) -> int:
+def killed_at(step: int, num: int, file: Path, out: Path, stage: str) -> int:
+    """Start, and kill all processes by SIGKILL once so many steps of a stage are saved; how many are."""
+    checkpoints = out / "stages" / stage / "checkpoints"
+    processes = ranks(num, "run", file, f"out={out}", cwd=ROOT, said=out.with_name("said"))
     deadline = time.monotonic() + 240
     while latest_step(checkpoints) < step:
-        assert process.poll() is None, process.stderr.read()[-3000:]
-        assert time.monotonic() < deadline
+        assert all(p.is_alive() for p in processes) and time.monotonic() < deadline, said(out)
         time.sleep(0.02)
-    for pid in (process.pid, *ranks_of(process.pid)):
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL] * num
     return latest_step(checkpoints)
 
 
@@ -211,8 +206,7 @@ def uninterrupted(bases) -> Path:
     file, out = bases["folder"] / "uninterrupted.yaml", bases["folder"] / "uninterrupted"
     text = config(RESUMED, "gradient_checkpointing: false").replace("MODEL", str(bases["untied"]))
     file.write_text(PROBLEMS + text, encoding="utf-8")
-    done = shell([sys.executable, "-m", "reasoner", "run", str(file), f"out={out}"])
-    assert done.returncode == 0, done.stderr[-3000:]
+    finish(1, file, out)
     return out
 
 
@@ -223,17 +217,16 @@ def test_killed_it_goes_on_with_another_number_of_processes(bases, uninterrupted
     file.write_text(PROBLEMS + config(RESUMED, cut).replace("MODEL", str(bases["untied"])), encoding="utf-8")
     out = tmp_path / "killed"
     ppo, sft = (out / "stages" / name / "checkpoints" for name in ("ppo", "sft"))
-    first = kill_at(1, start(TORCHRUN, file, out), ppo)
+    first = killed_at(1, 2, file, out, "ppo")
     assert any((ppo / f"{first:05d}").glob("rank1.pt"))
-    second = kill_at(first + 1, start([sys.executable], file, out), ppo)
+    second = killed_at(first + 1, 1, file, out, "ppo")
     assert not any((ppo / f"{second:05d}").glob("rank1.pt"))
     assert 1 <= first < second < 6 and not is_done(out / "stages/ppo")
-    third = kill_at(1, start(TORCHRUN, file, out), sft)
+    third = killed_at(1, 2, file, out, "sft")
     assert processes(out, "ppo") == 2 and 3 <= third < 60 and not is_done(out / "stages/sft")
     if "shard" in cut:
         assert list((sft / f"{third:05d}/shards").glob("*.distcp"))
-    done = shell([sys.executable, "-m", "reasoner", "run", str(file), f"out={out}"])
-    assert done.returncode == 0, done.stderr[-3000:]
+    finish(1, file, out)
     assert processes(out, "sft") == 1
     for name in ("ppo/model", "ppo/critic", "sft/model"):
         a, b = (weights(folder / "models" / name) for folder in (uninterrupted, out))
