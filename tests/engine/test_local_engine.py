@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_models import small_lm
 
-from reasoner.engine.local import LocalEngine
+from reasoner.engine.local import KEPT, LocalEngine
 from reasoner.engine.protocol import Request, Sampling, place_key
 from reasoner.ledger import Ledger
 
@@ -216,6 +216,16 @@ def test_eviction_changes_nothing(lm, kv_bytes):
         found = small.sample(asked)
         assert [c.token_ids for c in found] == [c.token_ids for c in engine_of(lm).sample(asked)]
         assert small.prefixes.num_bytes <= kv_bytes
+
+
+def test_the_prefix_cache_does_not_grow_with_the_number_of_prompts(lm):
+    engine = engine_of(lm, num_slots=2, max_context=24)
+    bound = KEPT * 2 * engine.max_context * engine.token_bytes
+    most = 0
+    for first in range(8):
+        engine.sample([request((first, i), [first, i, *PROMPT], 4) for i in range(40)])
+        most = max(most, engine.prefixes.num_bytes)
+    assert bound / 2 < most <= bound < 8 * 40 * 9 * engine.token_bytes
 
 
 def test_what_ends_a_continuation(lm):
