@@ -25,6 +25,8 @@ def pytest_addoption(parser):
 
 def pytest_runtest_setup(item):
     torch = sys.modules.get("torch")
+    if item.get_closest_marker("gpu") and not (torch and torch.cuda.is_available()):
+        pytest.skip("no CUDA device here")
     if torch is not None and torch.get_num_threads() != NUM_THREADS:
         torch.set_num_threads(NUM_THREADS)
 
