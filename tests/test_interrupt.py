@@ -1,5 +1,6 @@
 """Signals sent to real runs: a save at the end of the step, a line that says how to go on, an exit code, nothing left behind."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,15 +11,21 @@ import pytest
 
 from reasoner.store import is_done
 from reasoner.trainers.checkpoint import latest_step
+from tests import warm
 
 ROOT = Path(__file__).parent.parent
 PPO = ROOT / "configs" / "smoke" / "ppo.yaml"
 LONG = ["stages.1.rounds=500", "stages.1.save_every=100000"]
 
 
-def start(out: Path, *overrides: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "reasoner", "run", str(PPO), f"out={out}", *LONG, *overrides]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start(out: Path, *overrides: str):
+    """A run under way in a process of its own, whose words go to the file that `said` reads."""
+    streams = [out.with_suffix(".out"), out.with_suffix(".err")]
+    return warm.start("run", PPO, f"out={out}", *LONG, *overrides, cwd=ROOT, streams=streams)
+
+
+def said(out: Path) -> str:
+    return out.with_suffix(".err").read_text()
 
 
 def wait_until(true, seconds: float = 240) -> None:
@@ -62,30 +69,30 @@ def started(tmp_path_factory):
     yield processes
     for _, process in processes.values():
         process.kill()
-        process.communicate()
+        process.join()
 
 
 @pytest.mark.parametrize(("number", "code"), CODES.items())
 def test_a_stopped_run_saves_says_how_to_go_on_and_leaves_nothing(started, number, code):
     out, process = started[number]
-    wait_until(lambda: has_trained(out) or process.poll() is not None)
+    wait_until(lambda: has_trained(out) or process.exitcode is not None)
     below = children_of(process.pid)
     assert latest_step(out / "stages/ppo/checkpoints") == 0  # the next save would be far away
-    process.send_signal(number)
-    _, said = process.communicate(timeout=120)
+    os.kill(process.pid, number)
+    process.join(120)
     name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    assert process.returncode == code, said
-    assert "stopping at the end of this step" in said and "Traceback" not in said
-    assert (
-        said.rstrip().splitlines()[-1]
-        == f"reasoner: stopped by {name}; the same command goes on where it was"
-    )
+    words = said(out)
+    assert process.exitcode == code, words
+    assert "stopping at the end of this step" in words and "Traceback" not in words
+    last = words.rstrip().splitlines()[-1]
+    assert last == f"reasoner: stopped by {name}; the same command goes on where it was"
     saved = latest_step(out / "stages/ppo/checkpoints")
     assert saved >= 1 and not (out / ".lock").exists() and not is_done(out / "stages/ppo")
     wait_until(lambda: not any(map(runs, below)), 20)  # they end by themselves once their owner is gone
     if number == signal.SIGTERM:  # more rounds may be fewer, too: the rest is done at once
         again = start(out, f"stages.1.rounds={saved + 1}")
-        assert again.communicate(timeout=240)[1] and again.returncode == 0
+        again.join(240)
+        assert again.exitcode == 0, said(out)
         assert is_done(out / "stages/ppo")
         losses = [x for x in (out / "metrics.jsonl").read_text().splitlines() if "ppo/loss" in x]
         assert len(losses) == saved + 1
@@ -99,16 +106,16 @@ def test_a_second_ctrl_c_ends_at_once_without_a_traceback(tmp_path):
     try:
         wait_until(lambda: is_done(out / "stages/base") and (out / "stages/ppo/metrics.jsonl").exists())
         time.sleep(3)
-        process.send_signal(signal.SIGINT)
+        os.kill(process.pid, signal.SIGINT)
         time.sleep(0.5)
         began = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
     finally:
         process.kill()
     assert time.monotonic() - began < 20
-    assert process.returncode == 130, said
-    assert "Ctrl-C again ends at once" in said and "Traceback" not in said
+    assert process.exitcode == 130, said(out)
+    assert "Ctrl-C again ends at once" in said(out) and "Traceback" not in said(out)
     with subprocess.Popen([sys.executable, "-c", "from reasoner.folder import claimed; import sys, pathlib\n"
                            "with claimed(pathlib.Path(sys.argv[1])): pass", str(out)], cwd=ROOT) as free:  # fmt: skip
         assert free.wait(timeout=60) == 0  # the next start finds the folder free

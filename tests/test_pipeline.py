@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -33,7 +32,7 @@ def cold(*arguments, **options):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "smoke"
-    done = cold("run", RUN, f"out={out}", "--json")
+    done = reasoner("run", RUN, f"out={out}", "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     return out, json.loads(done.stdout)
 
@@ -114,13 +113,12 @@ def test_another_config_in_the_same_folder_is_refused(finished):
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "reasoner", "run", str(DPO), f"out={out}"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = warm.start("run", DPO, f"out={out}", cwd=ROOT, streams=[tmp_path / "out", tmp_path / "err"])
     deadline = time.monotonic() + 120
     while not is_done(out / "stages/sft") and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert is_done(out / "stages/sft")
     assert not is_done(out / "stages/evaluate")
     stamp = (out / "models/sft/model/model.safetensors").stat().st_mtime_ns

@@ -87,7 +87,7 @@ def test_too_few_descriptors_stop_the_run():
     _stopped(judged(script + "run('stdin')\nrun('asserts')\n"), "Too many open files")
 
 
-@pytest.mark.parametrize("limit", [9, 12, 20])
+@pytest.mark.parametrize("limit", [9, 20, pytest.param(12, marks=pytest.mark.slow)])
 def test_few_descriptors_never_make_a_right_answer_wrong(limit):
     script = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
     for statuses, message in judged(script + "run('asserts')\n"):
@@ -120,7 +120,11 @@ def test_a_kernel_without_pidfd_open_stops_the_run():
 
 
 @pytest.mark.parametrize(
-    "call", ["capset", "setresuid", "setgroups", "prlimit64", "setrlimit", "close_range"]
+    "call",
+    [
+        *("capset", "prlimit64", "setrlimit", "close_range"),
+        *(pytest.param(call, marks=pytest.mark.slow) for call in ("setresuid", "setgroups")),
+    ],
 )
 def test_walls_that_cannot_be_put_up_are_never_the_candidates_fault(call):
     for statuses, message in judged(_without_call(call) + "run('stdin')\n"):

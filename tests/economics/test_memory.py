@@ -104,6 +104,7 @@ def test_training_steps_of_a_small_model(base):
     check_steps(str(base[0]), 2, 192)
 
 
+@pytest.mark.slow
 def test_rounds_of_ppo_on_a_small_model(base, monkeypatch):
     check_policy(*base, SMALL, monkeypatch)
 

@@ -37,7 +37,9 @@ def trained(out: Path, engine: dict | None, lora: bool) -> tuple[list[dict], Pat
     return [m for m in map(json.loads, lines) if "ppo/length" in m], out
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapter"])
+@pytest.mark.parametrize(
+    "lora", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["adapter", "all weights"]
+)
 def test_step_level_ppo_through_servers_looks_like_the_local_engines(tmp_path, program, lora):
     engine = {"kind": "vllm", "spawn": 1, "executable": program, "tolerance": 1e-3}
     remote, out = trained(tmp_path / "remote", engine, lora)

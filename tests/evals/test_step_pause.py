@@ -1,5 +1,6 @@
 """A test-time method that goes step by step pauses where the rule for steps says, also between two tokens."""
 
+import torch
 from families import save_family
 from small_models import always, small_lm
 
@@ -8,6 +9,7 @@ from reasoner.engine.local import LocalEngine
 from reasoner.engine.protocol import Sampling
 from reasoner.evals.tools import Solver, tools_of
 from reasoner.ledger import Ledger
+from reasoner.search.grow import Branch
 from reasoner.search.method import extend, from_root
 from reasoner.tree import Problem, Tree
 
@@ -25,10 +27,9 @@ def test_a_step_ends_with_the_second_of_two_newline_tokens(tmp_path):
     (nodes,) = extend([tree], [from_root(tree, 1)], tools, Sampling(0.0), one_step=True)
     assert tree.nodes[nodes[0]].token_ids == (a, newline) * 6
     assert tree.nodes[nodes[0]].stop_reason == "length"
-    forced = Tree.of_prompt(tree.problem, [b, newline])
-    solver.engine.load_weights(1, always(lm, newline, newline).state_dict())
-    (nodes,) = extend([forced], [from_root(forced, 1)], tools, Sampling(0.0), one_step=True)
-    assert (forced.nodes[nodes[0]].token_ids, forced.nodes[nodes[0]].stop_reason) == (
-        (newline, newline),
-        "open",
-    )
+    # behind the first "a" of that chain two newlines follow each other: the second of them ends the step
+    weights = always(lm, a, newline).state_dict()
+    weights["lm_head.weight"][[a, newline], 1] = torch.tensor([0.0, 1.0])  # what follows a newline is another
+    solver.engine.load_weights(1, weights)
+    (forced,) = extend([tree], [[Branch(nodes[0], 1)]], tools, Sampling(0.0), one_step=True)
+    assert (tree.nodes[forced[0]].token_ids, tree.nodes[forced[0]].stop_reason) == ((newline, newline), "open")

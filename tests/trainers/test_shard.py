@@ -210,7 +210,9 @@ def uninterrupted(bases) -> Path:
     return out
 
 
-@pytest.mark.parametrize("cut", ["shard: {}", "gradient_checkpointing: false"])
+@pytest.mark.parametrize(
+    "cut", ["shard: {}", pytest.param("gradient_checkpointing: false", marks=pytest.mark.slow)]
+)
 def test_killed_it_goes_on_with_another_number_of_processes(bases, uninterrupted, tmp_path, cut):
     """2, 1, 2 and 1 processes: killed in each of the first three, cut, and whole on each."""
     file = tmp_path / "run.yaml"

@@ -208,6 +208,7 @@ def test_fewer_processes_than_announced_are_refused(name):
     check_started({"MASTER_ADDR": "host", "SLURM_NTASKS": "8"}, 1)
 
 
+@pytest.mark.slow
 def test_a_long_stage_of_one_process_is_waited_for(tmp_path):
     """The group's own limit is two seconds here; the first process takes four."""
     script = tmp_path / "slow.py"
