@@ -131,7 +131,7 @@ def _answerer(model, method, budget, options, prm, orm, system, max_tokens, max_
 
     quiet()
     raw = apply_overrides({"name": method, **({"num_samples": budget} if budget else {})}, options or [])
-    asked = config_of({"model": model, "question": "-", "method": raw})
+    asked = config_of({"model": model, "question": "-", "method": raw, "prm": prm, "orm": orm})
     prompt = prompt_for(model, {"system": system} if system else {})
     solver = load(model, prm, orm, prompt=prompt, max_context=max_context)
     return Answerer(solver, asked.method, max_tokens, end_think)

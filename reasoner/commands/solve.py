@@ -22,7 +22,7 @@ from reasoner.policy.machine import own_device
 from reasoner.policy.models import load_tokenizer
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.reward_models import load_orm, load_reward_model
-from reasoner.search.methods import METHODS, MethodConfig
+from reasoner.search.methods import METHODS, MethodConfig, judges_of
 
 
 class SolveConfig(Config):
@@ -52,6 +52,12 @@ def config_of(raw: dict[str, Any]) -> SolveConfig:
     lookup(METHODS, str(method.get("name")), "method")
     config = validate(SolveConfig, {**raw, "method": method}, "solve")
     check_entries(config)
+    for judge in sorted(judges_of(config.method)):
+        if not getattr(config, judge):
+            raise UserError(
+                f"the method {config.method.name} goes by the scores of a reward model, and there is none; expected "
+                f"--{judge} FOLDER, or a method without one, as majority"
+            )
     return config
 
 

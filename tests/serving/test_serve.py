@@ -14,6 +14,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from small_models import save_small_qwen
 
 from reasoner import api
+from tests import warm
 
 ROOT = Path(__file__).parent.parent.parent
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
@@ -139,11 +140,17 @@ def test_other_models_other_pages_and_broken_requests_are_refused(client, server
 
 
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(model):
-    from tests import warm
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = warm.reasoner("serve", "no/such/model", "--port", taken.getsockname()[1], cwd=ROOT)
     assert done.returncode == 2 and "expected a free port" in done.stderr and "no/such" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "chat"])
+def test_a_method_that_lacks_its_judge_is_told_before_the_model_is_loaded(command):
+    given = ["--port", "0"] if command == "serve" else []
+    done = warm.reasoner(command, "no/such/model", "--method", "best_of", *given, cwd=ROOT)
+    said = [line for line in done.stderr.splitlines() if line.startswith("reasoner: ")]
+    assert done.returncode == 2 and len(said) == 1 and "expected --prm FOLDER" in said[0], done.stderr
 
 
 def test_a_chat_in_the_terminal_shows_answers_and_thinking_and_no_control_characters(model):
