@@ -33,7 +33,7 @@ def test_solve_answers_and_says_what_it_took(model, capsys):
     ("arguments", "message"),
     [
         (("--method", "magic"), "got method 'magic'"),
-        (("--method", "beam"), "needs prm"),
+        (("--method", "beam"), "expected --prm FOLDER"),
         (("widht=3", "--method", "beam"), "unknown key"),
         (("--method", "best_of", "--prm", "/nowhere"), "expected a Hugging Face model folder"),
     ],
