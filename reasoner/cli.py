@@ -25,6 +25,7 @@ from reasoner.commands.execute import (
     tell_of_no_answers,
     width,
 )
+from reasoner.commands.export import export
 from reasoner.commands.init import init
 from reasoner.commands.plan import plan
 from reasoner.commands.quiet import quiet
@@ -41,6 +42,7 @@ app.command()(plan)
 app.command()(doctor)
 app.command()(chat)
 app.command()(serve)
+app.command()(export)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="changes to the YAML: key.sub=value, list items by number")
@@ -260,21 +262,6 @@ def audit(
     from reasoner.commands.audit import show_audit
 
     raise typer.Exit(show_audit(run, as_json, width()))
-
-
-@app.command()
-def merge(
-    adapter: Annotated[Path, typer.Argument(help="folder of a LoRA adapter")],
-    out: Annotated[Path, typer.Argument(help="folder for the plain model")],
-) -> None:
-    """Merge an adapter into its base and save a plain Hugging Face model.
-
-    Example: reasoner merge runs/ppo/models/ppo/model merged
-    """
-    from reasoner.policy.adapters import merge as merge_adapter
-
-    quiet()
-    merge_adapter(str(adapter), out)
 
 
 @app.command("import")

@@ -20,7 +20,14 @@ for _module in pkgutil.walk_packages(reasoner.__path__, "reasoner."):
 
 TELLING = {"UserError", "ConfigError", "warning"}
 NOT_OURS = {
-    *("config.yaml", "config.json", "tokenizer.json", "e.g", "package.module"),  # files and other words with a dot
+    *(
+        "config.yaml",
+        "config.json",
+        "tokenizer.json",
+        "e.g",
+        "package.module",
+        "llama.cpp",
+    ),  # other words with a dot
     *("key", "eos_token", "base_model_name_or_path"),  # in "key=value", of tokenizers and adapters
 }
 

@@ -14,7 +14,7 @@ LAYERS = [
     "tree records store columns config registry ledger folder seal parts interrupt",
     "data losses policy engine tracking economics",
     "scoring search signals",
-    "trainers evals",
+    "trainers evals export",
     "stages planning doctor commands pipeline api serving cli __main__",
 ]
 LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

@@ -77,7 +77,7 @@ def load_peft(
     if (saved["r"], saved["lora_alpha"]) != (lora.r, lora.alpha):
         raise UserError(
             f"{path} holds an adapter with r={saved['r']}, alpha={saved['lora_alpha']}; expected r={lora.r}, "
-            f"alpha={lora.alpha}: set lora to the adapter's own, or merge it first (reasoner merge)"
+            f"alpha={lora.alpha}: set lora to the adapter's own, or merge it first (reasoner export)"
         )
     base = load_base(path, dtype, four_bit=lora.four_bit)
     return PeftModel.from_pretrained(base, path, adapter_name=name, is_trainable=True)
@@ -166,13 +166,11 @@ def _untie_adapted(lm: Any) -> None:
         lm.config.tie_word_embeddings = False
 
 
-def merge(path: str, out: Path) -> None:
+def save_plain(path: str, out: Path) -> None:
     """Save a model in the plain Hugging Face format, an adapter merged into its base, with its tokenizer.
 
     An `out` that holds something already is a UserError.
     """
-    if not is_adapter(path):
-        raise UserError(f"{path} holds no adapter ({CONFIG_FILE}); expected a folder in PEFT's format")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} holds something already; expected a new or an empty folder, choose another")
     save(load_merged(path, "auto"), load_tokenizer(path), out)

@@ -16,7 +16,7 @@ from reasoner.policy.adapters import (
     load_merged,
     load_peft,
     load_trainable,
-    merge,
+    save_plain,
 )
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.registry import UserError
@@ -81,7 +81,7 @@ def test_loaded_and_merged_it_gives_what_pefts_own_model_gives(adapter, tmp_path
     assert_gives(load_merged(folder), ids, logits)
     assert_gives(load_trainable(folder, None), ids, logits)
     assert_gives(load_peft(folder, SIZE), ids, logits)
-    merge(folder, tmp_path / "merged")
+    save_plain(folder, tmp_path / "merged")
     assert_gives(load_model(str(tmp_path / "merged")), ids, logits)
     whole = load_tokenizer(str(tmp_path / "merged"))
     assert whole.convert_tokens_to_ids(["<think>", "</think>"]) == [ids[0, 4].item(), ids[0, 2].item()]
