@@ -18,7 +18,6 @@ from rich.text import Text
 from reasoner import __version__, interrupt
 from reasoner.commands.doctor import doctor
 from reasoner.commands.execute import (
-    execute,
     resolved_config,
     run_config,
     show_rows,
@@ -29,6 +28,7 @@ from reasoner.commands.export import export
 from reasoner.commands.init import init
 from reasoner.commands.plan import plan
 from reasoner.commands.quiet import quiet
+from reasoner.commands.run import AsJson, Overrides, run, train
 from reasoner.commands.serve import chat, serve
 from reasoner.config import apply_overrides
 from reasoner.registry import UserError
@@ -37,17 +37,14 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 config_app = typer.Typer(no_args_is_help=True, help="About configuration files.")
 app.add_typer(config_app, name="config")
 
+app.command()(run)
+app.command()(train)
 app.command()(init)
 app.command()(plan)
 app.command()(doctor)
 app.command()(chat)
 app.command()(serve)
 app.command()(export)
-
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="changes to the YAML: key.sub=value, list items by number")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print the metric rows as JSON instead of tables")]
 
 
 def _version(is_asked: bool) -> None:
@@ -84,16 +81,6 @@ def show(
     from reasoner.commands.show import show
 
     show(run, id, stage, limit, as_json)
-
-
-@app.command()
-def run(config: Annotated[Path, typer.Argument(help="YAML with problems and stages")], overrides: Overrides = None,
-        as_json: AsJson = False) -> None:  # fmt: skip
-    """Run all stages of CONFIG; what is done already is not done again.
-
-    Example: reasoner run configs/demo.yaml seed=1 out=runs/demo-1
-    """
-    run_config(config, overrides or [], as_json)
 
 
 @app.command()
@@ -181,25 +168,6 @@ def solve(
     }
     given = {key: value for key, value in prompt.items() if value is not None and value != []}
     run_solve(config_of({**raw, "prompt": given}), as_json)
-
-
-@app.command()
-def train(
-    config: Annotated[Path, typer.Argument(help="YAML with one training stage")], overrides: Overrides = None
-) -> None:
-    """Run one trainer, also on several processes.
-
-    Example: torchrun --nproc_per_node 2 -m reasoner train configs/smoke/ppo.yaml
-    """
-    from reasoner.stages import TRAINERS
-
-    resolved = resolved_config(config, overrides or [])
-    trainers = [s.name for s in resolved.stages if s.kind in TRAINERS]
-    if len(trainers) != 1:
-        raise UserError(
-            f"{config} has {len(trainers)} training stages ({', '.join(trainers)}); expected one, or use reasoner run"
-        )
-    execute(resolved, False)
 
 
 @app.command()

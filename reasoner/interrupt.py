@@ -119,15 +119,20 @@ def _insist(number: int) -> None:
 
 
 def _end(number: int) -> None:
-    """End here and now, without a traceback; sandbox children that are idle are ended, busy ones die with us."""
-    _say(last_words(number))
+    """End here and now, without a traceback."""
+    end_now(last_words(number), EXIT_CODES[signal.Signals(number)])
+
+
+def end_now(words: str, code: int) -> None:
+    """Say why and end this process, whatever its threads do; idle sandbox children are ended, busy ones die with us."""
+    _say(words)
     pool = sys.modules.get("verifiers.sandbox.pool")
     if pool is not None:
         # in a thread: the one that was interrupted may hold the pool's lock
         cleaning = threading.Thread(target=pool.close_all, daemon=True)
         cleaning.start()
         cleaning.join(2.0)
-    os._exit(EXIT_CODES[signal.Signals(number)])
+    os._exit(code)
 
 
 def _say(text: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from reasoner.registry import UserError
 from reasoner.store import read_json, write_json
+from reasoner.watchdog import beat
 
 COUNTERS = (
     "prefilled",  # prompt or prefix tokens run through the model to fill its KV cache
@@ -65,7 +66,8 @@ class Ledger:
             self._stage = None
 
     def add(self, model: str, **counters: int | float) -> None:
-        """Add to `model`'s counters in the present stage; ValueError for a name that is not in COUNTERS."""
+        """Add to `model`'s counters in the present stage; ValueError for a name that is not in COUNTERS. A sign of life."""
+        beat()
         if self._stage is None:
             raise ValueError(
                 f"got counts of {model!r} outside a stage, expected `with ledger.stage(name):` around"

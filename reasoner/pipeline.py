@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from accelerate import PartialState
 from pydantic import Field
 
-from reasoner.config import Config, check_entries, decisive, difference, save_resolved
+from reasoner.config import Config, check_entries, difference, save_resolved
 from reasoner.data.prompting import PromptConfig
 from reasoner.data.rows import SourceConfig, hub_split
 from reasoner.data.splits import ContaminationConfig
@@ -33,22 +33,17 @@ from reasoner.registry import UserError
 from reasoner.scoring.outcome import TooManyFailed
 from reasoner.seal import changed, check_seal, fingerprint, seal
 from reasoner.stages import EVERYWHERE, IN_PARTS, STAGES, TRAINERS, StageConfig
+from reasoner.stages.basis import basis, data_files
 from reasoner.stages.beforehand import check_problems
 from reasoner.stages.context import Context
 from reasoner.stages.needs import check_needs
-from reasoner.stages.references import (
-    NamesProblems,
-    check_data,
-    check_references,
-    data_in,
-    earlier_stages,
-    named,
-)
+from reasoner.stages.references import check_data, check_references, data_in, earlier_stages
 from reasoner.store import is_done, saying_what_is_full, to_json, write_json, write_text
 from reasoner.tracking import Tracker, wandb_run
 from reasoner.trainers.checkpoint import latest_step
 from reasoner.trainers.loop import Session
 from reasoner.trainers.ranks import from_everyone, start, wait_for_everyone
+from reasoner.watchdog import beat, watching
 from verifiers.sandbox import pool
 
 CHECKPOINTS = "checkpoints"  # in a stage's folder, while it trains
@@ -75,6 +70,12 @@ class RunConfig(Config):
     min_isolation: Literal["A", "B", "B-landlock", "C"] = Field(
         "B",
         description="verifiers run programs behind at least this tier, or not at all; see python -m verifiers probe",
+    )
+    stalled_after: float | None = Field(
+        7200.0,
+        gt=0,
+        description="seconds without any progress after which a stage writes all stacks into its folder and ends with "
+        "exit code 76; null: never",
     )
     precision: Precision = Precision.model_validate({})
     prompt: PromptConfig = PromptConfig()
@@ -213,15 +214,21 @@ def _run_stage(
     latest: dict[str, Any] = {}
 
     def log(metrics: Mapping[str, Any], step: int) -> None:
+        beat()
         tracker.log({"stage": stage.name, **metrics}, step)
         latest.update(metrics)
 
     def tell(done: int, total: int, note: str, **more: float) -> None:
+        beat()
         counted = sum(map(Counter, ledger.counts.get(stage.name, {}).values()), Counter())
         progress(stage.name, done, total, note, {**latest, **counted, **more})
 
     tell(0, 0, "")
+    state = PartialState()
     with (
+        watching(
+            config.stalled_after, folder, f"the stage {stage.name}", state.process_index, state.num_processes
+        ),
         Tracker(folder, tracked, latest_step(checkpoints), is_main) as tracker,
         ledger.stage(stage.name),
     ):
@@ -298,33 +305,6 @@ def _by_name(key: str, config: RunConfig) -> str:
     if parts[0] == "stages":
         parts[1] = config.stages[int(parts[1])].name
     return ".".join(parts)
-
-
-def basis(stage, config: RunConfig) -> dict[str, Any]:
-    """What a stage's result rests on in the config: its own keys and what it shares with other stages."""
-    sets = _problem_sets(stage, config)
-    shared = {"contamination": decisive(config.contamination)} if sets else {}
-    return {
-        "seed": config.seed,
-        "prompt": decisive(config.prompt),
-        **shared,
-        "problems": {name: [decisive(s) for s in config.problems[name]] for name in sets},
-        "stages": {stage.name: decisive(stage)},
-    }
-
-
-def data_files(stage, config: RunConfig) -> list[Path]:
-    """The files and folders of data that a stage reads."""
-    sources = [s for name in _problem_sets(stage, config) for s in config.problems[name]]
-    paths = [path for reader in (stage, *sources) for _, path in data_in(reader)]
-    return [Path(path).expanduser() for path in dict.fromkeys(paths)]
-
-
-def _problem_sets(stage, config: RunConfig) -> list[str]:
-    """The problem sets that a stage reads; whoever takes texts from outside also keeps those of `test` out."""
-    sets = [name for _, _, name in named(stage, NamesProblems)]
-    held_out = ["test"] if (sets or data_in(stage)) and "test" in config.problems else []
-    return sorted({*sets, *held_out})
 
 
 def _take_up(config: RunConfig, out: Path) -> dict[str, dict[str, Any]]:

@@ -75,7 +75,7 @@ def start(
         try:
             process = subprocess.Popen(
                 arguments, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, **extra}, preexec_fn=_die_with_parent,
+                env={**os.environ, **extra}, preexec_fn=die_with_parent,
             )  # fmt: skip
         except OSError as problem:
             fleet.close()
@@ -162,6 +162,7 @@ def _signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """SIGTERM to this process once the thread that started it ends; Linux only. For preexec_fn."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

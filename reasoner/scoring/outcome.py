@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from reasoner.registry import UserError
 from reasoner.tree import Node, Tree
+from reasoner.watchdog import beat
 from verifiers import Verdict, verify_many
 
 Failed = tuple[str, Verdict]  # a verifier, and its verdict on what it could not judge
@@ -92,6 +93,7 @@ def judge(
     requests = ((place, *_request(trees[place[0]], text)) for place, text in texts.items())
     found = {}
     for done, (place, verdict) in enumerate(verify_many(requests), start=1):
+        beat()
         found[place] = verdict
         on_progress(done)
     return _settled(trees, at, texts, found)
@@ -147,6 +149,7 @@ class Stream:
     def _work(self) -> None:
         try:
             for place, verdict in verify_many(self._coming()):
+                beat()
                 self.found[place] = verdict
         except BaseException as problem:
             self._problem = problem

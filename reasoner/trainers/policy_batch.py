@@ -24,6 +24,7 @@ from reasoner.signals.packing import Packed, batches, pack
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import same_count, summed
 from reasoner.tree import ROOT, Problem, Tree
+from reasoner.watchdog import beat
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def score_states(
     was_training = net.training
     net.eval()
     for numbers in same_count(batches(trees, max_tokens), device):
+        beat()
         of_batch = [trees[t] for t in numbers] or [blank()]
         packed = pack(of_batch, device)
         at = [STATES[name](tree) for tree in of_batch]
@@ -172,6 +174,7 @@ def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientS
 
     Where there is one update, these are what it computes anyway, and are not computed twice.
     """
+    beat()
     trees = [s.tree for s in samples] or [blank()]
     packed = pack(trees, device)
     weights_N = packed.flat([s.weights for s in samples] or [{}])

@@ -34,6 +34,7 @@ from reasoner.trainers.policy_batch import Batch, Models
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import summed
 from reasoner.tree import ROOT, Node, Problem, Tree
+from reasoner.watchdog import beat
 
 
 def _gspo(logprobs_N: torch.Tensor, old_N: torch.Tensor, b: Batch, config: PolicyGradientStage) -> PPOTerms:
@@ -86,6 +87,7 @@ def update_once(
     seen: defaultdict[str, float] = defaultdict(float)
     gaps: list[torch.Tensor] = []
     for b in part:
+        beat()
         p = b.packed
         logprobs_N, entropy_N = models.policy(
             p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N, bool(config.entropy_weight),

@@ -25,10 +25,24 @@ PATIENCE = timedelta(days=30)
 
 def start() -> PartialState:
     """This process among all that were started; fewer than the launcher speaks of is a UserError."""
-    state = PartialState(cpu=on_cpu())
+    state = PartialState(cpu=on_cpu(), **met_anew(os.environ))
     check_started(os.environ, state.num_processes)
     wait_for_everyone()  # makes their group while all are there
     return state
+
+
+def met_anew(environment: Mapping[str, str]) -> dict[str, Any]:
+    """How processes find each other that torchrun has started again; empty for a first start.
+
+    It gives them the store of the first start, which still holds the addresses of those that ended: without names of
+    their own they wait for these (torch 2.13).
+    """
+    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    rank, num = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    store = dist.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), num, is_master=False)
+    return {"store": dist.PrefixStore(f"start {attempt}", store), "rank": rank, "world_size": num}
 
 
 def check_started(environment: Mapping[str, str], num_processes: int) -> None:
