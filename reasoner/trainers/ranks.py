@@ -41,8 +41,8 @@ def met_anew(environment: Mapping[str, str]) -> dict[str, Any]:
     if attempt == "0" or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
     rank, num = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-    store = dist.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), num, is_master=False)
-    return {"store": dist.PrefixStore(f"start {attempt}", store), "rank": rank, "world_size": num}
+    store = dist.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), num, is_master=False)  # pyright: ignore[reportPrivateImportUsage]
+    return {"store": dist.PrefixStore(f"start {attempt}", store), "rank": rank, "world_size": num}  # pyright: ignore[reportPrivateImportUsage]
 
 
 def check_started(environment: Mapping[str, str], num_processes: int) -> None:
