@@ -87,3 +87,29 @@ def calibrations(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Calibra
             name = ", ".join(str(part) for part in parts if part)
             found[name] = [CalibrationPoint(**point) for point in entry["calibration"]]
     return found
+
+
+def spikes(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was unusual in training and what was done, round by round, and of each stage how it went on after the last."""
+    told: list[str] = []
+    last: dict[str, float] = {}
+    ends: dict[str, float] = {}
+    for entry in history:
+        stage, step = str(entry.get("stage", "")), number(entry.get("step"))
+        if "ppo/grad_norm" in entry:
+            ends[stage] = step
+        if "ppo/spike" in entry:
+            last[stage] = step
+            ids = [str(i) for i in entry.get("ppo/left_out") or []]
+            named = f": {', '.join(ids[:20])}{' …' if len(ids) > 20 else ''}" if ids else ""
+            told.append(
+                f"{stage}, round {step:g}: {entry['ppo/spike']}; {entry.get('ppo/spike_answer')}{named}"
+            )
+    for stage, step in last.items():
+        after = ends.get(stage, step) - step
+        told.append(
+            f"{stage}: {after:g} rounds without a spike after the last one"
+            if after
+            else f"{stage}: it ended with a spike"
+        )
+    return told

@@ -24,7 +24,7 @@ from reasoner.evals.charts import (
     short_number,
 )
 from reasoner.evals.frontier_chart import frontier_chart, method_curves
-from reasoner.evals.history import calibrations, curves_by_stage, number
+from reasoner.evals.history import calibrations, curves_by_stage, number, spikes
 from reasoner.evals.report_style import CSS
 from reasoner.evals.rows import (
     SEARCH_TITLE,
@@ -80,6 +80,7 @@ def write_report(
         ("gains", "Gains on the same problems", _tables(made, "Paired")),
         ("rewards", "Reward models", _reward_models(made, history)),
         ("training", "Training", _training(history)),
+        ("spikes", "Spikes", "".join(f"<p>{safe(line)}</p>" for line in spikes(history))),
         ("cost", "Cost", _cost(ledger)),
         ("samples", "Chains of thought", _samples(samples)),
         ("config", "Config", f"<pre>{safe(config_yaml)}</pre>" if config_yaml.strip() else ""),

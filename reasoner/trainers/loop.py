@@ -186,12 +186,13 @@ def norm_of(found: torch.Tensor | None) -> float:
 
 def clip_and_step(
     nets: Sequence[torch.nn.Module | None], optimizers: Sequence[Any], limits: Sequence[float],
-    taught: Sequence[bool], accelerator: Accelerator,
+    taught: Sequence[bool], accelerator: Accelerator, ceiling: float = math.inf,
 ) -> list[tuple[float, bool]]:  # fmt: skip
     """Clip each network's gradient and step it if it is taught; the norms, and whether each step was taken.
 
-    A gradient that is no number is not taken. Networks share one loss scale in float16: it is divided out of each
-    once, and adapted once, also where a step was not taken, since else it would never come down.
+    A gradient that is no number is not taken, nor one of the first network beyond the `ceiling`. Networks share one loss
+    scale in float16: it is divided out of each once, and adapted once, also where a step was not taken, since else it
+    would never come down.
     """
     scaler = getattr(accelerator, "scaler", None)
     if scaler is not None:
@@ -201,7 +202,8 @@ def clip_and_step(
         assert net is not None
         clip = accelerator.clip_grad_norm_ if scaler is None else torch.nn.utils.clip_grad_norm_
         norm = norm_of(clip(net.parameters(), limit))
-        takes = is_taught and math.isfinite(norm)
+        is_beyond = norm > (ceiling if optimizer is optimizers[0] else math.inf)
+        takes = is_taught and math.isfinite(norm) and not is_beyond
         if takes and scaler is None:
             optimizer.step()
         elif takes and scaler is not None:

@@ -16,6 +16,7 @@ from reasoner.search.branch import BranchConfig, check_by_prefix
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.trainers.alarms import AlarmConfig
 from reasoner.trainers.loop import OptimizerConfig
+from reasoner.trainers.spikes import SpikeConfig
 
 # methods whose advantages are differences between the chains of a problem
 ALONE_IN_VAIN = ("rloo", "grpo", "dr_grpo", "sibling_loo", "spo_tree", "tree_rl", "vineppo")
@@ -108,6 +109,7 @@ class PolicyGradientStage(Config):
         None, description="train the PRM on the policy's trees as they come"
     )
     alarms: Annotated[AlarmConfig, MayChange()] = AlarmConfig()
+    spikes: Annotated[SpikeConfig, MayChange()] = SpikeConfig()
     sampler_limit: Annotated[float, MayChange()] = Field(
         0.05, gt=0, description="mean k3 between sampler and trainer beyond which the run stops"
     )

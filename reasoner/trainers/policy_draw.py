@@ -18,6 +18,7 @@ from reasoner.search.grow import Growth, StepStop, grow
 from reasoner.trainers.policy_batch import is_usable
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import summed
+from reasoner.trainers.spikes import nothing_seen
 from reasoner.tree import Problem, Tree
 
 
@@ -31,6 +32,7 @@ class Position:
     generated: int = 0  # tokens sampled so far, over all processes
     barren: int = 0  # rounds in a row without a usable update
     rollbacks: int = 0
+    spikes: dict[str, Any] = field(default_factory=nothing_seen)
 
     def go_to(self, other: Position) -> None:
         """Be where another is: whoever holds this one follows."""
@@ -55,8 +57,9 @@ def position_of(loop: dict[str, Any]) -> Position:
     """The position that a checkpoint's `loop` holds."""
     own_chains = [SFTExample(**e) for e in loop["own_chains"]]
     return Position(
-        loop["cursor"], own_chains, loop["watched"], loop["generated"], loop["barren"], loop["rollbacks"]
-    )
+        loop["cursor"], own_chains, loop["watched"], loop["generated"], loop["barren"], loop["rollbacks"],
+        loop["spikes"],
+    )  # fmt: skip
 
 
 def draw(

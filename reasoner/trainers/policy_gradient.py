@@ -12,7 +12,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import refresh
 from reasoner.trainers.ranks import check_supported, highest, make_accelerator, wait_for_everyone
 from reasoner.trainers.sampler import open_sampler
+from reasoner.trainers.spikes import ceiling, leave_out, lower_rates, note, sift
 from reasoner.tree import Problem, Tree
 
 logger = logging.getLogger(__name__)
@@ -105,12 +106,17 @@ def train_policy(
     while round < config.rounds and spent_share(at, config) < 1:
         loop.engine.load_weights(round)
         drawn = draw(problems, at, round, loop.engine, prompting, config, session.seed, accelerator)
+        sift(drawn, at, config.spikes, accelerator)
         metrics, seen = learn(drawn, round, loop)
         at.watched.append({k: v for k, v in metrics.items() if k in WATCHED})
         rung = alarms(at.watched, config.alarms)
+        found = note(metrics, at, config.spikes)
+        told = _answer_spikes(found, drawn, len(problems), loop) if found else {}
         round += 1
         session.log(
-            {f"ppo/{k}": v for k, v in metrics.items()} | {f"ppo/alarm_{name}": 1.0 for name in rung}, round
+            {f"ppo/{k}": v for k, v in (metrics | told).items()}
+            | {f"ppo/alarm_{name}": 1.0 for name in rung},
+            round,
         )
         _tell(round, loop)
         at.barren = 0 if seen["stepped"] else at.barren + 1
@@ -123,7 +129,7 @@ def train_policy(
         if rung:
             _answer(rung, loop)
         stop = int(highest(stop_asked(), accelerator))
-        if stop or round % config.save_every == 0 or (rung and at.rollbacks):
+        if stop or round % config.save_every == 0 or (rung and at.rollbacks) or "left_out" in told:
             _keep(round, loop)
         if stop:
             raise Stopped(stop)
@@ -191,7 +197,9 @@ def learn(drawn: Round, round: int, loop: Loop) -> tuple[dict[str, float], Mappi
         for _ in range(config.epochs):
             for part in prepared:
                 shown = rng.choices(shown_from, k=config.ptx_batch) if config.ptx_weight else []
-                stats, gaps_of_part = update_once(part, shown, models, optimizers, config, accelerator)
+                stats, gaps_of_part = update_once(
+                    part, shown, models, optimizers, config, accelerator, ceiling(loop.at, config.spikes)
+                )
                 gaps += gaps_of_part
                 for name, number in stats.items():
                     seen[name] += number
@@ -298,25 +306,61 @@ def _resume(loop: Loop) -> int:
 
 def _answer(rung: dict[str, str], loop: Loop) -> None:
     """Warn, stop, or go back to the older checkpoint's weights and draw anew from here on."""
-    at, limits, session = loop.at, loop.config.alarms, loop.session
+    at, limits = loop.at, loop.config.alarms
     why = "; ".join(f"{name}: {reason}" for name, reason in rung.items())
     if limits.action == "warn":
         logger.warning("alarm: %s", why)
         return
-    is_last = limits.action == "stop" or at.rollbacks >= limits.max_rollbacks
-    if is_last or session.checkpoints is None:
+    if limits.action == "stop" or at.rollbacks >= limits.max_rollbacks or loop.session.checkpoints is None:
         raise UserError(
             f"alarm: {why}; expected none: change the reward or the learning rate; the last checkpoint stays"
         )
-    # the ledger stays: what is undone was paid for all the same
-    found = load_checkpoint(
-        session.checkpoints, loop.trained, loop.fingerprint, loop.accelerator, oldest=True
-    )
+    _go_back(f"alarm: {why}", loop, oldest=True)
+    at.rollbacks += 1
+
+
+def _answer_spikes(found: dict[str, str], drawn: Round, num_problems: int, loop: Loop) -> dict[str, Any]:
+    """Do what is asked for about a round's spikes; what its line tells of them."""
+    at, options = loop.at, loop.config.spikes
+    why = "; ".join(found.values())
+    told: dict[str, Any] = {f"spike_{name}": 1.0 for name in found} | {"spike": why}
+    answer = "such updates are not taken" if options.on_spike == "skip" else "nothing was done"
+    if options.on_spike == "lower_rate":
+        lower_rates(loop.trained, options.lower_by)
+        answer = f"learning rates times {options.lower_by:g} from here on"
+    if options.on_spike == "go_back":
+        if at.spikes["go_backs"] >= options.max_go_backs:
+            raise UserError(
+                f"spike: {why}, after going back {options.max_go_backs} times; expected that to help: lower the learning rate, "
+                "or look at the problems that were left out (metrics.jsonl); the last checkpoint stays"
+            )
+        told["left_out"] = leave_out(drawn, num_problems, at)
+        at.spikes["go_backs"] += 1
+        step = _go_back(f"spike: {why}", loop)
+        answer = (
+            f"back to the weights of round {step}; {len(told['left_out'])} problems left out from here on"
+        )
+    logger.warning("spike: %s; %s", why, answer)
+    return told | {"spike_answer": answer}
+
+
+def _go_back(why: str, loop: Loop, oldest: bool = False) -> int:
+    """Have the weights of the newest checkpoint, or the oldest kept, and draw anew from here on; after which round it was."""
+    at, kept = loop.at, loop.session.checkpoints
+    found = None
+    if kept is not None:
+        found = load_checkpoint(kept, loop.trained, loop.fingerprint, loop.accelerator, oldest)
     if found is None:
-        raise UserError(f"alarm before the first checkpoint: {why}; lower save_every, or change the reward")
-    logger.warning("alarm: %s; back to the weights of round %d", why, found.step)
+        raise UserError(f"{why}, before the first checkpoint; expected one to go back to: lower save_every")
+    logger.warning("%s; back to the weights of round %d", why, found.step)
     old = position_of(found.loop)
-    at.go_to(Position(at.cursor, old.own_chains, old.watched, at.generated, 0, at.rollbacks + 1))
+    # the ledger stays: what is undone was paid for all the same
+    at.go_to(
+        replace(
+            old, cursor=at.cursor, generated=at.generated, barren=0, rollbacks=at.rollbacks, spikes=at.spikes
+        )
+    )
+    return found.step
 
 
 def _save(

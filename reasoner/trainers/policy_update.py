@@ -60,8 +60,9 @@ def update_once(
     optimizers: Sequence,
     config: PolicyGradientStage,
     accelerator: Accelerator,
+    ceiling: float = math.inf,
 ) -> tuple[dict[str, float], list[torch.Tensor]]:
-    """One step of policy and critic on a minibatch.
+    """One step of policy and critic on a minibatch; the policy takes none with a gradient norm beyond the ceiling.
 
     Returns sums of the statistics over its tokens, and the trainer's log-probabilities before the round less the
     sampler's, both of this process. If these are too far apart, nothing is updated (UserError).
@@ -118,7 +119,7 @@ def update_once(
     count = len(optimizers)
     limits = [config.optimizer.max_grad_norm, config.critic_optimizer.max_grad_norm][:count]
     took = clip_and_step(
-        [models.policy, models.critic][:count], optimizers, limits, teaches[:count], accelerator
+        [models.policy, models.critic][:count], optimizers, limits, teaches[:count], accelerator, ceiling
     )
     seen["grad_norm"], seen["stepped"] = took[0]
     seen["skipped"] += sum(not math.isfinite(norm) for norm, _ in took)

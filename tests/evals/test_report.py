@@ -155,6 +155,17 @@ def test_very_long_samples_are_cut_and_say_so(tmp_path):
     assert len(text) < 400_000
 
 
+def test_spikes_are_told_with_what_was_done_and_how_it_went_on(tmp_path):
+    calm = {"stage": "ppo", "ppo/grad_norm": 1.0}
+    spike = {"ppo/spike": "grad_norm 9 where 1 is usual", "ppo/spike_answer": "back to round 2", "ppo/left_out": [HOSTILE]}
+    rows = [calm | {"step": 1}, calm | spike | {"step": 2}, calm | {"step": 3}]
+    texts = " ".join(Page(report(tmp_path, history=rows)).texts)
+    assert "ppo, round 2: grad_norm 9 where 1 is usual; back to round 2: </pre>" in texts
+    assert "ppo: 1 rounds without a spike after the last one" in texts
+    assert "it ended with a spike" in report(tmp_path, history=rows[:2])
+    assert "Spikes" not in report(tmp_path, history=rows[:1])
+
+
 def test_same_input_same_bytes(tmp_path):
     rows = [proportion_row("e", "pass@1", "greedy", "base", "all", 3, 9)]
     assert report(tmp_path / "a", rows=rows) == report(tmp_path / "b", rows=rows)
