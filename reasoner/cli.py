@@ -30,6 +30,7 @@ from reasoner.commands.plan import plan
 from reasoner.commands.quiet import quiet
 from reasoner.commands.run import AsJson, Overrides, run, train
 from reasoner.commands.serve import chat, serve
+from reasoner.commands.view import view
 from reasoner.config import apply_overrides
 from reasoner.registry import UserError
 
@@ -45,6 +46,7 @@ app.command()(doctor)
 app.command()(chat)
 app.command()(serve)
 app.command()(export)
+app.command()(view)
 
 
 def _version(is_asked: bool) -> None:

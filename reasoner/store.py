@@ -292,6 +292,11 @@ def read_trees(folder: str | Path, number: int | None = None) -> Iterator[Tree]:
             yield from trees_of(batch)
 
 
+def tree_tables(folder: str | Path, number: int | None = None) -> Iterator[pa.Table]:
+    """As read_trees, the rows as they lie in the shards (columns: reasoner/columns.py)."""
+    return _tables(folder, TREE_SCHEMA, number=number)
+
+
 def num_shards(folder: str | Path) -> int:
     """How many shards a folder has."""
     return len(_shards(Path(folder)))

@@ -15,7 +15,7 @@ LAYERS = [
     "data losses policy engine tracking economics",
     "scoring search signals",
     "trainers evals export",
-    "stages planning doctor commands pipeline api serving cli __main__",
+    "stages planning doctor commands pipeline api serving viewing cli __main__",
 ]
 LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 ALLOWED = {
@@ -113,6 +113,13 @@ def test_the_wheel_holds_every_package_and_every_config():
     )
     files = {p for p in (ROOT / "configs").rglob("*") if p.is_file() and p.suffix != ".md"}
     assert set((ROOT / folder).glob(pattern)) == files
+    beside = {p for p in (ROOT / "reasoner").rglob("*.*") if p.suffix not in (".py", ".md", ".pyc")}
+    carried = {
+        path
+        for package, patterns in setuptools["package-data"].items() if package != "reasoner.configs"
+        for one in patterns for path in (ROOT / package.replace(".", "/")).glob(one)
+    }  # fmt: skip
+    assert carried == beside, "name the files in pyproject.toml"
 
 
 def test_ray_in_one_file():

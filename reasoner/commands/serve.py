@@ -51,7 +51,7 @@ def serve(
     except ImportError as problem:
         raise UserError(f"serve needs {problem.name}; install it: pip install 'reasoner[serve]'") from problem
     name = Path(model).name if Path(model).is_dir() else model
-    listening = _listen(host, port)
+    listening = listen(host, port)
     answerer = _answerer(model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think)
     typer.echo(f"http://{host}:{listening.getsockname()[1]}/v1 answers as {name} by {method}", err=True)
     config = uvicorn.Config(application(answerer, name, [host]), log_level="warning")
@@ -112,7 +112,7 @@ def _line(console: Console) -> str:
         return ""
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A socket that is taken before the model is loaded, so that a port in use is told at once."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

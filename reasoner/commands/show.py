@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def show(run: Path, problem_id: str | None, stage: str | None, limit: int, as_js
     ids = []
     for tree in read_trees(folder):
         if tree.problem.id == problem_id:
-            nodes = describe(tree, _decoder(run, folder))
+            nodes = describe(tree, decoder(run, folder))
             if as_json:
                 print(to_json({"problem": vars(tree.problem), "nodes": nodes}, indent=2))
             else:
@@ -164,7 +164,7 @@ def _print(shown: Table | Branches) -> None:
     Console(width=console.width if console.is_terminal else 160, soft_wrap=False).print(shown)
 
 
-def _decoder(run: Path, folder: Path) -> Callable[[list[int]], str]:
+def decoder(run: Path, folder: Path) -> Callable[[Sequence[int]], str]:
     """Token ids as text by the tokenizer of the stage that wrote the folder; as numbers, and why, where there is none."""
     run = next((p for p in (run, *folder.parents[:2]) if (p / "config.yaml").is_file()), run)
     config = run / "config.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from reasoner.evals.reward_quality import CalibrationPoint
@@ -14,6 +14,7 @@ from reasoner.evals.reward_quality import CalibrationPoint
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 MAX_POINTS = 240
 MAX_LABEL = 40  # characters beside a chart
+COLOURS = 6  # of runs over each other, then again from the first
 
 
 class Estimate(NamedTuple):
@@ -40,9 +41,14 @@ class Curve(NamedTuple):
     values: list[float]
 
 
+def spelled(text: object) -> str:
+    """Text with what is invisible spelled out, as \\u202e."""
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match.group()):04x}", str(text))
+
+
 def safe(text: object) -> str:
-    """Escapes text for HTML and SVG; what is invisible is spelled out, as \\u202e."""
-    return html.escape(_UNSEEN.sub(lambda match: f"\\u{ord(match.group()):04x}", str(text)))
+    """Escapes text for HTML and SVG; what is invisible is spelled out."""
+    return html.escape(spelled(text))
 
 
 def short_number(x: float) -> str:
@@ -185,36 +191,46 @@ def curve_chart(curve: Curve) -> str:
 
     The number in the corner is where the front line ends.
     """
+    return curves_chart(curve.name, {0: curve})
+
+
+def curves_chart(name: str, curves: Mapping[int, Curve]) -> str:
+    """As curve_chart, of several runs over each other; the number of a run chooses its colour (class run0, run1, …).
+
+    The corner tells where the last run's line ends.
+    """
     width, height, right, top, bottom = 300.0, 168.0, 288.0, 32.0, 144.0
-    curve = _thin(curve)
-    noisy = len(curve.values) >= 30
-    front = _smooth(curve.values) if noisy else curve.values
-    ticks = nice_ticks(min(curve.values), max(curve.values), 3)
+    thin = {run: _thin(curve) for run, curve in curves.items()}
+    values = [value for curve in thin.values() for value in curve.values]
+    steps = [step for curve in thin.values() for step in curve.steps]
+    ticks = nice_ticks(min(values), max(values), 3)
     marks = [short_number(tick) for tick in ticks]
     if len(set(marks)) < len(marks):  # a narrow range takes more digits
         marks = [f"{tick:.6g}" for tick in ticks]
     left = max(46.0, 10 + 6.6 * max(map(len, marks)))
-    start, stop = min(curve.steps), max(curve.steps)
+    start, stop = min(steps), max(steps)
 
-    def points(values: Sequence[float]) -> str:
+    def points(curve: Curve, values: Sequence[float]) -> str:
         xs = [left + (step - start) / ((stop - start) or 1.0) * (right - left) for step in curve.steps]
         ys = [bottom - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top) for value in values]
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
 
-    body = [
-        draw_text(2, 14, curve.name, "title", most=30),
-        draw_text(right, 14, short_number(front[-1]), "value", "end"),
-    ]
+    body = [draw_text(2, 14, name, "title", most=30)]
     for tick, mark in zip(ticks, marks, strict=True):
         y = bottom - (tick - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top)
         body.append(draw_line(left, y, right, y, "grid"))
         body.append(draw_text(left - 6, y + 4, mark, "tick", "end"))
     body.append(draw_text(left, bottom + 18, f"step {short_number(start)}", "tick"))
     body.append(draw_text(right, bottom + 18, short_number(stop), "tick", "end"))
-    if noisy:
-        body.append(f'<polyline points="{points(curve.values)}" class="curve raw"/>')
-    body.append(f'<polyline points="{points(front)}" class="curve"/>')
-    return svg(width, height, curve.name, body, "small")
+    for run, curve in thin.items():
+        front, colour = curve.values, f"run{run % COLOURS}"
+        if len(curve.values) >= 30:
+            front = _smooth(curve.values)
+            body.append(f'<polyline points="{points(curve, curve.values)}" class="curve raw {colour}"/>')
+        body.append(f'<polyline points="{points(curve, front)}" class="curve {colour}"/>')
+        if run == max(thin):
+            body.insert(1, draw_text(right, 14, short_number(front[-1]), "value", "end"))
+    return svg(width, height, name, body, "small")
 
 
 def calibration_chart(name: str, points: Sequence[CalibrationPoint]) -> str:

@@ -72,8 +72,25 @@ def write_report(
     {"prompt", "steps": [{"text", "right", "prm"}], "correct"}; "right" and "correct" are True, False or None
     (not known), "prm" is a number or None. What is empty leaves its section out.
     """
+    parts = sections(rows, ledger, config_yaml, history, samples)
+    page = _page(title, tiles(rows, ledger), parts)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def sections(
+    rows: Sequence[MetricRow],
+    ledger: Mapping[str, Any],
+    config_yaml: str,
+    history: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, str, str]]:
+    """The parts of the page that have something to show: (anchor, name, HTML), by what `write_report` is given."""
     made = grids(rows)
-    sections = [
+    parts = [
         ("results", "Greedy decoding", _greedy(made)),
         ("sampled", "Sampling and votes", _tables(made, "Sampled", by_stage=True)),
         ("methods", "Test-time compute", _test_time(rows, made)),
@@ -85,20 +102,14 @@ def write_report(
         ("samples", "Chains of thought", _samples(samples)),
         ("config", "Config", f"<pre>{safe(config_yaml)}</pre>" if config_yaml.strip() else ""),
     ]
-    present = [section for section in sections if section[2]]
-    page = _page(title, _tiles(made, ledger), present)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    return [part for part in parts if part[2]]
 
 
-def _page(title: str, tiles: str, sections: Sequence[tuple[str, str, str]]) -> str:
-    links = "".join(f'<a href="#{anchor}">{safe(name)}</a>' for anchor, name, _ in sections)
+def _page(title: str, top: str, parts: Sequence[tuple[str, str, str]]) -> str:
+    links = "".join(f'<a href="#{anchor}">{safe(name)}</a>' for anchor, name, _ in parts)
     body = "".join(
         f'<section id="{anchor}"><h2>{safe(name)}</h2>{content}</section>'
-        for anchor, name, content in sections
+        for anchor, name, content in parts
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -107,7 +118,7 @@ def _page(title: str, tiles: str, sections: Sequence[tuple[str, str, str]]) -> s
         f"<title>{safe(title)}</title><style>{CSS}</style></head><body><main>"
         f"<h1>{safe(title)}</h1>"
         "<p>Intervals are 95 %: Wilson for proportions of problems, bootstrap over problems for the rest.</p>"
-        f"<nav>{links}</nav>{tiles}{body}</main></body></html>\n"
+        f"<nav>{links}</nav>{top}{body}</main></body></html>\n"
     )
 
 
@@ -115,8 +126,9 @@ def _tile(value: str, label: str) -> str:
     return f'<div class="tile"><b>{safe(value)}</b><span>{safe(label)}</span></div>'
 
 
-def _tiles(made: Sequence[Grid], ledger: Mapping[str, Any]) -> str:
+def tiles(rows: Sequence[MetricRow], ledger: Mapping[str, Any]) -> str:
     """What the run reached (first and last policy of each greedy column), and what it took."""
+    made = grids(rows)
     reached = "".join(
         _reached_tile(grid, column)
         for grid in made
