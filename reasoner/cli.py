@@ -32,7 +32,7 @@ from reasoner.commands.run import AsJson, Overrides, run, train
 from reasoner.commands.serve import chat, serve
 from reasoner.commands.view import view
 from reasoner.config import apply_overrides
-from reasoner.registry import UserError
+from reasoner.registry import MachineFault, UserError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 config_app = typer.Typer(no_args_is_help=True, help="About configuration files.")
@@ -323,6 +323,9 @@ def main() -> None:
     except UserError as problem:
         print(f"reasoner: {problem}", file=sys.stderr)
         sys.exit(2)
+    except MachineFault as problem:
+        print(f"reasoner: {problem}", file=sys.stderr)
+        sys.exit(3)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except interrupt.Stopped as stop:

@@ -14,6 +14,10 @@ class UserError(Exception):
     """One line: what was got, what was expected, what to do. The CLI prints it and exits with 2."""
 
 
+class MachineFault(Exception):
+    """One line: a machine has not kept or computed what it should have. The CLI prints it and exits with 3: worth a new start."""
+
+
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three of the known names that are spelled most like `name`, ignoring case."""
     spelling = {k.lower(): k for k in known}

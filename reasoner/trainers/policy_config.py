@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -110,6 +110,11 @@ class PolicyGradientStage(Config):
     )
     alarms: Annotated[AlarmConfig, MayChange()] = AlarmConfig()
     spikes: Annotated[SpikeConfig, MayChange()] = SpikeConfig()
+    audit: Annotated[Literal["off", "light", "full"], MayChange()] = Field(
+        "light",
+        description="checks for turned bits in each round. light: sums of the weights, a text scored twice; full: also the "
+        "sampler's weights, a drawn chain, and the first micro-batch of an update computed twice",
+    )
     sampler_limit: Annotated[float, MayChange()] = Field(
         0.05, gt=0, description="mean k3 between sampler and trainer beyond which the run stops"
     )

@@ -50,6 +50,7 @@ from reasoner.trainers.policy_report import book, describe, why_barren
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import refresh
 from reasoner.trainers.ranks import check_supported, highest, make_accelerator, wait_for_everyone
+from reasoner.trainers.round_audit import RoundAudit
 from reasoner.trainers.sampler import open_sampler
 from reasoner.trainers.spikes import ceiling, leave_out, lower_rates, note, sift
 from reasoner.tree import Problem, Tree
@@ -71,6 +72,7 @@ class Loop:
     accelerator: Accelerator
     fingerprint: str  # of what a checkpoint rests on
     at: Position
+    audit: RoundAudit
     begun: float  # by the monotonic clock, seconds spent before a kill taken off
 
 
@@ -105,7 +107,9 @@ def train_policy(
     round = _resume(loop)
     while round < config.rounds and spent_share(at, config) < 1:
         loop.engine.load_weights(round)
+        loop.audit.before_drawing()
         drawn = draw(problems, at, round, loop.engine, prompting, config, session.seed, accelerator)
+        loop.audit.after_drawing(drawn.trees, round)
         sift(drawn, at, config.spikes, accelerator)
         metrics, seen = learn(drawn, round, loop)
         at.watched.append({k: v for k, v in metrics.items() if k in WATCHED})
@@ -128,6 +132,7 @@ def train_policy(
             )
         if rung:
             _answer(rung, loop)
+        loop.audit.after_updates()
         stop = int(highest(stop_asked(), accelerator))
         if stop or round % config.save_every == 0 or (rung and at.rollbacks) or "left_out" in told:
             _keep(round, loop)
@@ -168,8 +173,13 @@ def _set_up(
     check_liveness(weights, engine, probe_ids)
     facts = ((p.id, p.prompt, p.verifier, p.reference) for p in problems)
     fingerprint = fingerprint_of(config, session.seed, facts)
+    all_weights = [p for o in trained.optimizers for group in o.param_groups for p in group["params"]]
+    audit = RoundAudit(
+        config.audit, all_weights, models.policy, engine, probe_ids, is_sharded(models.policy), accelerator,
+        session.seed,
+    )  # fmt: skip
     return Loop(models, trained, engine, prompting, demonstrations, config, session, accelerator, fingerprint, at,
-                time.monotonic())  # fmt: skip
+                audit, time.monotonic())  # fmt: skip
 
 
 def learn(drawn: Round, round: int, loop: Loop) -> tuple[dict[str, float], Mapping[str, float]]:
@@ -194,11 +204,19 @@ def learn(drawn: Round, round: int, loop: Loop) -> tuple[dict[str, float], Mappi
     rng = random.Random(f"{loop.session.seed} {round} {accelerator.process_index}")
     optimizers = loop.trained.optimizers[: 1 + (models.critic is not None)]
     with fitting(config):
-        for _ in range(config.epochs):
-            for part in prepared:
+        for epoch in range(config.epochs):
+            for number, part in enumerate(prepared):
                 shown = rng.choices(shown_from, k=config.ptx_batch) if config.ptx_weight else []
+                twice = loop.audit.twice(round, epoch * len(prepared) + number, config.epochs * len(prepared))
                 stats, gaps_of_part = update_once(
-                    part, shown, models, optimizers, config, accelerator, ceiling(loop.at, config.spikes)
+                    part,
+                    shown,
+                    models,
+                    optimizers,
+                    config,
+                    accelerator,
+                    ceiling(loop.at, config.spikes),
+                    twice,
                 )
                 gaps += gaps_of_part
                 for name, number in stats.items():
@@ -249,6 +267,7 @@ def _keep(round: int, loop: Loop) -> None:
     """A checkpoint after so many rounds, where the session keeps any."""
     if loop.session.checkpoints is None:
         return
+    loop.audit.unchanged("before they were saved")
     spent = time.monotonic() - loop.begun
     own = {**asdict(loop.at), "ledger": loop.session.ledger.to_dict(), "seconds": spent}
     save_checkpoint(loop.session.checkpoints, round, loop.trained, own, loop.fingerprint, loop.accelerator)

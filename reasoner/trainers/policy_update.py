@@ -61,6 +61,7 @@ def update_once(
     config: PolicyGradientStage,
     accelerator: Accelerator,
     ceiling: float = math.inf,
+    twice: Callable[[torch.Tensor, Sequence], bool] | None = None,
 ) -> tuple[dict[str, float], list[torch.Tensor]]:
     """One step of policy and critic on a minibatch; the policy takes none with a gradient norm beyond the ceiling.
 
@@ -69,7 +70,8 @@ def update_once(
 
     Where nothing asks the policy to move (no token weighs, or all advantages are 0) it is not stepped, since
     an optimizer's momentum would move it all the same, and the update counts as `empty`. One whose gradient
-    is no number is not taken and counts as `skipped`.
+    is no number is not taken and counts as `skipped`. `twice` is told each micro-batch's loss once its gradient is there,
+    and gets the first one's twice: that gradient is the first time thrown away.
     """
     loss_fn = lookup(LOSSES, config.loss, "loss")
     total, signal, state_mass = summed(
@@ -87,7 +89,7 @@ def update_once(
     ranks = accelerator.num_processes  # DDP and FSDP mean gradients over processes
     seen: defaultdict[str, float] = defaultdict(float)
     gaps: list[torch.Tensor] = []
-    for b in part:
+    for b in (*part[: twice is not None], *part):
         beat()
         p = b.packed
         logprobs_N, entropy_N = models.policy(
@@ -107,6 +109,9 @@ def update_once(
         accelerator.backward(loss + 0.0 * logprobs_N.sum())
         if models.critic is not None:
             seen["value_loss"] += _critic_backward(b, models.critic, state_mass, config, accelerator)
+        if twice is not None and twice(loss, optimizers):
+            seen.clear(), gaps.clear()
+            continue
         with torch.no_grad():
             share_N = b.weights_N / max(total, 1e-8)
             seen["loss"] += float(loss.detach()) / ranks
