@@ -25,11 +25,12 @@ from accelerate import Accelerator
 
 from reasoner.config import Config, decisive
 from reasoner.ledger import Ledger
+from reasoner.policy.shard import local
 from reasoner.registry import UserError
 from reasoner.seal import sha256
 from reasoner.store import read_json, saying_what_is_full, sync_folder, write_json
 from reasoner.trainers.loop import Session
-from reasoner.trainers.ranks import wait_for_everyone
+from reasoner.trainers.ranks import highest, wait_for_everyone
 from reasoner.trainers.shards import load_shards, save_shards
 
 NUM_KEPT = 2
@@ -67,6 +68,7 @@ def save_checkpoint(
     accelerator: Accelerator,
 ) -> None:
     """Write the state after `step` steps; `loop` holds numbers, text, lists and dicts, and may differ by process."""
+    _check_finite(trained, step, accelerator)
     whole, temporary = folder / f"{step:05d}", folder / f".{step:05d}.tmp"
     try:
         _save(whole, temporary, step, trained, loop, fingerprint, accelerator)
@@ -109,6 +111,17 @@ def _save(
         for old in _steps(folder)[:-NUM_KEPT]:
             shutil.rmtree(folder / f"{old:05d}")
     wait_for_everyone()
+
+
+def _check_finite(trained: Trained, step: int, accelerator: Accelerator) -> None:
+    """Weights that are no numbers are not saved (UserError, on all processes): the checkpoints before them stay."""
+    bad = sum(not bool(torch.isfinite(local(p)).all()) for o in trained.optimizers for p in _parameters(o))
+    if highest(bad, accelerator):
+        raise UserError(
+            f"weights after step {step} are no numbers ({bad} tensors of process {accelerator.process_index}); expected finite "
+            "ones: the last checkpoint stays, and the same command goes on there; where it happens again, lower the "
+            "learning rate, or check the data and the model that it started from"
+        )
 
 
 def _of_all(trained: Trained) -> Sequence[Any]:

@@ -110,7 +110,8 @@ def update_once(
         if models.critic is not None:
             seen["value_loss"] += _critic_backward(b, models.critic, state_mass, config, accelerator)
         if twice is not None and twice(loss, optimizers):
-            seen.clear(), gaps.clear()
+            seen.clear()
+            gaps.clear()
             continue
         with torch.no_grad():
             share_N = b.weights_N / max(total, 1e-8)

@@ -145,7 +145,7 @@ class RoundAudit:
             return sequence_logprobs(model, [ids])[0]
 
     def _policy_says(self, ids: Sequence[int]) -> list[float]:
-        tree = Tree.of_prompt(Problem("canary", "", "", {}), ids[:1])
+        tree = Tree.of_prompt(Problem("canary", "", "", {}), list(ids[:1]))
         tree.add(Node(ROOT, 1, tuple(ids[1:])))
         p = pack([tree], self.accelerator.device)
         with torch.no_grad():

@@ -79,6 +79,20 @@ def test_two_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path, value):
+    accelerator = Accelerator(cpu=True)
+    net, trained = training()
+    save_checkpoint(tmp_path, 1, trained, {}, "f", accelerator)
+    with torch.no_grad():
+        net[1].weight[0, 3] = value
+    with pytest.raises(
+        UserError, match=r"after step 2 are no numbers \(1 tensors .*the same command goes on there"
+    ):
+        save_checkpoint(tmp_path, 2, trained, {}, "f", accelerator)
+    assert latest_step(tmp_path) == 1 and sorted(p.name for p in tmp_path.iterdir()) == ["00001"]
+
+
 def test_a_checkpoint_of_another_config_is_refused(tmp_path):
     accelerator = Accelerator(cpu=True)
     _, trained = training()
