@@ -13,8 +13,10 @@ from reasoner.engine.protocol import Request, Sampling
 from reasoner.policy.adapters import activate
 from reasoner.registry import UserError
 
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats, of one token
-COARSE = 0.25  # in 16 bits, where the order of sums moves a log-probability by this much at most
+TOLERANCE = 1e-3  # nats, of one token
+ROUNDINGS = (
+    3  # of the largest logit; in 16 bits SmolLM2-135M moves by 1.3 at most where sums are in another order
+)
 LENGTHS = (9, 4, 6)  # of prefixes that are drawn together: one that a batch changes would differ
 NUM_TOKENS = 4
 SCALED_BY_LENGTH = ("dynamic", "longrope")
@@ -43,7 +45,7 @@ def check_sampler(engine: LocalEngine) -> None:
         ) from problem
     finally:
         engine.ledger = kept
-    furthest = 0.0
+    furthest = largest = 0.0
     activate(engine.given)
     for prefix, completion in zip(prefixes, done, strict=True):
         if not completion.token_ids:
@@ -51,14 +53,20 @@ def check_sampler(engine: LocalEngine) -> None:
         ids = torch.tensor([[*prefix, *completion.token_ids]], device=engine.device)
         with torch.inference_mode():
             logits = lm(ids, use_cache=False).logits[0, len(prefix) - 1 : -1].float()
+        largest = max(largest, float(logits.abs().max()))
         own = torch.log_softmax(logits, -1).gather(-1, ids[0, len(prefix) :, None])[:, 0].cpu()
         furthest = max(furthest, float((own - torch.tensor(completion.logprobs_full)).abs().max()))
-    limit = TOLERANCE.get(lm.dtype, COARSE)
+    limit = tolerance(lm.dtype, largest)
     if not furthest <= limit:
         raise UserError(
             f"the local engine draws {kind} models wrongly: log-probabilities are off by up to {furthest:.2g} on a short "
             f"prompt; expected at most {limit:g}: draw through a server, engine={{kind: vllm, spawn: 1}}"
         )
+
+
+def tolerance(dtype: torch.dtype, largest: float) -> float:
+    """How far one log-probability may be off for rounding alone, in nats, where no logit is above `largest`."""
+    return max(TOLERANCE, ROUNDINGS * torch.finfo(dtype).eps * largest)
 
 
 def _check_positions(engine: LocalEngine) -> None:

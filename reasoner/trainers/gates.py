@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
-from reasoner.engine.check import COARSE
+from reasoner.engine.check import tolerance
 from reasoner.engine.protocol import Engine
 from reasoner.engine.remote import RemoteEngine
 from reasoner.policy.attention import evaluating
@@ -64,6 +64,7 @@ def check_packed(lm) -> None:
     device = next(lm.parameters()).device
     rows = (packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N)
     own: list[float] = []
+    largest = 0.0
     with torch.no_grad(), evaluating(lm):
         try:
             found_N, _ = PolicyNet(lm)(*(x.to(device) for x in rows))
@@ -76,6 +77,7 @@ def check_packed(lm) -> None:
             path = tree.token_ids(number, len(node.token_ids))
             logits = lm(torch.tensor([path], device=device), use_cache=False).logits[0].float()
             start = len(path) - len(node.token_ids)
+            largest = max(largest, float(logits.abs().max()))
             table = torch.log_softmax(logits[start - 1 : -1], -1)
             own += [float(table[i, t]) for i, t in enumerate(node.token_ids)]
     furthest = float((found_N.float().cpu() - torch.tensor(own)).abs().max())
@@ -83,7 +85,7 @@ def check_packed(lm) -> None:
         raise UserError(
             f"the {kind} model gives log-probabilities that are no numbers; expected finite ones: check its weights"
         )
-    limit = 1e-3 if lm.dtype == torch.float32 else COARSE
+    limit = tolerance(lm.dtype, largest)
     if not furthest <= limit:
         raise UserError(
             f"the training pass computes {kind} models wrongly on packed trees: log-probabilities are off by up to "

@@ -75,8 +75,20 @@ def test_a_state_that_goes_from_token_to_token_is_refused(kind):
         check_packed(made(kind, **REFUSED[kind]))
 
 
-def test_a_wrong_attention_is_found(monkeypatch):
-    engine = engine_on(made("qwen2", **GROUPED))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_rounding_of_large_logits_is_no_fault(dtype):
+    model = made("llama", **GROUPED)
+    with torch.no_grad():
+        model.lm_head.weight *= 12
+    model = model.to(dtype)
+    assert model(torch.arange(20)[None]).logits.detach().abs().max() > 40
+    check_packed(model)
+    check_sampler(engine_on(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_wrong_attention_is_found(monkeypatch, dtype):
+    engine = engine_on(made("qwen2", **GROUPED).to(dtype))
     engine.decoder = None
     monkeypatch.setattr("reasoner.engine.decoder.fits", lambda model: False)
     from reasoner.policy import attention
