@@ -62,7 +62,7 @@ def four_bit(case: Case) -> Iterator[Finding]:
         if getattr(getattr(stage, "lora", None), "four_bit", False) and not case.machine.four_bit:
             yield Finding(
                 "four_bit", "error", f"{key}.lora.four_bit", "a base in 4 bits needs bitsandbytes, which is not there",
-                "install bitsandbytes, or set four_bit=false",
+                "pip install 'reasoner[qlora]', or set four_bit=false",
             )  # fmt: skip
 
 

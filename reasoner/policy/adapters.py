@@ -53,7 +53,7 @@ class LoRA(Config):
     target_modules: str | list[str] = Field(default="all-linear", description="layers that get an adapter")
     four_bit: bool = Field(
         default=False,
-        description="hold the base in 4 bits (NF4, QLoRA, Dettmers et al. 2023); needs bitsandbytes",
+        description="hold the base in 4 bits (NF4, QLoRA, Dettmers et al. 2023); needs pip install 'reasoner[qlora]'",
     )
 
 

@@ -111,13 +111,14 @@ def load_model(
         if dtype is None:
             saved = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
             dtype = inference_dtype(saved.dtype if isinstance(saved.dtype, torch.dtype) else None)
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
             revision=revision,
             trust_remote_code=trust_remote_code,
-            quantization_config=_nf4() if four_bit else None,
+            quantization_config=_nf4(dtype) if four_bit else None,
         ).eval()
+    return _never_repacked(model) if four_bit else model
 
 
 def local_folder(path: str) -> str:
@@ -140,18 +141,34 @@ def check_finite(model: torch.nn.Module, what: str) -> None:
         )
 
 
-def _nf4() -> BitsAndBytesConfig:
-    """4-bit NormalFloat with doubly quantised constants, computing in bfloat16 (Dettmers et al. 2023, section 3)."""
+def _nf4(dtype: torch.dtype | str) -> BitsAndBytesConfig:
+    """4-bit NormalFloat with doubly quantised constants (Dettmers et al. 2023, section 3).
+
+    Products are in `dtype`, the format of the weights that stay whole; of "auto", in what the machine does fast.
+    """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            "a base in 4 bits was asked for and bitsandbytes is not there; install it, or set four_bit=false"
+            "a base in 4 bits was asked for and bitsandbytes is not there; expected it: pip install 'reasoner[qlora]', or "
+            "set four_bit=false"
         )
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype if isinstance(dtype, torch.dtype) else inference_dtype(torch.bfloat16),
     )
+
+
+def _never_repacked(model: Any) -> Any:
+    """The 4-bit model, kept in the layout that has gradients.
+
+    On CPUs with AVX512-BF16 bitsandbytes repacks a layer when it first runs in evaluation mode, for a kernel that rounds
+    to bfloat16 and has no backward pass: training on the same base would lose gradients without a word.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def is_adapter(path: str | Path) -> bool:
