@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 
-from reasoner.engine.check import COARSE
 from reasoner.engine.local import LocalEngine
 from reasoner.policy.adapters import activate
 from reasoner.policy.attention import evaluating
@@ -33,7 +32,7 @@ from reasoner.tree import ROOT, Node, Problem, Tree
 Level = Literal["off", "light", "full"]
 WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}  # by bytes of an element
 PRIME = 1_000_003
-NEAR, NEAR_COARSE = 1e-2, 4 * COARSE  # of log-probabilities, in float32 and in halves
+NEAR, NEAR_COARSE = 1e-2, 1.0  # of log-probabilities, in float32 and in halves
 
 
 def checksum(tensors: Iterable[torch.Tensor]) -> int:
