@@ -122,6 +122,16 @@ def held_by(out: Path) -> str | None:
         return None
 
 
+def in_use(out: Path) -> bool:
+    """Whether a process that still lives works in a run's folder, by its lock, which is only looked at."""
+    try:
+        with open(out / LOCK, "rb") as lock:
+            owner, last_sign = _owner(lock.fileno()), os.fstat(lock.fileno()).st_mtime
+    except OSError:
+        return False
+    return owner is not None and _lives(owner, last_sign, None)
+
+
 def withdraw(out: Path, stage: str) -> None:
     """Remove the half-made outputs of a claimed stage; its own folder, with metrics and checkpoints, stays."""
     made = _made(out)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from reasoner.config import read_yaml
 from reasoner.evals.rows import MetricRow, from_json
-from reasoner.folder import held_by
+from reasoner.folder import in_use
 from reasoner.ledger import Ledger
 from reasoner.registry import UserError
 from reasoner.store import is_done, num_shards, read_json
@@ -69,7 +69,7 @@ def read_run(name: str, folder: Path) -> Run:
     there = sorted(p.name for p in (folder / "stages").glob("*") if p.is_dir())
     order = [s for s in named_stages if isinstance(s, str)]
     order += [s for s in there if s not in order]
-    works = held_by(folder) is not None
+    works = in_use(folder)
     stages = dict.fromkeys(order, "waiting")
     for stage in there:
         stages[stage] = read(folder / "stages" / stage, lambda path: _state(path, works), "broken")

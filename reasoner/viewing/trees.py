@@ -18,6 +18,7 @@ from reasoner.scoring.backup import unbiased_values
 from reasoner.store import num_shards, tree_tables
 from reasoner.tree import ROOT, Node, Tree
 
+MAX_TREES = 10_000  # in a list, and searched for chains
 MAX_PROMPT = 200  # characters in a list
 MAX_TEXT = 4_000  # of one step
 MAX_NODE_TEXT = 40_000  # of all steps of a node or path together
@@ -28,11 +29,11 @@ Decode = Callable[[Sequence[int]], str]
 
 
 def overview(folder: Path) -> list[dict[str, Any]]:
-    """One row for each tree of a stage, from the columns alone."""
-    found = []
+    """One row for each of the first trees of a stage, from the columns alone."""
+    found: list[dict[str, Any]] = []
     for shard in range(num_shards(folder)):
         for table in tree_tables(folder, shard):
-            found += _rows(table, shard)
+            found += _rows(table.slice(0, MAX_TREES - len(found)), shard)
     return found
 
 
@@ -173,15 +174,20 @@ def _token(node: Node, at: int, decode: Decode) -> list[Any]:
 
 
 def chains(folder: Path) -> list[dict[str, Any]]:
-    """One row for each judged or finished chain of a stage: its problem, verdict, answer and the least score of its steps."""
-    found = []
+    """One row for each chain of a stage's first trees: its problem, verdict, answer and the least score of its steps."""
+    found: list[dict[str, Any]] = []
+    left = MAX_TREES
     for shard in range(num_shards(folder)):
         for table in tree_tables(folder, shard):
-            row = 0
-            for batch in table.to_batches(max_chunksize=64):
-                for tree in trees_of(batch):
-                    found += [_chain(tree, leaf, shard, row) for leaf in tree.leaves()]
-                    row += 1
+            trees = (
+                tree
+                for batch in table.slice(0, left).to_batches(max_chunksize=64)
+                for tree in trees_of(batch)
+            )
+            left -= min(left, table.num_rows)
+            found += [
+                _chain(tree, leaf, shard, row) for row, tree in enumerate(trees) for leaf in tree.leaves()
+            ]
     return found
 
 

@@ -1,8 +1,10 @@
 """`reasoner view` over HTTP: what pages and answers hold, that nothing of a model acts, and lines for what is broken."""
 
 import json
+import os
 import shutil
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from reasoner.folder import LOCK
 from reasoner.registry import UserError
 from reasoner.store import write_trees
 from reasoner.tree import Node
+from reasoner.viewing import trees
 from reasoner.viewing.app import application
 from reasoner.viewing.runs import named, read_run
 from tests import warm
@@ -87,6 +90,13 @@ def test_the_list_counts_nodes_verdicts_tokens_and_what_was_pruned(browser):
         "shard": 0, "row": 3, "id": "p3", "prompt": "3 + 4", "nodes": 3, "correct": 1, "judged": 2,
         "tokens": tree.num_sampled, "pruned": 1,
     }  # fmt: skip
+
+
+def test_of_very_many_trees_the_first_are_shown(runs, monkeypatch):
+    monkeypatch.setattr(trees, "MAX_TREES", 3)
+    folder = runs / "run/trees/verify"
+    assert [row["id"] for row in trees.overview(folder)] == ["p0", "p1", "p2"]
+    assert [chain["id"] for chain in trees.chains(folder)] == ["p0", "p0", "p1", "p1", "p2", "p2"]
 
 
 def test_a_tree_has_steps_with_text_scores_values_and_entropy(browser):
@@ -226,9 +236,15 @@ def test_a_run_under_way_broken_or_of_another_version_is_told_in_lines(runs, tmp
     assert told.status_code == 422 and "in the types of this version" in told.json()["error"]
     browser.close()
     assert "http-equiv" not in page.text
-    (broken / LOCK).touch()
+    (broken / LOCK).write_text(
+        json.dumps({"host": socket.gethostname(), "pid": os.getppid(), "since": "now"})
+    )
     (broken / "stages/sft/done").unlink()
     assert read_run("broken", broken).stages["sft"] == "under way"
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    (broken / LOCK).write_text(json.dumps({"host": socket.gethostname(), "pid": ended.pid, "since": "now"}))
+    assert read_run("broken", broken).stages["sft"] == "stopped"  # what was killed leaves its lock
     (broken / LOCK).unlink()
     (broken / "stages/sft/done").touch()
     assert len(list(broken.rglob("*"))) == len(list((runs / "run").rglob("*"))) + 2  # nothing is written

@@ -3,6 +3,7 @@ import { MARKS, ask, chain, choice, colour, draw, fault, field, make, number, pl
 
 const LINE = 15; // pixels between lines of the picture
 const LEFT = 14;
+const MOST = 10000; // trees that a list holds
 const here = place();
 const room = document.getElementById("room");
 let open = null; // {tree, at, node, rows, by}: the tree that is shown
@@ -34,7 +35,7 @@ function list(trees) {
       row.hidden = !row.words.includes(words.toLowerCase());
       count += row.hidden ? 0 : 1;
     }
-    shown.textContent = `${count} of ${trees.length} trees`;
+    shown.textContent = `${count} of ${trees.length} trees${trees.length === MOST ? ", the first of more" : ""}`;
   };
   filter("");
   const heads = ["problem", "right", "nodes", "tokens", "pruned"].map((h) => make("th", { scope: "col" }, h));
