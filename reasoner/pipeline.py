@@ -227,7 +227,12 @@ def _run_stage(
     state = PartialState()
     with (
         watching(
-            config.stalled_after, folder, f"the stage {stage.name}", state.process_index, state.num_processes
+            config.stalled_after,
+            folder,
+            f"the stage {stage.name}",
+            out,
+            state.process_index,
+            state.num_processes,
         ),
         Tracker(folder, tracked, latest_step(checkpoints), is_main) as tracker,
         ledger.stage(stage.name),

@@ -30,16 +30,19 @@ def beat() -> None:
 
 
 @contextmanager
-def watching(limit: float | None, folder: Path, what: str, rank: int = 0, num: int = 1) -> Iterator[None]:
+def watching(
+    limit: float | None, folder: Path, what: str, signs: Path, rank: int = 0, num: int = 1
+) -> Iterator[None]:
     """End this process with the code STALLED where neither it nor another of `num` has beaten for `limit` seconds.
 
-    All stacks go to `folder`/stacks-RANK.txt, behind those of earlier stalls. None: no watchdog.
+    All stacks go to `folder`/stacks-RANK.txt, behind those of earlier stalls. Several processes write their signs of life
+    to files in `signs`, which come and go. None: no watchdog.
     """
     if limit is None:
         yield
         return
     stop = threading.Event()
-    arguments = (stop, limit, folder, what, rank, num)
+    arguments = (stop, limit, folder, what, signs, rank, num)
     thread = threading.Thread(target=_watch, args=arguments, name="watchdog", daemon=True)
     beat()
     thread.start()
@@ -48,25 +51,27 @@ def watching(limit: float | None, folder: Path, what: str, rank: int = 0, num: i
     finally:
         stop.set()
         thread.join()
-        _sign(folder, rank).unlink(missing_ok=True)
+        _sign(signs, rank).unlink(missing_ok=True)
 
 
-def _watch(stop: threading.Event, limit: float, folder: Path, what: str, rank: int, num: int) -> None:
+def _watch(
+    stop: threading.Event, limit: float, folder: Path, what: str, signs: Path, rank: int, num: int
+) -> None:
     pause = min(LONGEST_PAUSE_S, limit / 10)
-    others = [_sign(folder, other) for other in range(num) if other != rank]
+    others = [_sign(signs, other) for other in range(num) if other != rank]
     silent, last, told = 0.0, None, None
     while not stop.wait(pause):
         if others and told != _beats:
             told = _beats
-            _tell(_sign(folder, rank), told)
+            _tell(_sign(signs, rank), told)
         seen = (_beats, *map(_heard, others))
         silent = 0.0 if seen != last else silent + pause
         last = seen
         if silent >= limit:
-            _end(folder / f"stacks-{rank}.txt", what, silent)
+            _end(folder / f"stacks-{rank}.txt", what, silent, 2 * pause if others else 0.0)
 
 
-def _end(path: Path, what: str, silent: float) -> None:
+def _end(path: Path, what: str, silent: float, wait: float) -> None:
     words = f"{what} made no progress for {silent:.0f} s"
     try:
         with open(path, "a", encoding="utf-8") as file:
@@ -76,19 +81,15 @@ def _end(path: Path, what: str, silent: float) -> None:
         where = f"what each thread was at is in {path}"
     except OSError as problem:
         where = f"{path} could not be written ({problem.strerror})"
-    # the others find the same at nearly the same time, and are ended by their launcher once this one has
-    time.sleep(2 * min(LONGEST_PAUSE_S, silent / 10) if _has_others(path) else 0)
+    # the others find the same at nearly the same time; their launcher ends them once this one has
+    time.sleep(wait)
     interrupt.end_now(
         f"{words}; {where}; the same command goes on where it was; stalled_after= gives it longer", STALLED
     )
 
 
-def _has_others(path: Path) -> bool:
-    return len(list(path.parent.glob("alive-*"))) > 1
-
-
-def _sign(folder: Path, rank: int) -> Path:
-    return folder / f"alive-{rank}"
+def _sign(signs: Path, rank: int) -> Path:
+    return signs / f".alive-{rank}"
 
 
 def _tell(path: Path, number: int) -> None:

@@ -24,7 +24,7 @@ def stuck_here():
     time.sleep(60)
 
 folder, limit, rank, num, beats = Path(sys.argv[1]), *map(float, sys.argv[2:])
-with watching(limit, folder, "the stage ppo", int(rank), int(num)):
+with watching(limit, folder, "the stage ppo", folder, int(rank), int(num)):
     print("ready", flush=True)
     for _ in range(int(beats)):
         time.sleep(0.05)
