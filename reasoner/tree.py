@@ -7,7 +7,7 @@ one reverse pass. A state is (node, offset): the prefix that ends after `offset`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,7 +89,8 @@ class Tree:
 
     `verdicts[node]` judges the trajectory that ends with that node; `scores[name][node]` holds one number
     per step end of the node, in order. `occurrence` counts the trees that the same problem had before in
-    its round, so that each of them draws its own.
+    its round, so that each of them draws its own. The last `given` tokens of node 0 are no prompt: they are the
+    beginning of a solution, which was given and not drawn here.
     """
 
     problem: Problem
@@ -97,11 +98,19 @@ class Tree:
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     scores: dict[str, dict[int, list[float]]] = field(default_factory=dict)
     occurrence: int = 0
+    given: int = 0
 
     @classmethod
-    def of_prompt(cls, problem: Problem, prompt_ids: list[int], occurrence: int = 0) -> Tree:
-        root = Node(NO_PARENT, 0, tuple(prompt_ids), stop_reason="prompt")
-        return cls(problem, [root], occurrence=occurrence)
+    def of_prompt(
+        cls, problem: Problem, prompt_ids: list[int], occurrence: int = 0, given: Sequence[int] = ()
+    ) -> Tree:
+        root = Node(NO_PARENT, 0, (*prompt_ids, *given), stop_reason="prompt")
+        return cls(problem, [root], occurrence=occurrence, given=len(given))
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.nodes[ROOT].token_ids) - self.given
 
     def add(self, node: Node) -> int:
         """Append a node and return its id; its parent must be there and have at least `offset` tokens."""
@@ -141,8 +150,8 @@ class Tree:
         return [t for s in self.path(node, end) for t in self.nodes[s.node].token_ids[: s.end]]
 
     def completion_ids(self, node: int, end: int | None = None) -> list[int]:
-        """As `token_ids`, without the prompt."""
-        return [t for s in self.path(node, end)[1:] for t in self.nodes[s.node].token_ids[: s.end]]
+        """As `token_ids`, without the prompt; what was given of the solution is part of it."""
+        return self.token_ids(node, end)[self.num_prompt :]
 
     def step_ends(self, node: int) -> list[StepEnd]:
         """The step ends on the path from the root to the end of `node`, in order."""

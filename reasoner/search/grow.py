@@ -240,7 +240,7 @@ def _requests(tree: Tree, t: int, branches: Sequence[Branch], growth: Growth) ->
         ordinal = taken.get(state, 0)
         taken[state] = ordinal + 1
         prefix = tree.token_ids(branch.parent, branch.offset)
-        room = max(1, growth.max_tokens - (len(prefix) - len(tree.nodes[ROOT].token_ids)))
+        room = max(1, growth.max_tokens - (len(prefix) - tree.num_prompt))
         path = [*paths[branch.parent], (branch.offset, ordinal)]
         requests.append(
             Request(
@@ -285,7 +285,7 @@ def _unfinished(
         return None
     whole = [*request.prefix_ids, *so_far.token_ids]
     left = request.max_tokens - len(so_far.token_ids)
-    if left <= 0 or stop.is_end(whole[len(tree.nodes[ROOT].token_ids) :]):
+    if left <= 0 or stop.is_end(whole[tree.num_prompt :]):
         return None
     return replace(request, prefix_ids=whole, max_tokens=left)
 
@@ -298,7 +298,7 @@ def _dropped(branch: Branch) -> Node:
 
 
 def _node(tree: Tree, branch: Branch, request: Request, came: Completion, growth: Growth) -> Node:
-    before = request.prefix_ids[len(tree.nodes[ROOT].token_ids) :]
+    before = request.prefix_ids[tree.num_prompt :]
     return Node(
         parent=branch.parent,
         offset=branch.offset,

@@ -31,10 +31,12 @@ class PPO(PolicyGradientStage):
 
 def run_ppo(config: PPO, context: Context) -> None:
     prompting = context.prompting(config.model)
-    shown = examples(config.demonstrations, context, prompting) if config.ptx_weight else []
-    if config.ptx_weight and not shown:
+    begins_inside = config.starts is not None and config.starts.demonstrations
+    reader = "ptx_weight" if config.ptx_weight else "starts.demonstrations" if begins_inside else ""
+    shown = examples(config.demonstrations, context, prompting) if reader and config.demonstrations else []
+    if reader and not shown:
         raise UserError(
-            "ptx_weight is set but demonstrations names no problem set with solutions; expected one, or ptx_weight=0"
+            f"{reader} is set but demonstrations names no problem set with solutions; expected one, or {reader} left out"
         )
     train_policy(
         context.model(config.model), prompting, shuffled(context.items(config.problems), context.session.seed), config,

@@ -36,7 +36,7 @@ from reasoner.trainers.shards import load_shards, save_shards
 NUM_KEPT = 2
 MANIFEST = "manifest.json"
 SHARDS = "shards"  # folder with what is cut over the processes, as torch.distributed.checkpoint writes it
-SHARED_OUT = ("own_chains",)  # variables of a loop of which each process has a part
+SHARED_OUT = ("own_chains", "buffer")  # variables of a loop of which each process has a part
 
 logger = logging.getLogger(__name__)
 

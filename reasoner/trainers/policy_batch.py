@@ -44,6 +44,7 @@ class Batch:
     state_S: torch.Tensor
     returns_S: torch.Tensor
     state_weights_S: torch.Tensor
+    is_again: bool = False  # of earlier rounds: `old_N` is what sampled
 
 
 @dataclass
@@ -169,10 +170,13 @@ def grouped(samples: Sequence[PolicySample], config: PolicyGradientStage, device
     ]
 
 
-def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientStage, device) -> Batch:
+def prepare(
+    samples: list[PolicySample], models: Models, config: PolicyGradientStage, device, is_again: bool = False
+) -> Batch:
     """Pack a micro-batch and take the trainer's own log-probabilities of its tokens before any update.
 
-    Where there is one update, these are what it computes anyway, and are not computed twice.
+    Where there is one update, these are what it computes anyway, and are not computed twice. Trees that are learned
+    from again (`is_again`) have those that they were sampled with.
     """
     beat()
     trees = [s.tree for s in samples] or [blank()]
@@ -182,9 +186,9 @@ def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientS
     inputs = (packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N)
     with torch.no_grad():
         with_temperature = {"temperature": config.temperature}
-        old_N = (
-            models.policy(*inputs, **with_temperature)[0] if config.epochs * config.minibatches > 1 else None
-        )
+        old_N = sampler_N if is_again else None
+        if config.epochs * config.minibatches > 1 and not is_again:
+            old_N = models.policy(*inputs, **with_temperature)[0]
         ref_N = models.ref(*inputs, **with_temperature)[0] if models.ref is not None else None
     targets = [(b, t) for b, s in enumerate(samples) for t in s.targets]
     total = weights_N.sum().item()
@@ -204,6 +208,7 @@ def prepare(samples: list[PolicySample], models: Models, config: PolicyGradientS
         ),
         returns_S=torch.tensor([t.value for _, t in targets], device=device),
         state_weights_S=torch.tensor([t.weight for _, t in targets], device=device),
+        is_again=is_again,
     )
 
 
@@ -246,8 +251,9 @@ def verified_chains(
     found = []
     for problem, tree in zip(problems, trees, strict=True):
         right = [
-            i for i in tree.children(ROOT) if i in tree.verdicts and tree.verdicts[i].status == "correct"
-        ]
+            i for i in tree.children(ROOT)
+            if i in tree.verdicts and tree.verdicts[i].status == "correct" and not tree.given
+        ]  # fmt: skip
         if right:
             ids = list(tree.nodes[right[0]].token_ids)
             found.append(

@@ -15,8 +15,11 @@ from reasoner.registry import UserError
 from reasoner.search.branch import BranchConfig, check_by_prefix
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.trainers.alarms import AlarmConfig
+from reasoner.trainers.curriculum import Curriculum
 from reasoner.trainers.loop import OptimizerConfig
+from reasoner.trainers.replay import Replay
 from reasoner.trainers.spikes import SpikeConfig
+from reasoner.trainers.starts import Starts
 
 # methods whose advantages are differences between the chains of a problem
 ALONE_IN_VAIN = ("rloo", "grpo", "dr_grpo", "sibling_loo", "spo_tree", "tree_rl", "vineppo")
@@ -57,7 +60,14 @@ class PolicyGradientStage(Config):
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-6)
     critic_optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5)
     minibatches: int = Field(2, ge=1, description="updates per pass over a round's problems")
-    epochs: int = Field(1, ge=1, description="passes over a round's problems")
+    epochs: int = Field(1, ge=1, description="passes over a round's problems, at most")
+    min_effective: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="before each further pass: the least effective sample size of the round's tokens "
+        "under the policy as it is by then, as a share of them; 0: any",
+    )
     loss: Annotated[str, Entry("loss", "reasoner.trainers.policy_update:LOSSES")] = Field(
         "ppo_clip",
         description="ppo_clip | gspo (one ratio a trajectory) | cispo (clipped weights), or module:function",
@@ -88,6 +98,21 @@ class PolicyGradientStage(Config):
     )
     max_resamples: int = Field(
         0, ge=0, description="times more problems are drawn in a round to replace those left out (DAPO)"
+    )
+    screen: int = Field(
+        0,
+        ge=0,
+        description="chains of a problem that are drawn first; the rest of its tree only where they disagree; 0: no such stage",
+    )
+    curriculum: Curriculum | None = Field(
+        None,
+        description="choose problems by their predicted pass rate, near one half, e.g. {} or {uniform: 0.5}",
+    )
+    replay: Replay | None = Field(
+        None, description="learn again from trees of the last rounds in place of those left out, e.g. {}"
+    )
+    starts: Starts | None = Field(
+        None, description="begin some of the rollouts inside right solutions, e.g. {} or {share: 0.5}"
     )
     whiten: bool | None = Field(
         None,
@@ -142,6 +167,11 @@ class PolicyGradientStage(Config):
             raise ValueError(
                 f"advantage.method {method} compares the chains of a problem, and tree.num_roots=1 draws one; expected "
                 "several: raise tree.num_roots, or take ppo or step_ppo, which have a critic"
+            )
+        if self.screen and not 1 < self.screen < tree.num_roots:
+            raise ValueError(
+                f"got screen={self.screen} and tree.num_roots={tree.num_roots}; expected 2 or more first chains, and fewer "
+                "than there are in all: lower screen, or raise tree.num_roots"
             )
         if is_alone and self.drop_uniform:
             raise ValueError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
@@ -15,24 +15,30 @@ from reasoner.records import SFTExample
 from reasoner.scoring.outcome import Judged, judge_while
 from reasoner.search.branch import tree_of
 from reasoner.search.grow import Growth, StepStop, grow
-from reasoner.trainers.policy_batch import is_usable
+from reasoner.trainers.curriculum import Answers, History, choose, observe
+from reasoner.trainers.policy_batch import is_usable, right_share
 from reasoner.trainers.policy_config import PolicyGradientStage
-from reasoner.trainers.ranks import summed
+from reasoner.trainers.ranks import from_everyone, summed
+from reasoner.trainers.replay import Kept, buffer_of, state_of
 from reasoner.trainers.spikes import nothing_seen
-from reasoner.tree import Problem, Tree
+from reasoner.trainers.starts import Inside, adapt, add, own_chain, take
+from reasoner.tree import ROOT, Problem, Tree, counts
 
 
 @dataclass
 class Position:
     """Where the loop is, on one process: what a checkpoint holds beside weights, optimizers and schedules."""
 
-    cursor: int = 0  # problems drawn so far, over all processes
+    cursor: int = 0  # problems taken from the list so far, over all processes
     own_chains: list[SFTExample] = field(default_factory=list)
     watched: list[dict[str, float]] = field(default_factory=list)  # what the alarms look at
     generated: int = 0  # tokens sampled so far, over all processes
     barren: int = 0  # rounds in a row without a usable update
     rollbacks: int = 0
     spikes: dict[str, Any] = field(default_factory=nothing_seen)
+    history: History = field(default_factory=History)
+    inside: Inside = field(default_factory=Inside)
+    buffer: list[Kept] = field(default_factory=list)  # trees that this process may learn from again
 
     def go_to(self, other: Position) -> None:
         """Be where another is: whoever holds this one follows."""
@@ -41,25 +47,48 @@ class Position:
 
 @dataclass
 class Round:
-    """What a round has drawn on this process; `usable` are (number within the round, tree)."""
+    """What a round has drawn on this process; `usable` are (number within the round, tree).
+
+    `statuses` are those of the answers that tell how good the policy is: of whole chains, from the prompts of problems
+    that nobody chose for their difficulty, as many of each problem.
+    """
 
     problems: list[Problem] = field(default_factory=list)
     trees: list[Tree] = field(default_factory=list)
     usable: list[tuple[int, Tree]] = field(default_factory=list)
     judged: list[Judged] = field(default_factory=list)
-
-    @property
-    def statuses(self) -> Counter[str]:
-        return sum((judged.statuses for judged in self.judged), Counter())
+    statuses: Counter[str] = field(default_factory=Counter)
 
 
-def position_of(loop: dict[str, Any]) -> Position:
+class Slot(NamedTuple):
+    """A place in a round: a problem by its place in the list, and what is given of a solution."""
+
+    index: int
+    given: tuple[int, ...] = ()
+    at_random: bool = True
+    liked: bool = False
+
+
+def plain_of(at: Position) -> dict[str, Any]:
+    """A position as a checkpoint holds it."""
+    made = {
+        "own_chains": [asdict(e) for e in at.own_chains],
+        "history": asdict(at.history),
+        "inside": asdict(at.inside),
+        "buffer": state_of(at.buffer),
+    }
+    return {**vars(at), **made}
+
+
+def position_of(loop: Mapping[str, Any]) -> Position:
     """The position that a checkpoint's `loop` holds."""
-    own_chains = [SFTExample(**e) for e in loop["own_chains"]]
-    return Position(
-        loop["cursor"], own_chains, loop["watched"], loop["generated"], loop["barren"], loop["rollbacks"],
-        loop["spikes"],
-    )  # fmt: skip
+    made = {
+        "own_chains": [SFTExample(**e) for e in loop["own_chains"]],
+        "history": History(**loop["history"]),
+        "inside": Inside(**loop["inside"]),
+        "buffer": buffer_of(loop["buffer"]),
+    }
+    return Position(**{f.name: made.get(f.name, loop[f.name]) for f in fields(Position)})
 
 
 def draw(
@@ -79,33 +108,89 @@ def draw(
     found = Round()
     number = 0
     occurred: Counter[str] = Counter()
-    for _ in range(1 + config.max_resamples):
+    for attempt in range(1 + config.max_resamples):
         (usable,) = summed([len(found.usable)], accelerator)
         missing = config.problems_per_round - int(usable)
         if missing <= 0:
             break
-        numbers = [
-            i for i in range(number, number + missing)
-            if i % accelerator.num_processes == accelerator.process_index
-        ]  # fmt: skip
-        of_all = [problems[(at.cursor + i) % len(problems)] for i in range(missing)]
+        slots = next_slots(problems, at, missing, config, round, f"{seed} {round} {attempt}")
         times = []  # each of them had been drawn in this round, by whichever process
-        for problem in of_all:
-            times.append(occurred[problem.id])
-            occurred[problem.id] += 1
-        chosen = [of_all[i - number] for i in numbers]
+        for slot in slots:
+            times.append(occurred[problems[slot.index].id])
+            occurred[problems[slot.index].id] += 1
+        own = [
+            i for i in range(missing) if (number + i) % accelerator.num_processes == accelerator.process_index
+        ]
+        chosen = [problems[slots[i].index] for i in own]
         trees, judged = rollout(
-            chosen, engine, prompting, config, seed, round, [times[i - number] for i in numbers]
-        )
-        found.judged.append(judged)
+            chosen, engine, prompting, config, seed, round, [times[i] for i in own], [slots[i].given for i in own]
+        )  # fmt: skip
+        found.judged += judged
         found.problems += chosen
         found.trees += trees
-        found.usable += [(i, t) for i, t in zip(numbers, trees, strict=True) if is_usable(t, config)]
+        found.usable += [(number + i, t) for i, t in zip(own, trees, strict=True) if is_usable(t, config)]
+        drawn = [(i, slots[i], tree) for i, tree in zip(own, trees, strict=True)]
+        found.statuses += sum((told(slot, tree, config) for _, slot, tree in drawn), Counter())
+        note(problems, drawn, at, config, round)
         (generated,) = summed([sum(t.num_sampled for t in trees)], accelerator)
         at.generated += int(generated)
-        at.cursor += missing
         number += missing
     return found
+
+
+def next_slots(
+    problems: Sequence[Problem], at: Position, num: int, config: PolicyGradientStage, round: int, place: str
+) -> list[Slot]:
+    """What the next `num` places of a round hold: the same on all processes; moves the cursor and the queue of starts."""
+    starts = take(at.inside, int(config.starts.share * num), problems) if config.starts is not None else []
+    fresh = num - len(starts)
+    if config.curriculum is None:
+        slots, looked_at = [Slot((at.cursor + i) % len(problems)) for i in range(fresh)], fresh
+    else:
+        choices, looked_at = choose(problems, at.cursor, fresh, at.history, config.curriculum, round, place)
+        slots = [Slot(c.index, (), c.at_random, c.liked) for c in choices]
+    at.cursor += looked_at
+    for i, start in enumerate(starts):  # spread over the round, and so over its minibatches
+        slots.insert(i * num // len(starts), Slot(start.index, start.given))
+    return slots
+
+
+def told(slot: Slot, tree: Tree, config: PolicyGradientStage) -> Counter[str]:
+    """The verdicts of a tree that tell how good the policy is; see Round."""
+    if tree.given or not slot.at_random:
+        return Counter()
+    first = set(tree.children(ROOT)[: config.screen]) if config.screen else tree.verdicts.keys()
+    return Counter(v.status for i, v in tree.verdicts.items() if i in first)
+
+
+def note(
+    problems: Sequence[Problem],
+    drawn: Sequence[tuple[int, Slot, Tree]],
+    at: Position,
+    config: PolicyGradientStage,
+    round: int,
+) -> None:
+    """Let choices to come know what all processes have drawn: in the slots' order, so that the state is the same on all."""
+    if config.curriculum is None and config.starts is None:
+        return
+    own = [
+        (i, slot, right_share(tree), counts(tree, ROOT, len(tree.nodes[ROOT].token_ids)),
+         own_chain(slot.index, tree, right_share(tree), config.starts) if config.starts is not None else None)
+        for i, slot, tree in drawn
+    ]  # fmt: skip
+    rows = sorted((row for rows in from_everyone(own) for row in rows), key=lambda row: row[0])
+    if config.curriculum is not None:
+        answers = [
+            Answers(problems[slot.index], found.c, found.n - found.c, slot.at_random, slot.liked)
+            for _, slot, _, found, _ in rows
+            if not slot.given
+        ]
+        observe(at.history, answers, round, config.curriculum)
+    if config.starts is not None:
+        for _, slot, share, _, _ in rows:
+            if slot.given and share is not None:
+                adapt(at.inside, problems[slot.index], share, config.starts)
+        add(at.inside, [chain for *_, chain in rows], config.starts)
 
 
 def rollout(
@@ -116,21 +201,31 @@ def rollout(
     seed: int,
     round: int,
     occurrences: Sequence[int],
-) -> tuple[list[Tree], Judged]:
+    given: Sequence[tuple[int, ...]],
+) -> tuple[list[Tree], list[Judged]]:
     """One judged tree per problem, by place: the same whatever else is in the batch or on another process.
 
-    `occurrences` tells apart the trees of a problem that comes more than once in the round.
+    `occurrences` tells apart the trees of a problem that comes more than once in the round; `given` are the beginnings
+    of solutions that they go on from. With `screen`, a tree's other chains are drawn where the first ones disagree: it
+    is then the tree that it would have been anyway.
     """
     trees = [
-        Tree.of_prompt(p, prompting.prompt_ids(p.prompt), times)
-        for p, times in zip(problems, occurrences, strict=True)
+        Tree.of_prompt(p, prompting.prompt_ids(p.prompt), times, start)
+        for p, times, start in zip(problems, occurrences, given, strict=True)
     ]
     growth = Growth(
         prompting.mark_steps, config.max_tokens, Sampling(config.temperature), seed, round,
         step_stop=StepStop(prompting.step_stop_ids, prompting.step_stop_tokens, prompting.is_step_end),
     )  # fmt: skip
-    policy = tree_of(config.tree, growth)
-    judged = judge_while(
-        lambda on_node: grow(trees, engine, policy, growth, on_node=on_node), trees, prompting.decode
-    )
-    return trees, judged
+
+    def drawn(trees: Sequence[Tree], **options: int) -> Judged:
+        policy = tree_of(config.tree.model_copy(update=options), growth)
+        return judge_while(
+            lambda on_node: grow(trees, engine, policy, growth, on_node=on_node), trees, prompting.decode
+        )
+
+    if not config.screen:
+        return trees, [drawn(trees)]
+    first = drawn(trees, num_roots=config.screen, num_points=0)
+    mixed = [t for t in trees if 0 < (right_share(t) or 0) < 1]
+    return trees, [first, drawn(mixed, num_roots=config.tree.num_roots - config.screen)]

@@ -12,7 +12,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +34,19 @@ from reasoner.trainers.alarms import WATCHED, alarms
 from reasoner.trainers.checkpoint import Trained, fingerprint_of, load_checkpoint, save_checkpoint
 from reasoner.trainers.gates import check_liveness, check_packed, check_room, check_same_tokens, sampler_gap
 from reasoner.trainers.loop import OptimizerConfig, Session, by_share, by_steps, make_optimizer
-from reasoner.trainers.policy_batch import (
-    Models,
-    grouped,
-    minibatch_of,
-    prepare,
-    score_states,
-    verified_chains,
-    whiten,
-)
+from reasoner.trainers.policy_batch import Models, score_states, verified_chains, whiten
 from reasoner.trainers.policy_config import PolicyGradientStage
-from reasoner.trainers.policy_draw import Position, Round, draw, position_of
+from reasoner.trainers.policy_draw import Position, Round, draw, plain_of, position_of
 from reasoner.trainers.policy_models import cut, load_models
-from reasoner.trainers.policy_report import book, describe, why_barren
+from reasoner.trainers.policy_report import book, describe, reuse, why_barren
+from reasoner.trainers.policy_reuse import is_used_up, keep, minibatches, trees_again
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import refresh
 from reasoner.trainers.ranks import check_supported, highest, make_accelerator, wait_for_everyone
 from reasoner.trainers.round_audit import RoundAudit
 from reasoner.trainers.sampler import open_sampler
 from reasoner.trainers.spikes import ceiling, leave_out, lower_rates, note, sift
+from reasoner.trainers.starts import shown_chains
 from reasoner.tree import Problem, Tree
 
 logger = logging.getLogger(__name__)
@@ -104,6 +98,8 @@ def train_policy(
         models, sampler, model_path, prompting, problems, demonstrations, config, session, accelerator
     )
     at = loop.at
+    if config.starts is not None and config.starts.demonstrations:
+        at.inside.chains = shown_chains(problems, demonstrations, prompting.mark_steps, config.max_tokens)
     round = _resume(loop)
     while round < config.rounds and spent_share(at, config) < 1:
         loop.engine.load_weights(round)
@@ -185,49 +181,47 @@ def _set_up(
 def learn(drawn: Round, round: int, loop: Loop) -> tuple[dict[str, float], Mapping[str, float]]:
     """Score a round's trees and update policy and critic on them, and a PRM that is kept up; metrics, and sums of them."""
     config, models, accelerator = loop.config, loop.models, loop.accelerator
-    usable_trees = [t for _, t in drawn.usable]
-    samples = _samples(usable_trees, loop)
+    again = trees_again(drawn, round, loop.at, models, config, accelerator)
+    usable_trees, trees_before = [t for _, t in drawn.usable], [t for _, t in again]
+    samples = _samples([*usable_trees, *trees_before], loop)
+    keep(samples[: len(usable_trees)], round, loop.at, config)
     if config.imitate_self:
         loop.at.own_chains += verified_chains(drawn.problems, drawn.trees, loop.prompting)
-    parts = [
-        [s for (i, _), s in zip(drawn.usable, samples, strict=True) if minibatch_of(i, config) == m]
-        for m in range(config.minibatches)
-    ]
     with fitting(config):
-        prepared = [
-            [prepare(s, models, config, accelerator.device) for s in grouped(p, config, accelerator.device)]
-            for p in parts
-        ]
+        prepared = minibatches(drawn.usable, again, samples, models, config, accelerator)
     gaps: list[torch.Tensor] = []
     seen: defaultdict[str, float] = defaultdict(float)
+    is_done = False  # whether the policy has moved too far from what sampled for another pass
     shown_from = [*loop.demonstrations, *loop.at.own_chains]
     rng = random.Random(f"{loop.session.seed} {round} {accelerator.process_index}")
     optimizers = loop.trained.optimizers[: 1 + (models.critic is not None)]
     with fitting(config):
         for epoch in range(config.epochs):
-            for number, part in enumerate(prepared):
+            is_done = is_done or (epoch > 0 and is_used_up(prepared, models, config, accelerator))
+            seen["epochs"] += not is_done
+            for at, part in enumerate(prepared):
                 shown = rng.choices(shown_from, k=config.ptx_batch) if config.ptx_weight else []
-                twice = loop.audit.twice(round, epoch * len(prepared) + number, config.epochs * len(prepared))
-                stats, gaps_of_part = update_once(
-                    part,
-                    shown,
-                    models,
-                    optimizers,
-                    config,
-                    accelerator,
-                    ceiling(loop.at, config.spikes),
-                    twice,
-                )
+                twice = loop.audit.twice(round, epoch * len(prepared) + at, config.epochs * len(prepared))
+                stats, gaps_of_part = {}, []
+                if not is_done:
+                    stats, gaps_of_part = update_once(
+                        part, shown, models, optimizers, config, accelerator, ceiling(loop.at, config.spikes), twice
+                    )  # fmt: skip
                 gaps += gaps_of_part
                 for name, number in stats.items():
                     seen[name] += number
                 for schedule in loop.trained.schedules:
                     schedule.step()
     kl_step = kl_moved(prepared, models, config, accelerator) if seen["stepped"] else 0.0
-    book(loop.session, drawn.trees, usable_trees, models, config, sum(j.waiting_s for j in drawn.judged))
+    book(
+        loop.session, drawn.trees, usable_trees, trees_before, models, config, int(seen["epochs"]),
+        sum(j.waiting_s for j in drawn.judged),
+    )  # fmt: skip
     gap = sampler_gap(gaps, accelerator)
     metrics = describe(drawn.trees, drawn.statuses, usable_trees, seen, gap, accelerator)
+    metrics |= reuse(drawn.trees, trees_before, config, accelerator)
     metrics |= {"verdict_wait": max(j.wait_share for j in drawn.judged), "kl_step": kl_step}
+    metrics |= {"epochs": seen["epochs"]} if config.min_effective else {}
     kept_up = config.prm_refresh
     if kept_up is not None and models.prm is not None and (round + 1) % kept_up.every == 0:
         metrics["prm_loss"] = refresh(
@@ -269,7 +263,7 @@ def _keep(round: int, loop: Loop) -> None:
         return
     loop.audit.unchanged("before they were saved")
     spent = time.monotonic() - loop.begun
-    own = {**asdict(loop.at), "ledger": loop.session.ledger.to_dict(), "seconds": spent}
+    own = {**plain_of(loop.at), "ledger": loop.session.ledger.to_dict(), "seconds": spent}
     save_checkpoint(loop.session.checkpoints, round, loop.trained, own, loop.fingerprint, loop.accelerator)
 
 

@@ -16,22 +16,24 @@ from reasoner.tree import ROOT, Tree
 
 
 def book(
-    session: Session, trees: Sequence[Tree], kept: Sequence[Tree], models: Models, config: PolicyGradientStage,
-    waiting_s: float,
+    session: Session, trees: Sequence[Tree], kept: Sequence[Tree], again: Sequence[Tree], models: Models,
+    config: PolicyGradientStage, epochs: int, waiting_s: float,
 ) -> None:  # fmt: skip
-    """Count a round's work in the ledger, on this process."""
+    """Count a round's work in the ledger, on this process: `again` are trees of earlier rounds, `epochs` the passes made."""
     leaves = sum(len(t.leaves()) for t in trees)
-    tokens = sum(t.num_sampled for t in kept)
+    fresh = sum(t.num_sampled for t in kept)
+    tokens = fresh + sum(t.num_sampled for t in again)
     session.ledger.add(
         "policy", trajectories_generated=leaves, trajectories_kept=sum(len(t.leaves()) for t in kept),
-        verifications=leaves, scored=tokens * (config.epochs * config.minibatches > 1), trained=tokens * config.epochs,
+        verifications=leaves, scored=fresh * (config.epochs * config.minibatches > 1) + tokens - fresh,
+        trained=tokens * epochs,
     )  # fmt: skip
     session.ledger.add("verifier", verifier_seconds=core_seconds(trees), seconds_waiting=waiting_s)
     if models.critic is not None:
-        session.ledger.add("critic", trained=tokens * config.epochs, scored=tokens)
+        session.ledger.add("critic", trained=tokens * epochs, scored=tokens)
     for name, net in (("prm", models.prm), ("orm", models.orm)):
         if net is not None:
-            session.ledger.add(name, scored=sum(len(n.token_ids) for t in kept for n in t.nodes))
+            session.ledger.add(name, scored=sum(len(n.token_ids) for t in (*kept, *again) for n in t.nodes))
 
 
 def describe(
@@ -42,11 +44,12 @@ def describe(
     gap: SamplerGap,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """A round's numbers, over all processes.
+    """A round's numbers, over all processes; `statuses` are the verdicts that tell how good the policy is.
 
-    `prm` is the PRM's mean score at the step ends of the kept trees, `prm_sum` the mean over their chains of its sum.
+    Of rollouts that began inside a solution no lengths are counted. `prm` is the PRM's mean score at the step ends of
+    the kept trees, `prm_sum` the mean over their chains of its sum.
     """
-    leaves = [(t, leaf) for t in trees for leaf in t.leaves()]
+    leaves = [(t, leaf) for t in trees for leaf in t.leaves() if not t.given]
     lengths = [len(t.completion_ids(leaf)) for t, leaf in leaves]
     steps = [len(t.step_ends(leaf)) for t, leaf in leaves]
     entropy = [e for t in trees for n in t.nodes[1:] for e in n.entropy]
@@ -54,23 +57,47 @@ def describe(
     prm_sums = [sum(t.path_scores("prm", leaf)) for t in kept if "prm" in t.scores for leaf in t.leaves()]
     names = ["loss", "value_loss", "clipped", "kl_ref", "ptx_loss"]
     totals = summed(
-        [statuses["correct"], statuses["error"], len(leaves), sum(lengths), sum(steps), sum(entropy), len(entropy),
+        [statuses["correct"], statuses["error"], sum(statuses.values()), len(leaves), sum(lengths), sum(steps),
+         sum(entropy), len(entropy),
          len(trees), len(kept), sum(prm), len(prm), sum(prm_sums), len(prm_sums), *(seen.get(n, 0.0) for n in names)],
         accelerator,
     )  # fmt: skip
-    correct, errors, n, length, step, ent, tokens, drawn, usable, prm_sum, prm_count, chain_sum, chains = (
-        totals[:13]
-    )
+    (
+        correct,
+        errors,
+        judged,
+        n,
+        length,
+        step,
+        ent,
+        tokens,
+        drawn,
+        usable,
+        prm_sum,
+        prm_count,
+        chain_sum,
+        chains,
+    ) = totals[:14]
     updates = max(1, seen.get("updates", 0))
     found = {
-        "reward": correct / max(1, n - errors), "errors": errors, "length": length / n, "num_steps": step / n,
+        "reward": correct / max(1, judged - errors), "errors": errors, "length": length / max(1, n),
+        "num_steps": step / max(1, n),
         "entropy": ent / max(1, tokens), "drawn": drawn, "kept": usable, "grad_norm": seen.get("grad_norm", 0.0) / updates,
         "skipped": seen.get("skipped", 0), "empty": seen.get("empty", 0), "kl_sampler": gap.mean_k3,
         "sampler_p999": gap.p999, "sampler_effective": gap.effective,
     }  # fmt: skip
     if prm_count:
         found |= {"prm": prm_sum / prm_count, "prm_sum": chain_sum / max(1, chains)}
-    return found | {name: total / updates for name, total in zip(names, totals[13:], strict=True)}
+    return found | {name: total / updates for name, total in zip(names, totals[14:], strict=True)}
+
+
+def reuse(
+    trees: Sequence[Tree], again: Sequence[Tree], config: PolicyGradientStage, accelerator: Accelerator
+) -> dict[str, float]:  # fmt: skip
+    """How many trees were learned from again and how many begun inside a solution, over all processes, where any can be."""
+    replayed, begun = summed([len(again), sum(bool(t.given) for t in trees)], accelerator)
+    found = {"replayed": replayed} if config.replay is not None else {}
+    return found | ({"begun_inside": begun} if config.starts is not None else {})
 
 
 def why_barren(rounds: int, seen: Mapping[str, float], verdicts: Mapping[str, int]) -> str:

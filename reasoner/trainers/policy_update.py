@@ -97,7 +97,8 @@ def update_once(
             config.temperature,
         )  # fmt: skip
         old_N = logprobs_N.detach() if b.old_N is None else b.old_N
-        gaps.append((old_N - b.sampler_N)[b.weights_N > 0])
+        if not b.is_again:
+            gaps.append((old_N - b.sampler_N)[b.weights_N > 0])
         terms = loss_fn(logprobs_N, old_N, b, config)
         per_token_N = terms.loss_N * truncated_importance(old_N, b.sampler_N, config.importance_limit)
         if b.ref_N is not None:
@@ -141,18 +142,41 @@ def kl_moved(
 
     Measured after the last update, on the first micro-batch of each process.
     """
-    batch = next((part[0] for part in parts if part), None)
     sums = [0.0, 0.0]
-    if batch is not None:
+    for batch, logprobs_N in _as_it_is_now(parts, models, config):
+        moved_N = kl_k3(batch.sampler_N, logprobs_N) * batch.weights_N
+        sums = [float(moved_N.sum()), float(batch.weights_N.sum())]
+    moved, mass = summed(sums, accelerator)
+    return moved / mass if mass else 0.0
+
+
+def still_effective(
+    parts: Sequence[Sequence[Batch]], models: Models, config: PolicyGradientStage, accelerator: Accelerator
+) -> float:
+    """The effective sample size of a round's tokens under the policy as it is now, as a share of them.
+
+    (Σ w r)² / (Σ w Σ w r²) with r = p(now) / p(when sampled), on the first micro-batch of each process.
+    """
+    sums = [0.0, 0.0, 0.0]
+    for batch, logprobs_N in _as_it_is_now(parts, models, config):
+        ratio_N = (logprobs_N - batch.sampler_N).double().exp()
+        w = batch.weights_N.double()
+        sums = [float(x.sum()) for x in (w, w * ratio_N, w * ratio_N.square())]
+    mass, first, second = summed(sums, accelerator)
+    return first * first / (mass * second) if mass else 1.0
+
+
+def _as_it_is_now(
+    parts: Sequence[Sequence[Batch]], models: Models, config: PolicyGradientStage
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """The first micro-batch that the round has drawn, if any, and the policy's log-probabilities of its tokens."""
+    for batch in [b for part in parts for b in part if not b.is_again][:1]:
         p = batch.packed
         with torch.no_grad():
             logprobs_N, _ = models.policy(
                 p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N, temperature=config.temperature
             )
-        moved_N = kl_k3(batch.sampler_N, logprobs_N) * batch.weights_N
-        sums = [float(moved_N.sum()), float(batch.weights_N.sum())]
-    moved, mass = summed(sums, accelerator)
-    return moved / mass if mass else 0.0
+        yield batch, logprobs_N
 
 
 def _critic_backward(

@@ -95,7 +95,7 @@ class RoundAudit:
             self._check_chain(*random.Random(f"audit {self.seed} {round}").choice(chains))
 
     def _check_chain(self, tree: Tree, leaf: int) -> None:
-        ids = [*tree.nodes[ROOT].token_ids, *tree.completion_ids(leaf)]
+        ids = tree.token_ids(leaf)
         drawn = [x for s in tree.path(leaf)[1:] for x in tree.nodes[s.node].logprobs_full[: s.end]]
         if len(drawn) < 1 or not all(map(math.isfinite, drawn)):
             return

@@ -108,7 +108,7 @@ def sift(drawn: Round, at: Position, config: SpikeConfig, accelerator: Accelerat
 
 def _of_trees(drawn: Round, accelerator: Accelerator) -> dict[str, float]:
     """OF_TREES of a round, over all processes (as policy_report's)."""
-    lengths = [len(t.completion_ids(leaf)) for t in drawn.trees for leaf in t.leaves()]
+    lengths = [len(t.completion_ids(leaf)) for t in drawn.trees for leaf in t.leaves() if not t.given]
     entropy = [e for t in drawn.trees for n in t.nodes[1:] for e in n.entropy]
     judged = drawn.statuses.total() - drawn.statuses["error"]
     sums = [sum(entropy), len(entropy), sum(lengths), len(lengths), drawn.statuses["correct"], judged]

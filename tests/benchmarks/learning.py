@@ -226,12 +226,13 @@ def run(method: str, rate: float, seed: int, budget: int, out: Path) -> dict:
                 LONGEST,
             )
             stages = [evaluated(str(folder / "peer"))]
-        run_stages(validate(RunConfig, _config(folder, seed, stages), "learning"))
-        for stage, models in json.loads((folder / "ledger.json").read_text())["counts"].items():
+        made = folder / "run"  # a folder of its own: a run takes no other files beside its own
+        run_stages(validate(RunConfig, _config(made, seed, stages), "learning"))
+        for stage, models in json.loads((made / "ledger.json").read_text())["counts"].items():
             if stage != "evaluate":
                 generated += sum(m.get("decoded", 0) for m in models.values())
                 trained += sum(m.get("trained", 0) for m in models.values())
-        return {**accuracies(folder), "generated": generated, "trained": trained}
+        return {**accuracies(made), "generated": generated, "trained": trained}
 
     key = {"method": method, "rate": rate, "seed": seed, "budget": budget}
     return key | apart(cell, folder / "log")

@@ -49,7 +49,9 @@ def problems(verifier: str = "small_verifiers:has", reference: dict | None = Non
     return [Problem(f"p{i}", f"number {i}", verifier, reference) for i in range(6)]
 
 
-def train(folder, out, options=None, of=None, log=None, checkpoints=None, ledger=None, **paths):
+def train(
+    folder, out, options=None, of=None, log=None, checkpoints=None, ledger=None, prompt=PromptConfig(), **paths
+):  # fmt: skip
     """Final weights and the metrics of every round."""
     rows: list[dict] = []
     session = Session(
@@ -59,7 +61,7 @@ def train(folder, out, options=None, of=None, log=None, checkpoints=None, ledger
         checkpoints=checkpoints,
     )
     config = validate(PolicyGradientStage, QUICK | (options or {}), "test")
-    prompting = Prompting(load_tokenizer(str(folder)), PromptConfig())
+    prompting = Prompting(load_tokenizer(str(folder)), prompt)
     with session.ledger.stage("ppo"):
         train_policy(str(folder), prompting, of or problems(), config, session, **paths)
     return load_model(str(out / "model")).state_dict(), rows

@@ -48,6 +48,7 @@ ONCE = """
   - {kind: sft, name: timed, model: MODEL, batch_size: 8, max_seconds: 0.5, trl: {logging_steps: 1}}
   - {kind: sft, name: timed_by_stage, model: MODEL, batch_size: 8, seconds_of: [timed], trl: {logging_steps: 1}}
   - {kind: ppo, name: lora, model: MODEL, problems_per_round: 7, kl_weight: 0.1, lora: {r: 2}, minibatches: 2, PPO: 2}
+  - {kind: ppo, name: reused, model: MODEL, problems_per_round: 9, minibatches: 2, REUSED: 4}
 """
 EACH = """
   - {kind: sft, name: sft_BASE, model: MODEL, batch_size: 8, max_steps: 3, optimizer: RATE}
@@ -68,6 +69,10 @@ REFRESH = (
 PPO = "max_tokens: 16, drop_uniform: false, optimizer: RATE, critic_optimizer: RATE, rounds"
 GRPO = (
     "max_tokens: 16, advantage: {method: grpo}, tree: {num_roots: 8, num_points: 0}, optimizer: RATE, rounds"
+)
+REUSED = (
+    "max_tokens: 16, temperature: 1.7, advantage: {method: grpo}, tree: {num_roots: 6, num_points: 0}, screen: 3, "
+    "curriculum: {}, replay: {}, starts: {share: 0.4, below: 1.0}, optimizer: RATE, rounds"
 )
 # where a head of zeros passes next to nothing back, Adam magnifies rounding: few updates, and small ones
 RATE = "{lr: 0.0005, warmup: 0.0, schedule: constant}"
@@ -96,7 +101,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     for name, model in (("tied", tied), ("untied", folder / "untied")):
         text += EACH.replace("BASE", name).replace("MODEL", str(model))
     text += AFTER.replace("MODEL", str(tied))
-    for name, value in {"REFRESH": REFRESH, "GRPO": GRPO, "PPO": PPO, "RATE": RATE}.items():
+    for name, value in {"REFRESH": REFRESH, "REUSED": REUSED, "GRPO": GRPO, "PPO": PPO, "RATE": RATE}.items():
         text = text.replace(name, value)
     (folder / "all.yaml").write_text(text, encoding="utf-8")
     found = {"tied": tied, "untied": folder / "untied"}
@@ -153,6 +158,19 @@ def test_a_prm_that_is_kept_up_learns_from_the_trees_of_all(runs):
         a, b = weights(one / name), weights(two / name)
         assert furthest(a, b) < 1e-5, name
     assert furthest(weights(one / "prm"), weights(runs["one"] / "models/prm_tied/model")) > 5e-4
+
+
+def test_choices_starts_and_reuse_are_those_of_one_process(runs):
+    """What is chosen, given and learned from again is settled over all processes, whoever drew it."""
+    one, two = (weights(runs[r] / "models/reused/model") for r in ("one", "two"))
+    assert furthest(one, weights(runs["tied"])) > 2e-4 and furthest(one, two) < 1e-5
+    rows = [
+        [json.loads(x) for x in (runs[r] / "stages/reused/metrics.jsonl").open() if "ppo/reward" in x]
+        for r in ("one", "two")
+    ]
+    for name in ("ppo/begun_inside", "ppo/replayed", "ppo/kept", "ppo/reward", "ppo/drawn"):
+        a, b = ([row[name] for row in of] for of in rows)
+        assert a == pytest.approx(b) and sum(a) > 0, name
 
 
 def test_the_ledger_counts_all_processes(runs):
