@@ -273,7 +273,8 @@ def measured_on(config: RunConfig) -> tuple[str, ...]:
     to train (who evaluates on the training set as well wants to see just that)."""
     evaluated, trained = set[str](), set[str]()
     for stage in config.stages:
-        (evaluated if stage.kind == "evaluate" else trained).update(getattr(stage, "problems", ()))
+        is_measure = stage.kind in ("evaluate", "self_correction")
+        (evaluated if is_measure else trained).update(getattr(stage, "problems", ()))
     return tuple(sorted({"test"} | (evaluated - trained)))
 
 

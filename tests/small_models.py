@@ -50,6 +50,11 @@ def small_lm(kind: str, vocab_size: int = 64, seed: int = 0, **options):
 
 def always(lm, *tokens: int):
     """A model that greedily writes the given tokens one after the other, over and over, whatever came before."""
+    return writes_after(lm, dict(zip(tokens, (*tokens[1:], tokens[0]), strict=True)))
+
+
+def writes_after(lm, following: dict[int, int]):
+    """A model that writes `following[t]` after the token t, whatever came before it."""
     model = copy.deepcopy(lm)
     with torch.no_grad():
         for p in model.base_model.layers.parameters():
@@ -57,7 +62,7 @@ def always(lm, *tokens: int):
         width = model.config.hidden_size
         model.base_model.embed_tokens.weight = torch.nn.Parameter(torch.zeros(lm.config.vocab_size, width))
         model.lm_head.weight = torch.nn.Parameter(torch.zeros(lm.config.vocab_size, width))
-        for i, (token, after) in enumerate(zip(tokens, (*tokens[1:], tokens[0]), strict=True)):
+        for i, (token, after) in enumerate(following.items()):
             model.base_model.embed_tokens.weight[token, i] = 1.0
             model.lm_head.weight[after, i] = 1.0
     return model

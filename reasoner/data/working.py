@@ -20,7 +20,7 @@ from reasoner.data.demonstrator import (
     next_line,
     parse_expression,
 )
-from verifiers.arithmetic_steps import WrittenStep
+from verifiers.arithmetic_steps import WrittenStep, check_steps
 
 _NUMBER = r"-?\d{1,12}(?:\.\d{1,6})?"
 _LINE = re.compile(rf"({_NUMBER})([-+*])({_NUMBER})=({_NUMBER})")
@@ -44,6 +44,14 @@ def check_working(response: str, expression: str) -> list[WrittenStep]:
             steps.append(WrittenStep(text, start, start + len(text), fine, "" if fine else "wrong"))
         offset += len(raw) + 1
     return steps
+
+
+def written_steps(response: str, problem: str) -> list[WrittenStep]:
+    """The exact truth of each line: as the next calculation where the problem is an expression, else by itself."""
+    try:
+        return check_working(response, problem)
+    except ValueError:
+        return check_steps(response, problem)
 
 
 def _follow(e: Expression) -> Callable[[str], bool]:

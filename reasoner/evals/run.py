@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reasoner.data.prompting import Prompting
-from reasoner.data.working import check_working
+from reasoner.data.working import written_steps
 from reasoner.evals.metrics import best_of_n, maj_at_k, pass_at_k
 from reasoner.evals.no_answers import no_answer_rows
 from reasoner.evals.reward_quality import auroc, best_threshold, first_below, first_error_f1
@@ -27,7 +27,7 @@ from reasoner.scoring.outcome import outcome_reward
 from reasoner.scoring.prm import score_leaves, score_steps
 from reasoner.scoring.published import PublishedPRM
 from reasoner.tree import Problem, Tree
-from verifiers.arithmetic_steps import WrittenStep, check_steps
+from verifiers.arithmetic_steps import WrittenStep
 
 NUM_SHOWN = 6  # chains of each policy in the report
 
@@ -141,14 +141,6 @@ def calibrated_threshold(trees: Sequence[Tree], prompting: Prompting) -> float:
     if all(t == -1 for t in truth) or all(t != -1 for t in truth):
         return 0.5
     return best_threshold([[step.score for step in c] for c in chains], truth).threshold
-
-
-def written_steps(response: str, problem: str) -> list[WrittenStep]:
-    """The exact truth of each line: as the next calculation where the problem is an expression, else by itself."""
-    try:
-        return check_working(response, problem)
-    except ValueError:
-        return check_steps(response, problem)
 
 
 def checked_chain(tree: Tree, leaf: int, prompting: Prompting) -> list[Checked]:

@@ -207,6 +207,21 @@ def evaluation(stage: Any, facts: Facts) -> Work:
     )
 
 
+def correction(stage: Any, facts: Facts) -> Work:
+    """Of each policy a greedy answer, samples, and what follows three beginnings of half a chain."""
+    given, length = facts.of(stage), facts.completion(stage.max_tokens)
+    chains = len(stage.policies) * given.problems * (1.0 + stage.num_samples + 3.0)
+    begun = len(stage.policies) * given.problems * 3.0
+    return Work(
+        prefilled=given.problems * given.prompt * len(stage.policies) + begun * (given.prompt + length / 2),
+        decoded=chains * length - begun * length / 2,
+        verifications=chains,
+        trajectories=chains,
+        sequence=given.prompt + length,
+        at_once=min(stage.num_slots, max(1.0, chains)),
+    )
+
+
 def _judged(name: str, facts: Facts) -> Work:
     """The work of the stage whose trees a stage rests on in the end; none where they come from a file."""
     while name in facts.stages:
@@ -223,6 +238,7 @@ READINGS: tuple[tuple[Sequence[str], Callable[[Any, Facts], Work]], ...] = (
     (("num_problems", "tree", "max_tokens", "problems"), rollout),
     (("trees", "probe", "max_tokens"), completion),
     (("policies", "methods", "max_tokens", "problems"), evaluation),
+    (("policies", "link", "num_samples", "max_tokens", "problems"), correction),
     (("problems", "batch_size", "epochs", "trl"), imitation),
     (("labels", "batch_size", "epochs", "trl"), preferences),
     (("labels", "batch_size", "epochs", "tokens_per_batch"), reward_model),

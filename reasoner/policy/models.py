@@ -176,6 +176,15 @@ def is_adapter(path: str | Path) -> bool:
     return (Path(path) / CONFIG_FILE).is_file()
 
 
+def num_positions(path: str | Path) -> int | None:
+    """The most tokens that a model of a folder or hub name reads at once; None where that is not told."""
+    try:
+        config = AutoConfig.from_pretrained(base_of(path))
+    except (OSError, ValueError):
+        return None  # to load the model will tell why
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def base_of(path: str | Path) -> str:
     """The model that an adapter folder was trained on, also where both have moved; any other path is its own base.
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
+from reasoner.data.working import written_steps
 from reasoner.records import StepLabels
 from reasoner.signals.step_labels import NO_ERROR, UNDECIDED
-from verifiers.arithmetic_steps import check_steps
+from verifiers.arithmetic_steps import WrittenStep, check_steps
 
 # (prompts, steps of each solution) -> where each solution first goes wrong; NO_ERROR, or UNDECIDED
 StepJudge = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
@@ -18,18 +20,22 @@ StepJudge = Callable[[Sequence[str], Sequence[Sequence[str]]], list[int]]
 
 def arithmetic(prompts: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[int]:
     """The first written calculation that is false, or uses a number that neither the problem nor a step gives."""
-    found = []
-    for prompt, steps in zip(prompts, solutions, strict=True):
-        ends, length = [], 0
-        for step in steps:
-            length += len(step)
-            ends.append(length)
-        wrong = [line.start for line in check_steps("".join(steps), prompt) if line.right is False]
-        found.append(next(i for i, end in enumerate(ends) if wrong[0] < end) if wrong else NO_ERROR)
-    return found
+    return [_first_wrong(s, check_steps("".join(s), p)) for p, s in zip(prompts, solutions, strict=True)]
 
 
-JUDGES: dict[str, StepJudge] = {"arithmetic": arithmetic}
+def working(prompts: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[int]:
+    """The first line that is not the next calculation of a prompt that is an expression; of others as `arithmetic`."""
+    return [_first_wrong(s, written_steps("".join(s), p)) for p, s in zip(prompts, solutions, strict=True)]
+
+
+def _first_wrong(steps: Sequence[str], lines: Sequence[WrittenStep]) -> int:
+    """The step in which the first wrong line begins."""
+    ends = list(accumulate(map(len, steps)))
+    wrong = [line.start for line in lines if line.right is False]
+    return next(i for i, end in enumerate(ends) if wrong[0] < end) if wrong else NO_ERROR
+
+
+JUDGES: dict[str, StepJudge] = {"arithmetic": arithmetic, "working": working}
 
 
 def with_votes(records: Iterable[StepLabels], judge: StepJudge) -> Iterator[StepLabels]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Annotated
 
 from pydantic import Field
@@ -11,9 +11,9 @@ from pydantic import Field
 from reasoner.config import Config, Entry
 from reasoner.records import SFTExample
 from reasoner.registry import lookup
-from reasoner.tree import ROOT, Tree, counts
-
-Decode = Callable[[Sequence[int]], str]
+from reasoner.signals.backtracking import Decode, Turn, is_right, turns_by_judge, turns_by_verdicts
+from reasoner.signals.consensus import JUDGES
+from reasoner.tree import ROOT, Tree
 
 
 class TraceConfig(Config):
@@ -29,6 +29,14 @@ class TraceConfig(Config):
         description="most traces of one problem that go wrong, say so and go back to the branch",
     )
     link: str = Field(default="Wait, that is wrong.\n", description="what a trace says where it goes back")
+    wrong_step: Annotated[str, Entry("judge of steps", "reasoner.signals.consensus:JUDGES")] = Field(
+        default="",
+        description="who tells the step that a trace goes back from: arithmetic | working, or module:function; empty: the "
+        "verdicts of the tree",
+    )
+    imitate_wrong: bool = Field(
+        default=False, description="learn to write the wrong turn too; by default it is read and not imitated"
+    )
 
 
 def traces(
@@ -39,16 +47,24 @@ def traces(
     link_ids = encode(config.link) if config.backtracking else []
     for tree in trees:
         right = {
-            tuple(tree.completion_ids(leaf)): leaf
-            for leaf in reversed(tree.leaves())
-            if _status(tree, leaf) == "correct" and tree.nodes[leaf].stop_reason == "eos"
+            tuple(tree.completion_ids(leaf)): leaf for leaf in reversed(tree.leaves()) if is_right(tree, leaf)
         }
         distinct = list(right)[::-1]
         for ids in pick(distinct, config.per_problem):
             yield _example(tree, list(ids), [], decode)
-        turns = _wrong_turns(tree, link_ids) if config.backtracking else iter(())
-        for (ids, mask), _ in zip(turns, range(config.backtracking), strict=False):
+        for turn in islice(_turns(tree, config, decode), config.backtracking):
+            ids = turn.head + link_ids + turn.tail
+            learned = [1] * (len(ids) - len(turn.head))
+            mask = (
+                [] if config.imitate_wrong else [int(i < turn.back) for i in range(len(turn.head))] + learned
+            )
             yield _example(tree, ids, mask, decode)
+
+
+def _turns(tree: Tree, config: TraceConfig, decode: Decode) -> Iterator[Turn]:
+    if not config.wrong_step:
+        return turns_by_verdicts(tree)
+    return turns_by_judge(tree, lookup(JUDGES, config.wrong_step, "judge of steps"), decode)
 
 
 def shortest(chains: list[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
@@ -82,65 +98,6 @@ PICKS: dict[str, Callable[[list[tuple[int, ...]], int], list[tuple[int, ...]]]] 
     "diverse": diverse,
     "first": first,
 }
-
-
-def _wrong_turns(tree: Tree, link_ids: list[int]) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids with a mask that keeps the wrong turn itself out of the loss; one trace a branch state.
-
-    The wrong turn runs to the first step after which every continuation failed, or where none was tried to
-    the last step but one; then the link, and the right sibling from the last step that both have in common.
-    """
-    for (node, offset), children in _branches(tree).items():
-        drawn = [*children, *([node] if node != ROOT and offset < len(tree.nodes[node].token_ids) else [])]
-        right = [d for d in drawn if _status(tree, d) == "correct" and tree.nodes[d].stop_reason == "eos"]
-        wrong = [d for d in drawn if _status(tree, d) == "incorrect"]
-        prefix = len(tree.completion_ids(node, offset)) if node != ROOT else 0
-        for bad in wrong:
-            turn_end = _turn_end(tree, bad, prefix)
-            if right and turn_end is not None:
-                good = min(right, key=lambda r: len(tree.completion_ids(r)))
-                ends = [0, *(e for e, _ in _step_states(tree, good) if e <= prefix)]
-                back = ends[-1]
-                head = tree.completion_ids(bad)[:turn_end]
-                tail = tree.completion_ids(good)[back:]
-                mask = [int(i < back) for i in range(turn_end)] + [1] * (len(link_ids) + len(tail))
-                yield head + link_ids + tail, mask
-                break
-
-
-def _turn_end(tree: Tree, leaf: int, prefix: int) -> int | None:
-    """How many completion tokens the wrong turn keeps: to a step after `prefix` that is known dead; None without one."""
-    states = [(end, state) for end, state in _step_states(tree, leaf) if end > prefix]
-    for (end, state), _ in pairwise(states):
-        tried = counts(tree, *state)
-        if tried.n and not tried.c:
-            return end
-        if tried.c:
-            return None  # right answers come from here, so the fault lies in what follows
-    return states[-2][0] if len(states) > 1 else None
-
-
-def _step_states(tree: Tree, leaf: int) -> list[tuple[int, tuple[int, int]]]:
-    """Per step of the trajectory, its end in completion tokens and as a state (node, offset)."""
-    begin, at = {}, 0
-    for span in tree.path(leaf)[1:]:
-        begin[span.node] = at
-        at += span.end
-    return [(begin[e.node] + e.index + 1, (e.node, e.index + 1)) for e in tree.step_ends(leaf)]
-
-
-def _branches(tree: Tree) -> dict[tuple[int, int], list[int]]:
-    found: dict[tuple[int, int], list[int]] = {}
-    leaves = set(tree.leaves())
-    for i, node in enumerate(tree.nodes[1:], start=1):
-        if i in leaves:
-            found.setdefault((node.parent, node.offset), []).append(i)
-    return found
-
-
-def _status(tree: Tree, leaf: int) -> str:
-    verdict = tree.verdicts.get(leaf)
-    return verdict.status if verdict is not None else ""
 
 
 def _example(tree: Tree, ids: list[int], mask: list[int], decode: Decode) -> SFTExample:

@@ -14,13 +14,14 @@ from reasoner.stages.label import Label, run_label
 from reasoner.stages.ppo import PPO, run_ppo
 from reasoner.stages.reward_models import ORM, PRM, PairwiseORM, run_orm, run_pairwise, run_prm
 from reasoner.stages.rollout import Rollout, run_rollout
+from reasoner.stages.self_correction import SelfCorrection, run_self_correction
 from reasoner.stages.sft import SFT, run_sft
 from reasoner.stages.step_benchmarks import StepBenchmarks, run_step_benchmarks
 from reasoner.stages.verify import Verify, run_verify
 
 StageConfig = (
     InitStage | ImportLabels | SFT | Rollout | Verify | Complete | Label | Critiques | PRM | ORM | PairwiseORM | PPO
-    | DPO | Evaluate | StepBenchmarks
+    | DPO | Evaluate | StepBenchmarks | SelfCorrection
 )  # fmt: skip
 
 STAGES: dict[str, Callable] = {
@@ -39,6 +40,7 @@ STAGES: dict[str, Callable] = {
     "dpo": run_dpo,
     "evaluate": run_evaluate,
     "step_benchmarks": run_step_benchmarks,
+    "self_correction": run_self_correction,
 }
 TRAINERS = ("sft", "prm", "orm", "pairwise", "ppo", "dpo")
 IN_PARTS = ("rollout", "verify", "complete", "label", "evaluate")  # shared out, and gone on with part by part

@@ -28,6 +28,7 @@ MAKES: dict[str, str] = {
     "dpo": "model",
     "evaluate": "rows",
     "step_benchmarks": "rows",
+    "self_correction": "rows",
 }
 _SERVES = {"model": ("model", "reward model")}  # a reward model holds a causal LM
 _NO_STAGE = {

@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsag
 from reasoner.config import Config, MayChange
 from reasoner.interrupt import deferring
 from reasoner.policy.adapters import LoRA, load_trainable, save_trained
-from reasoner.policy.models import load_tokenizer
+from reasoner.policy.models import load_tokenizer, num_positions
 from reasoner.policy.shard import Sharding
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
@@ -50,6 +50,7 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
     """Train and save to `session.out`; prompts carry no loss. An empty list of examples is a UserError."""
     if not examples:
         raise UserError("no demonstrations to imitate; expected at least one, check the problem source")
+    examples = _that_fit(model_path, examples, session)
     lengths = [len(e.prompt_ids) + len(e.completion_ids) for e in examples]
     rows = RankRows(lengths, config.batch_size, session.seed, by_length=True)
     steps = config.max_steps or max(1, round(config.epochs * len(rows)))
@@ -95,6 +96,20 @@ def train_sft(model_path: str, examples: list[SFTExample], config: SFTStage, ses
     session.ledger.add("policy", trained=rows.tokens)
     if trainer.is_world_process_zero():
         save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, session.out / "model")
+
+
+def _that_fit(model_path: str, examples: list[SFTExample], session: Session) -> list[SFTExample]:
+    """The demonstrations within the model's positions; those beyond are counted, none at all within is a UserError."""
+    room = num_positions(model_path)
+    kept = [e for e in examples if room is None or len(e.prompt_ids) + len(e.completion_ids) <= room]
+    if not kept:
+        raise UserError(
+            f"all {len(examples)} demonstrations are longer than the {room} positions of {model_path}; expected shorter "
+            "ones, or a model with more room"
+        )
+    if len(kept) < len(examples):
+        session.log({"sft/too_long": len(examples) - len(kept)}, 0)
+    return kept
 
 
 class _SFT(GoesOn, FromRows, SFTTrainer):

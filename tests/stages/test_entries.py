@@ -35,6 +35,7 @@ FREE_TEXT = {
     "SelfCritique": {"ask_text", "yes_text", "no_text", "revise_text"},
     "Sampled": {"label"},
     "TraceConfig": {"link"},
+    "SelfCorrection": {"link"},
     "RewardModelStage": {"label_tokens"},
     "StepBenchmarks": {"benchmarks"},
     **{trl: {"trl"} for trl in ("SFTStage", "DPOStage", "PairwiseStage")},

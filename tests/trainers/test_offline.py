@@ -102,6 +102,18 @@ TRAINERS = {
 }
 
 
+def test_demonstrations_beyond_the_model_s_positions_are_left_out_and_counted(folder, tmp_path):
+    """Alone they are refused; among others, what is trained is what is trained without them."""
+    long = SFTExample("long", "", "", [5] * 1000, [7] * 100)
+    lines = run(train_sft, folder, [*EXAMPLES, long], SFTStage(batch_size=2), tmp_path / "a")
+    assert lines[0] == {"sft/too_long": 1}
+    run(train_sft, folder, EXAMPLES, SFTStage(batch_size=2), tmp_path / "b")
+    a, b = weights_of(tmp_path / "a/model"), weights_of(tmp_path / "b/model")
+    assert a and all(torch.equal(a[k], b[k]) for k in a)
+    with pytest.raises(UserError, match="all 1 demonstrations are longer than the 1024 positions"):
+        run(train_sft, folder, [long], SFTStage(), tmp_path / "c")
+
+
 def weights_of(model_folder) -> dict[str, torch.Tensor]:
     return {f"{p.name} {k}": v for p in model_folder.glob("*.safetensors") for k, v in load_file(p).items()}
 
