@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from accelerate import PartialState
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from reasoner.config import Config, check_entries, difference, save_resolved
 from reasoner.data.prompting import PromptConfig
@@ -32,12 +32,13 @@ from reasoner.policy.machine import Precision, use
 from reasoner.registry import UserError
 from reasoner.scoring.outcome import TooManyFailed
 from reasoner.seal import changed, check_seal, fingerprint, seal
-from reasoner.stages import EVERYWHERE, IN_PARTS, STAGES, TRAINERS, StageConfig
+from reasoner.stages import EVERYWHERE, IN_PARTS, MAKERS, MEASURES, STAGES, StageConfig
 from reasoner.stages.basis import basis, data_files
 from reasoner.stages.beforehand import check_problems
 from reasoner.stages.context import Context
 from reasoner.stages.needs import check_needs
 from reasoner.stages.references import check_data, check_references, data_in, earlier_stages
+from reasoner.stages.repeat import Repeat, expanded
 from reasoner.store import is_done, saying_what_is_full, to_json, write_json, write_text
 from reasoner.tracking import Tracker, wandb_run
 from reasoner.trainers.checkpoint import latest_step
@@ -83,9 +84,9 @@ class RunConfig(Config):
     problems: dict[str, list[SourceConfig]] = Field(
         description="problem sets by name; problems of `test` are kept out of all training"
     )
-    stages: list[Annotated[StageConfig, Field(discriminator="kind")]] = Field(
-        min_length=1, description="what to do, in order"
-    )
+    stages: Annotated[
+        list[Annotated[StageConfig | Repeat, Field(discriminator="kind")]], AfterValidator(expanded)
+    ] = Field(min_length=1, description="what to do, in order; of kind repeat: rounds of stages")
 
 
 # (stage, done, total, note, numbers): the numbers are the stage's latest metrics, its tokens by counter, and, when it has
@@ -209,7 +210,7 @@ def _run_stage(
     stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress, tracked: Any
 ) -> None:
     folder = out / "stages" / stage.name
-    models = out / "models" / stage.name if stage.kind in (*TRAINERS, "init") else folder
+    models = out / "models" / stage.name if stage.kind in MAKERS else folder
     checkpoints = folder / CHECKPOINTS
     latest: dict[str, Any] = {}
 
@@ -273,8 +274,7 @@ def measured_on(config: RunConfig) -> tuple[str, ...]:
     to train (who evaluates on the training set as well wants to see just that)."""
     evaluated, trained = set[str](), set[str]()
     for stage in config.stages:
-        is_measure = stage.kind in ("evaluate", "self_correction")
-        (evaluated if is_measure else trained).update(getattr(stage, "problems", ()))
+        (evaluated if stage.kind in MEASURES else trained).update(getattr(stage, "problems", ()))
     return tuple(sorted({"test"} | (evaluated - trained)))
 
 

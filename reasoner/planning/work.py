@@ -222,6 +222,20 @@ def correction(stage: Any, facts: Facts) -> Work:
     )
 
 
+def choice(stage: Any, facts: Facts) -> Work:
+    """A greedy answer of each model."""
+    given, length = facts.of(stage), facts.completion(stage.max_tokens)
+    chains = len(stage.models) * given.problems
+    return Work(
+        prefilled=chains * given.prompt,
+        decoded=chains * length,
+        verifications=chains,
+        trajectories=chains,
+        sequence=given.prompt + length,
+        at_once=min(stage.num_slots, max(1.0, given.problems)),
+    )
+
+
 def _judged(name: str, facts: Facts) -> Work:
     """The work of the stage whose trees a stage rests on in the end; none where they come from a file."""
     while name in facts.stages:
@@ -239,6 +253,7 @@ READINGS: tuple[tuple[Sequence[str], Callable[[Any, Facts], Work]], ...] = (
     (("trees", "probe", "max_tokens"), completion),
     (("policies", "methods", "max_tokens", "problems"), evaluation),
     (("policies", "link", "num_samples", "max_tokens", "problems"), correction),
+    (("models", "max_tokens", "problems"), choice),
     (("problems", "batch_size", "epochs", "trl"), imitation),
     (("labels", "batch_size", "epochs", "trl"), preferences),
     (("labels", "batch_size", "epochs", "tokens_per_batch"), reward_model),

@@ -10,6 +10,7 @@ from reasoner.stages.dpo import DPO, run_dpo
 from reasoner.stages.evaluate import Evaluate, run_evaluate
 from reasoner.stages.import_labels import ImportLabels, run_import
 from reasoner.stages.init import InitStage, run_init
+from reasoner.stages.keep import Keep, run_keep
 from reasoner.stages.label import Label, run_label
 from reasoner.stages.ppo import PPO, run_ppo
 from reasoner.stages.reward_models import ORM, PRM, PairwiseORM, run_orm, run_pairwise, run_prm
@@ -21,7 +22,7 @@ from reasoner.stages.verify import Verify, run_verify
 
 StageConfig = (
     InitStage | ImportLabels | SFT | Rollout | Verify | Complete | Label | Critiques | PRM | ORM | PairwiseORM | PPO
-    | DPO | Evaluate | StepBenchmarks | SelfCorrection
+    | DPO | Evaluate | StepBenchmarks | SelfCorrection | Keep
 )  # fmt: skip
 
 STAGES: dict[str, Callable] = {
@@ -38,10 +39,13 @@ STAGES: dict[str, Callable] = {
     "pairwise": run_pairwise,
     "ppo": run_ppo,
     "dpo": run_dpo,
+    "keep": run_keep,
     "evaluate": run_evaluate,
     "step_benchmarks": run_step_benchmarks,
     "self_correction": run_self_correction,
 }
 TRAINERS = ("sft", "prm", "orm", "pairwise", "ppo", "dpo")
+MAKERS = (*TRAINERS, "init", "keep")  # these write models
+MEASURES = ("evaluate", "self_correction", "keep")  # what they measure on is not trained on
 IN_PARTS = ("rollout", "verify", "complete", "label", "evaluate")  # shared out, and gone on with part by part
 EVERYWHERE = (*TRAINERS, *IN_PARTS)  # these run on every process, the others on the first

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -59,13 +59,16 @@ class Context:
         """
         return own_ids(self._usable(names, to_judge))
 
-    def spooled(self, names: list[str], seed: int, most: int) -> Spool:
-        """At most so many problems of `items(names)` in a random order, in a file that all processes read."""
+    def spooled(self, names: list[str], seed: int, most: int, round: int = 0) -> Spool:
+        """At most so many problems of `items(names)` in a random order, in a file that all processes read.
+
+        Every round goes on in the order where the last one ended, and from its start once more at its end.
+        """
         assert self.session.parts is not None
         path = self.session.parts / "problems.jsonl"
         if PartialState().is_main_process and not path.is_file():
             problems = (item.problem for item in self._usable(names, True))
-            spool(path, problems, lambda num: random_order(num, seed)[:most].tolist())
+            spool(path, problems, lambda num: turned(random_order(num, seed).tolist(), round * most)[:most])
         wait_for_everyone()
         return Spool(path)
 
@@ -194,6 +197,12 @@ def shuffled(items: list[Item], seed: int):
 def random_order(num: int, seed: int) -> torch.Tensor:
     """The numbers below `num` in a random order."""
     return torch.randperm(num, generator=torch.Generator().manual_seed(seed))
+
+
+def turned(order: Sequence[R], by: int) -> list[R]:
+    """The order from its place `by` on, and then what stands before it."""
+    start = by % max(1, len(order))
+    return [*order[start:], *order[:start]]
 
 
 def _distinct(items: Iterable[Item]) -> Iterator[Item]:

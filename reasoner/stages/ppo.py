@@ -8,7 +8,7 @@ from pydantic import Field
 
 from reasoner.folder import StageName
 from reasoner.registry import UserError
-from reasoner.stages.context import Context, examples, shuffled
+from reasoner.stages.context import Context, examples, shuffled, turned
 from reasoner.stages.references import ModelName, ProblemSet, RewardModelName, ShownSet
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_gradient import train_policy
@@ -26,6 +26,9 @@ class PPO(PolicyGradientStage):
     )
     prm: RewardModelName | None = Field(None, description="stage of the PRM that enters the reward")
     orm: RewardModelName | None = Field(None, description="stage of the ORM that enters the reward")
+    round: int = Field(
+        0, ge=0, description="number of the stage among repeated ones: each begins with the problems behind the last one's"
+    )  # fmt: skip
     demonstrations: list[ShownSet] = Field([], description="problem sets imitated beside, with ptx_weight")
 
 
@@ -38,8 +41,10 @@ def run_ppo(config: PPO, context: Context) -> None:
         raise UserError(
             f"{reader} is set but demonstrations names no problem set with solutions; expected one, or {reader} left out"
         )
+    problems = shuffled(context.items(config.problems), context.session.seed)
+    begun = config.round * config.rounds * config.problems_per_round
     train_policy(
-        context.model(config.model), prompting, shuffled(context.items(config.problems), context.session.seed), config,
+        context.model(config.model), prompting, turned(problems, begun), config,
         context.session, config.critic and context.model(config.critic), config.prm and context.model(config.prm), shown,
         config.orm and context.model(config.orm),
     )  # fmt: skip

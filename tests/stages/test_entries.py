@@ -36,6 +36,7 @@ FREE_TEXT = {
     "Sampled": {"label"},
     "TraceConfig": {"link"},
     "SelfCorrection": {"link"},
+    "Repeat": {"first"},
     "RewardModelStage": {"label_tokens"},
     "StepBenchmarks": {"benchmarks"},
     **{trl: {"trl"} for trl in ("SFTStage", "DPOStage", "PairwiseStage")},
