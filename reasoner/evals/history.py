@@ -29,6 +29,7 @@ MAX_PER_STAGE = 12
 TRAINERS = (
     "sft",
     "dpo",
+    "distill",
     "ppo",
     "prm",
     "orm",

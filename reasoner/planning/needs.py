@@ -82,6 +82,13 @@ def preferring(stage: Any, config: Any, longest: int, hardware: Hardware, work: 
     return _training(stage, config, longest, hardware, 2 * _rows(stage, hardware) * longest, 1)
 
 
+def distilling(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
+    """As imitating, with a teacher beside, which is taken to be as big as the student."""
+    need = imitating(stage, config, longest, hardware, work)
+    teacher = float(count_parameters(config).total * hardware.value_bytes)
+    return Need({**need.parts, "teacher": teacher}, need.total + teacher)
+
+
 def judging(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
     return _training(stage, config, longest, hardware, stage.tokens_per_batch, 0)
 
@@ -117,6 +124,7 @@ Needed = Callable[[Any, Any, int, Hardware, Work], Need]
 NEEDS: tuple[tuple[tuple[str, ...], Needed], ...] = (
     (("rounds", "problems_per_round", "tree"), on_policy),
     (("labels", "trl", "batch_size"), preferring),
+    (("teacher", "trl", "batch_size"), distilling),
     (("problems", "trl", "batch_size"), imitating),
     (("labels", "tokens_per_batch"), judging),
     (("num_slots", "max_tokens"), drawing),

@@ -150,6 +150,22 @@ def imitation(stage: Any, facts: Facts) -> Work:
     return Work(trained=0.0 if seconds else tokens, seconds=seconds, sequence=length)
 
 
+def distilling(stage: Any, facts: Facts) -> Work:
+    """Every problem of an update is answered by the student, and the answer read by the teacher."""
+    given, length = facts.of(stage), facts.completion(stage.max_tokens)
+    drawn = _updates(stage, given.problems) * stage.batch_size
+    tokens = drawn * (given.prompt + length)
+    return Work(
+        prefilled=drawn * given.prompt,
+        decoded=drawn * length,
+        scored=tokens,
+        trained=tokens,
+        trajectories=drawn,
+        sequence=given.prompt + length,
+        at_once=stage.batch_size,
+    )
+
+
 def preferences(stage: Any, facts: Facts) -> Work:
     """Every chain in one pair, which is the most; both sides pass through the reference as well."""
     source = _judged(stage.labels, facts)
@@ -254,6 +270,7 @@ READINGS: tuple[tuple[Sequence[str], Callable[[Any, Facts], Work]], ...] = (
     (("policies", "methods", "max_tokens", "problems"), evaluation),
     (("policies", "link", "num_samples", "max_tokens", "problems"), correction),
     (("models", "max_tokens", "problems"), choice),
+    (("teacher", "batch_size", "epochs", "trl", "max_tokens"), distilling),
     (("problems", "batch_size", "epochs", "trl"), imitation),
     (("labels", "batch_size", "epochs", "trl"), preferences),
     (("labels", "batch_size", "epochs", "tokens_per_batch"), reward_model),

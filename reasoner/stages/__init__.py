@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from reasoner.stages.complete import Complete, run_complete
 from reasoner.stages.critiques import Critiques, run_critiques
+from reasoner.stages.distill import Distill, run_distill
 from reasoner.stages.dpo import DPO, run_dpo
 from reasoner.stages.evaluate import Evaluate, run_evaluate
 from reasoner.stages.import_labels import ImportLabels, run_import
@@ -22,7 +23,7 @@ from reasoner.stages.verify import Verify, run_verify
 
 StageConfig = (
     InitStage | ImportLabels | SFT | Rollout | Verify | Complete | Label | Critiques | PRM | ORM | PairwiseORM | PPO
-    | DPO | Evaluate | StepBenchmarks | SelfCorrection | Keep
+    | DPO | Distill | Evaluate | StepBenchmarks | SelfCorrection | Keep
 )  # fmt: skip
 
 STAGES: dict[str, Callable] = {
@@ -39,12 +40,13 @@ STAGES: dict[str, Callable] = {
     "pairwise": run_pairwise,
     "ppo": run_ppo,
     "dpo": run_dpo,
+    "distill": run_distill,
     "keep": run_keep,
     "evaluate": run_evaluate,
     "step_benchmarks": run_step_benchmarks,
     "self_correction": run_self_correction,
 }
-TRAINERS = ("sft", "prm", "orm", "pairwise", "ppo", "dpo")
+TRAINERS = ("sft", "prm", "orm", "pairwise", "ppo", "dpo", "distill")
 MAKERS = (*TRAINERS, "init", "keep")  # these write models
 MEASURES = ("evaluate", "self_correction", "keep")  # what they measure on is not trained on
 IN_PARTS = ("rollout", "verify", "complete", "label", "evaluate")  # shared out, and gone on with part by part

@@ -26,6 +26,7 @@ MAKES: dict[str, str] = {
     "pairwise": "reward model",
     "ppo": "model",
     "dpo": "model",
+    "distill": "model",
     "keep": "model",
     "evaluate": "rows",
     "step_benchmarks": "rows",

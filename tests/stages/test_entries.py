@@ -39,7 +39,7 @@ FREE_TEXT = {
     "Repeat": {"first"},
     "RewardModelStage": {"label_tokens"},
     "StepBenchmarks": {"benchmarks"},
-    **{trl: {"trl"} for trl in ("SFTStage", "DPOStage", "PairwiseStage")},
+    **{trl: {"trl"} for trl in ("SFTStage", "DPOStage", "DistillStage", "PairwiseStage")},
     **{
         reads: {"label_kind"} for reads in ("PRM", "Critiques")
     },  # beside the key that names the stage, which checks it

@@ -30,6 +30,7 @@ TRAINERS = f"""
 - {{kind: dpo, name: dpo_whole, model: sft, batch_size: 4, optimizer: {{lr: 0.001}}, trl: {{max_steps: {STEPS}}}}}
 - {{kind: dpo, name: dpo_lora, model: sft, batch_size: 4, lora: {{r: 2, dropout: 0.2}}, trl: {{max_steps: {STEPS}}}}}
 - {{kind: pairwise, model: sft, batch_size: 4, trl: {{max_steps: {STEPS}}}}}
+- {{kind: distill, model: base, teacher: sft, batch_size: 4, max_steps: {STEPS}, max_tokens: 8, lora: {{r: 2, dropout: 0.2}}}}
 """
 NAMES = [stage.get("name", stage["kind"]) for stage in yaml.safe_load(TRAINERS)]
 SAVE_EVERY = 3

@@ -15,6 +15,7 @@ from reasoner.ledger import Ledger
 from reasoner.pipeline import RunConfig, run
 from reasoner.policy.models import load_model, load_tokenizer, save
 from reasoner.registry import UserError
+from reasoner.store import is_done
 from reasoner.trainers.ranks import check_started
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,6 +48,7 @@ stages:
 ONCE = """
   - {kind: sft, name: timed, model: MODEL, batch_size: 8, max_seconds: 0.5, trl: {logging_steps: 1}}
   - {kind: sft, name: timed_by_stage, model: MODEL, batch_size: 8, seconds_of: [timed], trl: {logging_steps: 1}}
+  - {kind: distill, name: distilled, model: MODEL, teacher: timed, batch_size: 8, max_steps: 2, max_tokens: 16, optimizer: RATE}
   - {kind: ppo, name: lora, model: MODEL, problems_per_round: 7, kl_weight: 0.1, lora: {r: 2}, minibatches: 2, PPO: 2}
   - {kind: ppo, name: reused, model: MODEL, problems_per_round: 9, minibatches: 2, REUSED: 4}
 """
@@ -189,6 +191,22 @@ def test_one_clock_ends_a_run_of_seconds_on_both(runs):
     for stage in ("timed", "timed_by_stage"):
         found = [json.loads(line) for line in (runs["two"] / "stages" / stage / "metrics.jsonl").open()]
         assert found and (runs["two"] / "models" / stage / "model/model.safetensors").is_file()
+
+
+def test_a_student_learns_what_two_processes_draw(runs):
+    """Each draws for its own problems: what comes out is one student, which moved, and the tokens of both are counted."""
+    start = weights(runs["tied"])
+    for number, name in ((1, "one"), (2, "two")):
+        moved = furthest(weights(runs[name] / "models/distilled/model"), start)
+        assert 0 < moved < 0.01
+        counts = Ledger.load(runs[name] / "ledger.json").counts["distilled"]
+        assert counts["teacher"]["scored"] == counts["policy"]["prefilled"] + counts["policy"]["decoded"]
+        assert is_done(runs[name] / "stages/distilled")["processes"] == number
+    prefilled = [
+        Ledger.load(runs[n] / "ledger.json").counts["distilled"]["policy"]["prefilled"]
+        for n in ("one", "two")
+    ]
+    assert prefilled[0] == prefilled[1] > 0  # the same problems
 
 
 @pytest.mark.parametrize("file", LAUNCH_FILES, ids=lambda p: p.stem)
