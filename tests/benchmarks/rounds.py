@@ -1,0 +1,71 @@
+"""A finished run of configs/rounds.yaml by round, as Markdown: python -m tests.benchmarks.rounds runs/rounds
+
+Accuracy on the development and the test set with 95 % intervals, tokens, and how good the Monte-Carlo step labels are
+against the exact truth of each written step (reasoner/data/working.py), up to a chain's first wrong step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from reasoner.records import StepLabels
+from reasoner.signals.consensus import working
+from reasoner.signals.step_labels import NO_ERROR
+from reasoner.store import read_records
+
+
+def table(run: Path) -> str:
+    rows = json.loads((run / "metrics.json").read_text())
+    counts = json.loads((run / "ledger.json").read_text())["counts"]
+    lines = [
+        "| round | dev, % | built upon | test, % | tokens drawn | tokens trained on | labelled steps "
+        "| right steps called right, % | wrong steps called wrong, % |",
+        "|" + "---|" * 9,
+    ]
+    for number in range(1, 1 + len(list((run / "records").glob("r*_label")))):
+        of_round = {name: c for name, c in counts.items() if name.startswith(f"r{number}_")}
+        policy = f"r{number}_ppo"
+        history = (run / "stages" / f"r{number}_keep" / "metrics.jsonl").read_text().splitlines()
+        kept = next(line["kept"] for line in map(json.loads, history) if "kept" in line)
+        steps, right, wrong = label_quality(run / "records" / f"r{number}_label" / "hard")
+        lines.append(
+            f"| {number} | {_cell(rows, f'r{number}_keep', policy)} | {kept} | {_cell(rows, 'evaluate', policy)} "
+            f"| {_total(of_round, 'decoded'):,} | {_total(of_round, 'trained'):,} | {steps:,} | {100 * right:.1f} "
+            f"| {100 * wrong:.1f} |"
+        )
+    first = next(r["when"] for r in rows if r["stage"] == "evaluate")
+    return "\n".join([*lines, "", f"Before: test {_cell(rows, 'evaluate', first)} ({first})."])
+
+
+def label_quality(folder: Path) -> tuple[int, float, float]:
+    """(steps with a hard label up to the first wrong one, share of right ones labelled 1, of wrong ones labelled 0)."""
+    found = {True: [0, 0], False: [0, 0]}  # by truth: how many labels agree, of how many
+    for record in read_records(folder, StepLabels):
+        (first,) = working([record.prompt], [record.completions])
+        end = len(record.labels) if first == NO_ERROR else first + 1
+        for i, label in enumerate(record.labels[:end]):
+            if not math.isnan(label):
+                is_right = i != first
+                found[is_right][0] += (label > 0.5) == is_right
+                found[is_right][1] += 1
+    shares = [agreeing / max(1, num) for agreeing, num in (found[True], found[False])]
+    return found[True][1] + found[False][1], shares[0], shares[1]
+
+
+def _cell(rows: list[dict[str, Any]], stage: str, when: str) -> str:
+    asked = ("pass@1", "greedy", stage, when)
+    of_policy = [r for r in rows if (r["metric"], r["method"], r["stage"], r["when"]) == asked]
+    row = next((r for r in of_policy if r["subset"] == "all"), of_policy[0])
+    return f"{100 * row['value']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+
+
+def _total(counts: dict[str, dict[str, dict[str, int]]], counter: str) -> int:
+    return sum(of_model.get(counter, 0) for of_stage in counts.values() for of_model in of_stage.values())
+
+
+if __name__ == "__main__":
+    print(table(Path(sys.argv[1])))
