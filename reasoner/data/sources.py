@@ -31,6 +31,7 @@ from reasoner.data.rows import (
 )
 from reasoner.data.splits import normalised
 from reasoner.data.theorems import coq
+from reasoner.data.varied import varied
 from reasoner.registry import UserError, lookup
 from reasoner.tree import Problem
 from verifiers import lookup as lookup_verifier
@@ -226,6 +227,7 @@ def labelled(config: SourceConfig) -> Iterator[Item]:
 SOURCES: dict[str, Callable[[SourceConfig], Iterator[Item]]] = {
     "arithmetic": arithmetic,
     "gsm8k": gsm8k,
+    "varied": varied,
     "jsonl": jsonl,
     "labelled": labelled,
     "gym": gym,
