@@ -53,8 +53,8 @@ def test_each_round_has_stages_of_its_own_that_read_its_own_and_those_before():
     assert (stages["r2_seen"].policies, stages["r2_seen"].sampled) == (["r1_keep", "r2_ppo"], ["r2_ppo"])
     assert [stages[f"r{n}_keep"].models for n in (1, 2)] == [["M", "r1_ppo"], ["r1_keep", "r2_ppo"]]
     # what counts rounds or versions has the round's number
-    assert [stages[f"r{n}_rollout"].round for n in (1, 2)] == [1, 2]
-    assert stages["r2_ppo"].round == 2 and stages["r2_complete"].version == 2
+    assert [stages[f"r{n}_rollout"].repeat for n in (1, 2)] == [1, 2]
+    assert stages["r2_ppo"].repeat == 2 and stages["r2_complete"].version == 2
 
 
 def test_another_name_and_one_round():
@@ -128,8 +128,7 @@ def test_two_rounds_whose_second_policy_is_worse(tmp_path):
     better, worse = str(tmp_path / "better"), str(tmp_path / "worse")
     stages = [
         {"kind": "rollout", "model": "keep", "num_problems": 1, "max_tokens": 8, "tree": {"num_roots": 2, "num_points": 0}},
-        {"kind": "verify", "model": "keep"},
-        {"kind": "label", "model": "keep", "kinds": ["hard"]},
+        {"kind": "label", "model": "keep", "trees": "rollout", "kinds": ["hard"]},
         {"kind": "keep", "models": ["keep", worse], "max_tokens": 8},
     ]  # fmt: skip
     raw = {
@@ -147,7 +146,7 @@ def test_two_rounds_whose_second_policy_is_worse(tmp_path):
             for r in from_json((out / f"stages/r{n}_keep/rows.json").read_text())
         }
         assert measured["pass@1", "worse"] == (0.5, 2) and -0.5 in {v for v, _ in measured.values()}
-    trees = [list(read_trees(out / f"trees/r{n}_verify")) for n in (1, 2)]
+    trees = [list(read_trees(out / f"trees/r{n}_rollout")) for n in (1, 2)]
     assert [len(t) for t in trees] == [1, 1] and trees[0][0].problem.prompt != trees[1][0].problem.prompt
     assert [t[0].nodes[1].weights_version for t in trees] == [1, 2]
     labels = [list(islice(read_records(out / f"records/r{n}_label/hard", StepLabels), 5)) for n in (1, 2)]
