@@ -26,7 +26,7 @@ class PPO(PolicyGradientStage):
     )
     prm: RewardModelName | None = Field(None, description="stage of the PRM that enters the reward")
     orm: RewardModelName | None = Field(None, description="stage of the ORM that enters the reward")
-    repeat: int = Field(
+    of_round: int = Field(
         0, ge=0, description="number of the round of a `repeat`: each begins with the problems behind the last one's"
     )  # fmt: skip
     demonstrations: list[ShownSet] = Field([], description="problem sets imitated beside, with ptx_weight")
@@ -42,7 +42,7 @@ def run_ppo(config: PPO, context: Context) -> None:
             f"{reader} is set but demonstrations names no problem set with solutions; expected one, or {reader} left out"
         )
     problems = shuffled(context.items(config.problems), context.session.seed)
-    begun = config.repeat * config.rounds * config.problems_per_round
+    begun = config.of_round * config.rounds * config.problems_per_round
     train_policy(
         context.model(config.model), prompting, turned(problems, begun), config,
         context.session, config.critic and context.model(config.critic), config.prm and context.model(config.prm), shown,

@@ -76,7 +76,7 @@ def _renamed(stage: Any, name: str, number: int, spoken: Callable[[str], str]) -
             if value:
                 new = spoken(value) if isinstance(value, str) else [spoken(one) for one in value]
                 _put(plain, key.split("."), new)
-    counted = {key: number for key in ("repeat", "version") if key in plain}
+    counted = {key: number for key in ("of_round", "version") if key in plain}
     return type(stage).model_validate({**plain, **counted, "name": name})
 
 

@@ -47,8 +47,8 @@ class Rollout(Config):
     model: ModelName = Field(description="stage, folder or hub name of the policy")
     problems: list[ProblemSet] = Field(["train"], description="problem sets")
     num_problems: int = Field(1000, ge=1, description="most problems to roll out")
-    repeat: int = Field(
-        0, ge=0, description="number of the round of a `repeat`, kept with the trees; each takes the problems behind the last one's"
+    of_round: int = Field(
+        0, ge=0, description="number of the round of a `repeat`, kept with the trees; each takes problems behind the last one's"
     )  # fmt: skip
     tree: TreeConfig = Field(
         BranchConfig(where="spread_steps", num_points=3, num_children=4),
@@ -78,7 +78,7 @@ class Rollout(Config):
 def run_rollout(config: Rollout, context: Context) -> None:
     prompting, session = context.prompting(config.model), context.session
     # another order than on-policy training has, so that reward models also learn problems which it meets late
-    problems = context.spooled(config.problems, session.seed + 1, config.num_problems, config.repeat)
+    problems = context.spooled(config.problems, session.seed + 1, config.num_problems, config.of_round)
     size = trees_per_part(len(problems))
     share = Share(session, config.name, -(-len(problems) // size))
 
@@ -94,15 +94,15 @@ def run_rollout(config: Rollout, context: Context) -> None:
         config.max_tokens,
         Sampling(config.temperature),
         session.seed,
-        config.repeat,
+        config.of_round,
         step_stop=StepStop(prompting.step_stop_ids, prompting.step_stop_tokens, prompting.is_step_end),
     )
     value = outcome_or_score("prm" if config.prm else "orm" if config.orm else None)
     policy = within(policy_of(config.tree, value, growth), config.budget)
     policy = pruned(policy, config.prune, session.seed, is_dead_end=_dead_end(config.dead_end, prompting))
     engine = make_engine(config.model, context, longest, config.num_slots, config.engine)
-    if config.repeat:
-        engine.load_weights(config.repeat)
+    if config.of_round:
+        engine.load_weights(config.of_round)
     num_own = min(len(share.numbers) * size, len(problems))
 
     def finish(number: int, trees: list[Tree], settled: list[Settled]) -> None:

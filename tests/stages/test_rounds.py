@@ -53,8 +53,8 @@ def test_each_round_has_stages_of_its_own_that_read_its_own_and_those_before():
     assert (stages["r2_seen"].policies, stages["r2_seen"].sampled) == (["r1_keep", "r2_ppo"], ["r2_ppo"])
     assert [stages[f"r{n}_keep"].models for n in (1, 2)] == [["M", "r1_ppo"], ["r1_keep", "r2_ppo"]]
     # what counts rounds or versions has the round's number
-    assert [stages[f"r{n}_rollout"].repeat for n in (1, 2)] == [1, 2]
-    assert stages["r2_ppo"].repeat == 2 and stages["r2_complete"].version == 2
+    assert [stages[f"r{n}_rollout"].of_round for n in (1, 2)] == [1, 2]
+    assert stages["r2_ppo"].of_round == 2 and stages["r2_complete"].version == 2
 
 
 def test_another_name_and_one_round():
