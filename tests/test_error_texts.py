@@ -22,6 +22,7 @@ TELLING = {"UserError", "ConfigError", "warning"}
 NOT_OURS = {
     *(
         "config.yaml",
+        "metrics.jsonl",
         "config.json",
         "tokenizer.json",
         "e.g",
