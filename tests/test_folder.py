@@ -26,7 +26,7 @@ with claimed(Path(sys.argv[1])):
     if sys.argv[2] == "fork" and os.fork() == 0:
         os.write(1, b"child %d\\n" % os.getpid())
         time.sleep(60)
-    print("held", flush=True)
+    os.write(1, b"held\\n")  # at once, whatever buffers: a child writes too
     time.sleep(60)
 """
 

@@ -73,7 +73,7 @@ def _gguf(model: str, out: Path, bits: int, check: bool):
     prompting = load_prompting(model, prompt_for(model, {}))
     prompts = [prompting.prompt_ids(question) for question in QUESTIONS]
     lm = load_merged(model, torch.float32)
-    answers = [greedy(lm, ids, prompting.eos_ids, ANSWER) for ids in prompts]
+    answers = greedy(lm, prompts, prompting.eos_ids, ANSWER)
     found = agreement(answers, out, prompts, prompting.eos_ids, ANSWER)
     yield (
         f"run by llama.cpp: {found.same} of {found.asked} greedy answers are the model's own to the last token; after the same "

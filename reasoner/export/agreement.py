@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from typing import Any, NamedTuple
 
 import httpx
 import torch
+
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.protocol import Request, Sampling
 
 QUESTIONS = (
     "What is 17 + 25?",
@@ -47,33 +51,41 @@ def agreement(
     same = chosen = 0
     with server(file, max(map(len, prompts)) + max_tokens + 8) as url:
         for ids, answer in zip(prompts, answers, strict=True):
-            same += ask(url, ids, eos_ids, max_tokens) == answer
-            chosen += sum(
-                ask(url, [*ids, *answer[:i]], eos_ids, 1) == [token] for i, token in enumerate(answer)
-            )
+            told = ask(url, ids, eos_ids, max_tokens)
+            same += told == answer
+            at = 0
+            while at < len(answer):  # from behind each token that is another, on the model's own text again
+                shared = _shared(told, answer[at:])
+                chosen += shared
+                at += shared + 1
+                if at < len(answer):
+                    told = ask(url, [*ids, *answer[:at]], eos_ids, len(answer) - at)
     return Agreement(len(prompts), same, sum(map(len, answers)), chosen)
 
 
-@torch.inference_mode()
-def greedy(lm: Any, ids: Sequence[int], eos_ids: Sequence[int], max_tokens: int) -> list[int]:
-    """The most probable tokens one after the other, by the logits alone, without the end of the turn."""
-    drawn: list[int] = []
-    inputs, past = torch.tensor([list(ids)]), None
-    while len(drawn) < max_tokens:
-        out = lm(input_ids=inputs, past_key_values=past, use_cache=True)
-        token = int(out.logits[0, -1].argmax())
-        if token in eos_ids:
-            break
-        drawn.append(token)
-        inputs, past = torch.tensor([[token]]), out.past_key_values
-    return drawn
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def greedy(
+    lm: Any, prompts: Sequence[Sequence[int]], eos_ids: Sequence[int], max_tokens: int
+) -> list[list[int]]:
+    """The most probable tokens one after the other, without the end of the turn."""
+    engine = LocalEngine(lm, eos_ids, 32, max(map(len, prompts)) + max_tokens)
+    asked = [Request(str(i), list(ids), max_tokens, i, Sampling(0.0)) for i, ids in enumerate(prompts)]
+    drawn = {completion.id: list(completion.token_ids) for completion in engine.sample(asked)}
+    return [_before_end(drawn[str(i)], eos_ids) for i in range(len(prompts))]
+
+
+def _before_end(ids: list[int], eos_ids: Sequence[int]) -> list[int]:
+    return ids[: next((i for i, token in enumerate(ids) if token in eos_ids), len(ids))]
 
 
 @contextmanager
 def server(file: Path, context: int) -> Iterator[str]:
     """llama.cpp's HTTP server on a free local port, with one file; it ends with this block."""
-    import xllamacpp  # pyright: ignore[reportMissingImports]
-
+    xllamacpp: Any = importlib.import_module("xllamacpp")
     given = xllamacpp.CommonParams()
     given.model.path = str(file)
     given.n_ctx, given.n_parallel, given.verbosity, given.warmup = context, 1, -1, False
@@ -88,5 +100,5 @@ def ask(url: str, ids: Sequence[int], eos_ids: Sequence[int], max_tokens: int) -
     body = {
         "prompt": list(ids), "n_predict": max_tokens, "temperature": 0, "return_tokens": True, "cache_prompt": True,
     }  # fmt: skip
-    told = httpx.post(f"{url}/completion", json=body, timeout=WAIT_S).raise_for_status().json()["tokens"]
-    return told[: next((i for i, token in enumerate(told) if token in eos_ids), len(told))]
+    answer = httpx.post(f"{url}/completion", json=body, timeout=WAIT_S).raise_for_status().json()
+    return _before_end(answer["tokens"], eos_ids)

@@ -1,8 +1,8 @@
-"""GGUF files against their model: `python -m tests.benchmarks.export MODEL_FOLDER [--prompts 100] [--tokens 32]`.
+"""GGUF files against their model: `python -m tests.benchmarks.export MODEL_FOLDER [--prompts 100] [--tokens 32] [--bits 16 8 4]`.
 
 The model is exported in 16, 8 and 4 bits into a folder that is removed afterwards; llama.cpp's server answers word
-problems made here (reasoning-gym's gsm_symbolic) greedily, and is asked for the next token after each token of the
-model's own answers. Prints one JSON line for each precision. Needs the extra `export`.
+problems made here (reasoning-gym's gsm_symbolic) greedily, and from behind each token that is another again on the
+model's own text. Prints one JSON line for each precision. Needs the extra `export`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--bits", type=int, nargs="+", default=[16, 8, 4])
     given = parser.parse_args()
     quiet()
     prompting = load_prompting(given.model, prompt_for(given.model, {}))
     made = reasoning_gym.create_dataset("gsm_symbolic", size=given.prompts, seed=0)
     prompts = [prompting.prompt_ids(row["question"]) for row in made]
     lm = load_merged(given.model, torch.float32)
-    answers = [greedy(lm, ids, prompting.eos_ids, given.tokens) for ids in prompts]
+    answers = greedy(lm, prompts, prompting.eos_ids, given.tokens)
     with tempfile.TemporaryDirectory() as folder:
-        for bits in (16, 8, 4):
+        for bits in given.bits:
             file = Path(folder) / f"{bits}.gguf"
             export_gguf(given.model, file, bits)
             found = agreement(answers, file, prompts, prompting.eos_ids, given.tokens)

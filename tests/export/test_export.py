@@ -1,6 +1,7 @@
 """Exported models, loaded by transformers alone: the same scores, the same logits; what cannot be is one line."""
 
 import sys
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from small_models import small_lm
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 
+from reasoner.export import agreement
 from reasoner.export.four_bits import quantize
 from reasoner.export.gguf_file import export_gguf
 from reasoner.export.heads import export_head
@@ -120,6 +122,29 @@ def test_a_plain_folder_has_the_logits_of_the_policy_and_nothing_is_written_over
     assert torch.equal(copied(ids).logits, shared.view(None)(ids).logits)
     with pytest.raises(UserError, match="holds something already"):
         save_plain(str(tmp_path / "policy"), tmp_path / "plain")
+
+
+def test_tokens_that_a_file_chooses_otherwise_are_counted_one_by_one(monkeypatch):
+    def counting(url, ids, eos_ids, max_tokens):
+        """Says the next number, but 20 after a 2, and ends behind an 8."""
+        told = []
+        while len(told) < max_tokens and (last := [*ids, *told][-1]) != 8:
+            told.append(20 if last == 2 else last + 1)
+        return told
+
+    monkeypatch.setattr(agreement, "ask", counting)
+    monkeypatch.setattr(agreement, "server", lambda file, context: nullcontext("url"))
+    answers = [[1, 2, 3, 4, 5], [6, 7, 8], [6, 7, 8, 9], []]
+    found = agreement.agreement(answers, Path("x"), [[0], [5], [5], [8]], [], 5)
+    # all but the 3 after the 2; whole; all but the 9 after the 8; whole, since nothing is said by either
+    assert found == (4, 2, 12, 4 + 3 + 3)
+    monkeypatch.undo()
+    lm = small_lm("qwen2", seed=3)
+    prompts = [[5, 6, 7], [8, 9]]
+    with torch.no_grad():
+        first = [int(lm(torch.tensor([ids])).logits[0, -1].argmax()) for ids in prompts]
+    drawn = agreement.greedy(lm, prompts, [first[0]], 4)
+    assert drawn[0] == [] and drawn[1][:1] == [first[1]] and first[0] != first[1]
 
 
 def test_without_the_converter_one_line_says_what_to_install(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ def test_the_file_answers_as_the_model_does(real_model, tmp_path, bits, megabyte
     prompting = load_prompting(real_model, PromptConfig(chat=True))
     prompts = [prompting.prompt_ids(question) for question in QUESTIONS]
     lm = load_merged(real_model, torch.float32)
-    answers = [greedy(lm, ids, prompting.eos_ids, 16) for ids in prompts]
+    answers = greedy(lm, prompts, prompting.eos_ids, 16)
     found = agreement(answers, tmp_path / "x.gguf", prompts, prompting.eos_ids, 16)
     assert found.asked == len(QUESTIONS) and found.tokens > 60
     assert found.chosen >= least * found.tokens
