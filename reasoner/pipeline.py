@@ -25,7 +25,7 @@ from reasoner.evals.rows import to_json as rows_to_json
 from reasoner.folder import begin, check_shared, claimed, held_by, withdraw
 from reasoner.interrupt import going_on
 from reasoner.ledger import Ledger
-from reasoner.parts import are_of, begin_parts, give_up_parts, marked
+from reasoner.parts import are_of, begin_parts, give_up_parts, marked, read_whole, unmark_damaged, write_whole
 from reasoner.planning.booked import flops_of
 from reasoner.planning.room import check_room
 from reasoner.policy.machine import Precision, use
@@ -39,7 +39,7 @@ from reasoner.stages.context import Context
 from reasoner.stages.needs import check_needs
 from reasoner.stages.references import check_data, check_references, data_in, earlier_stages
 from reasoner.stages.repeat import Repeat, expanded
-from reasoner.store import is_done, saying_what_is_full, to_json, write_json, write_text
+from reasoner.store import is_done, saying_what_is_full, to_json, write_text
 from reasoner.tracking import Tracker, wandb_run
 from reasoner.trainers.checkpoint import latest_step
 from reasoner.trainers.loop import Session
@@ -132,10 +132,12 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
                 work = _work(stage, config, out, read) if stage.kind in IN_PARTS else ""
                 goes_on = bool(work) and are_of(folder / PARTS, work)
                 begin(out, stage.name, goes_on)
-                if work and not goes_on:
+                if goes_on:
+                    unmark_damaged(folder / PARTS)
+                elif work:
                     begin_parts(folder / PARTS, work)
                 (folder / ROWS).unlink(missing_ok=True)
-                write_json(folder / BASIS, basis(stage, config))
+                write_whole(folder / BASIS, basis(stage, config))
             ledger.seconds.pop(stage.name, None)
             ledger.counts.pop(stage.name, None)
             ledger.processes.pop(stage.name, None)
@@ -329,9 +331,9 @@ def _take_up(config: RunConfig, out: Path) -> dict[str, dict[str, Any]]:
                     "restore it, or set out= to another folder"
                 )
             finished[stage.name] = info
-        elif latest_step(folder / CHECKPOINTS) and (folder / BASIS).is_file():
+        elif latest_step(folder / CHECKPOINTS) and (known := read_whole(folder / BASIS)) is not None:
             _check_same(
-                f"{out} holds the half-done stage {stage.name}", _read(folder / BASIS), basis(stage, config),
+                f"{out} holds the half-done stage {stage.name}", known, basis(stage, config),
                 f"take the change back, or remove {folder / CHECKPOINTS} to begin the stage again",
             )  # fmt: skip
     return finished

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,6 +13,9 @@ from small_models import save_small_qwen
 
 from reasoner import api
 from reasoner.commands.audit import audit
+from reasoner.config import read_yaml, validate
+from reasoner.pipeline import RunConfig
+from reasoner.pipeline import run as run_stages
 from reasoner.registry import UserError
 from reasoner.seal import sha256
 from tests import warm
@@ -60,6 +65,25 @@ def test_every_file_that_is_flipped_cut_or_gone_is_named(run):
             assert [str(path) in fault for fault in faults(run)] == [True], (path, damaged is None)
             path.write_bytes(whole)
     assert faults(run) == []
+
+
+def test_a_label_file_that_was_swapped_is_named_and_not_read(run):
+    """A whole Parquet file of the same size and columns, with the labels of other steps."""
+    (path,) = (run / "records/import/soft").glob("*.parquet")
+    table = pq.read_table(path)
+    turned = table.set_column(
+        table.column_names.index("labels"),
+        "labels",
+        pa.array([x[::-1] for x in table["labels"].to_pylist()], table["labels"].type),
+    )
+    assert turned.schema == table.schema and turned != table
+    pq.write_table(turned, path)
+    (told,) = faults(run)
+    assert str(path) in told and "as the stage import wrote" in told
+    (run / "stages/prm/done").unlink()
+    raw = read_yaml(run / "config.yaml") | {"out": str(run)}
+    with pytest.raises(UserError, match="damaged"):
+        run_stages(validate(RunConfig, raw, "test"))
 
 
 def test_a_foreign_file_and_a_damaged_marker_are_named(run):

@@ -30,7 +30,8 @@ from reasoner.policy.adapters import load_merged
 from reasoner.policy.machine import own_device
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
-from reasoner.store import read_trees
+from reasoner.seal import sha256
+from reasoner.store import read_trees, write_text
 from reasoner.trainers.gates import check_room
 from reasoner.trainers.loop import Session
 from reasoner.trainers.ranks import wait_for_everyone
@@ -66,9 +67,13 @@ class Context:
         """
         assert self.session.parts is not None
         path = self.session.parts / "problems.jsonl"
-        if PartialState().is_main_process and not path.is_file():
+        whole = path.with_suffix(".sha256")
+        if PartialState().is_main_process and not (
+            path.is_file() and whole.is_file() and whole.read_text(errors="replace") == sha256(path)
+        ):
             problems = (item.problem for item in self._usable(names, True))
             spool(path, problems, lambda num: turned(random_order(num, seed).tolist(), round * most)[:most])
+            write_text(whole, sha256(path))
         wait_for_everyone()
         return Spool(path)
 

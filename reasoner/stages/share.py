@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from reasoner.parts import costs_so_far, mark, marked, marks
+from reasoner.parts import costs_so_far, files_of, mark, marked, marks
 from reasoner.scoring.judging import Judging, Settled
 from reasoner.scoring.outcome import refuse_share
 from reasoner.search.grow import BranchPolicy, Growth, grow
@@ -54,7 +54,7 @@ class Share:
         }
         facts = {
             "rank": str(self.rank), "seconds": seconds - self._seconds, "costs": costs, "counts": dict(counts),
-            "notes": dict(notes or {}),
+            "notes": dict(notes or {}), "files": files_of(self.folder, number),
         }  # fmt: skip
         mark(self.folder, number, facts)
         self._booked, self._seconds = booked, seconds

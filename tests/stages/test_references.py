@@ -7,6 +7,7 @@ import pytest
 
 from reasoner.config import Config, _metadata_in, apply_overrides, read_yaml, validate
 from reasoner.ledger import Ledger
+from reasoner.parts import write_whole
 from reasoner.pipeline import RunConfig, basis, check, run
 from reasoner.registry import UserError
 from reasoner.stages import STAGES, StageConfig
@@ -180,7 +181,7 @@ def test_another_config_of_a_stage_with_checkpoints_is_refused_with_a_way_out(tm
     run(known.model_copy(update={"stages": known.stages[:1]}))
     checkpoint = out / "stages/ppo/checkpoints/00001"
     write_json(checkpoint / "manifest.json", {"step": 1, "fingerprint": "", "sha256": {}})
-    write_json(out / "stages/ppo/basis.json", basis(ppo, known))
+    write_whole(out / "stages/ppo/basis.json", basis(ppo, known))
     with pytest.raises(UserError) as fault:
         run(config(out, of("ppo", "optimizer.lr", "0.5")))
     for part in ("half-done stage ppo", "stages.ppo.optimizer.lr", f"remove {checkpoint.parent} to begin"):
