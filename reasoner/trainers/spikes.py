@@ -99,6 +99,7 @@ def sift(drawn: Round, at: Position, config: SpikeConfig, accelerator: Accelerat
     """Take out of a round what is not to be learned from: problems that are left out, and with `skip` all of a spike."""
     left_out = set(at.spikes["left_out"])
     drawn.usable = [(i, tree) for i, tree in drawn.usable if tree.problem.id not in left_out]
+    at.buffer = [kept for kept in at.buffer if kept.tree.problem.id not in left_out]
     if config.on_spike == "skip" and len(at.spikes["seen"]) >= config.after:
         found = spikes(_of_trees(drawn, accelerator), at.spikes["seen"], config)
         if found:

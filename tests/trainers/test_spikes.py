@@ -13,6 +13,7 @@ from reasoner.evals.history import spikes as told_of
 from reasoner.losses import ppo_clip
 from reasoner.registry import UserError
 from reasoner.trainers.policy_draw import Position, Round
+from reasoner.trainers.replay import Kept
 from reasoner.trainers.spikes import SpikeConfig, bounds, leave_out, note, sift, spikes
 from reasoner.tree import Node, Problem, Tree
 
@@ -77,8 +78,10 @@ def test_problems_that_are_left_out_teach_nothing():
     at, accelerator = Position(), Accelerator(cpu=True)
     assert leave_out(drawn("db"), 5, at) == ["b", "d"] and leave_out(drawn("bc"), 5, at) == ["c"]
     after = drawn("abcde")
+    at.buffer = [Kept(tree, 0, 1.0) for tree in after.trees]
     sift(after, at, SpikeConfig(), accelerator)
     assert [(i, t.problem.id) for i, t in after.usable] == [(0, "a"), (4, "e")]
+    assert [kept.tree.problem.id for kept in at.buffer] == ["a", "e"]  # nor from what was kept of them
     with pytest.raises(UserError, match="left out all 5 problems"):
         leave_out(drawn("ae"), 5, at)
 
