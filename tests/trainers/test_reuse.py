@@ -300,6 +300,18 @@ def test_a_position_comes_back_from_a_checkpoint(folder, tmp_path):
     assert young(back.buffer, 9, Replay(max_age=4)) and not young(back.buffer, 10, Replay(max_age=4))
 
 
+def test_demonstrations_are_begun_inside_of_from_the_first_round_on(folder, tmp_path):
+    shown = [
+        SFTExample("p0", "number 0", "", [1], [5, 6, 7, 8]),
+        SFTExample("other", "", "", [1], [5, 6, 7, 8]),
+    ]
+    options = MORE | {"rounds": 2, "starts": {"share": 0.4, "demonstrations": True}}
+    _, rows = train(folder, tmp_path, options, prompt=BY_TWO, demonstrations=shown)
+    assert (
+        rows[0]["ppo/begun_inside"] == 1
+    )  # of the problem that is trained on; afterwards own chains as well
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
