@@ -151,7 +151,9 @@ class Tree:
 
     def completion_ids(self, node: int, end: int | None = None) -> list[int]:
         """As `token_ids`, without the prompt; what was given of the solution is part of it."""
-        return self.token_ids(node, end)[self.num_prompt :]
+        root, *drawn = self.path(node, end)
+        given = self.nodes[ROOT].token_ids[self.num_prompt : root.end]
+        return [*given, *(t for s in drawn for t in self.nodes[s.node].token_ids[: s.end])]
 
     def step_ends(self, node: int) -> list[StepEnd]:
         """The step ends on the path from the root to the end of `node`, in order."""
