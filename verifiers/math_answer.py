@@ -15,6 +15,7 @@ from verifiers.answer_text import MAX_ANSWER_CHARS, canonical, quantity, same_qu
 from verifiers.extract import MAX_SCANNED_CHARS, final_answer, last_math
 from verifiers.fields import NoImage, TooLarge, Undefined, rational
 from verifiers.verdict import Verdict, failure
+from verifiers.worked_out import is_worked_out
 
 TIME_LIMIT_S = 0.5
 _MAX_NESTING = 60
@@ -32,23 +33,30 @@ _SECOND_CHOICE = re.compile(r"\b(?:or|and)\b|\([A-J]\)|\b[A-J][.:)]|[,/;] ?[A-J]
 
 
 def math(
-    response: str, answer: str | int | float | list, extract: str = "auto", places: int | None = None
+    response: str,
+    answer: str | int | float | list,
+    extract: str = "auto",
+    places: int | None = None,
+    worked_out: bool = True,
 ) -> Verdict:
     """Compare the response's final answer with `answer`.
 
     Reference keys: answer (text or number; a list of them: any one of these), extract (a rule of
     verifiers.extract, default "auto"), places (rational numbers need to agree in so many decimal
-    places only; default: exactly). No final answer: no_answer. Gold that cannot be read, or an
+    places only; default: exactly), worked_out (where the gold is a plain number, "6 + 9" is not 15; false: it is). No final answer: no_answer. Gold that cannot be read, or an
     equivalence that cannot be decided: error/internal_error.
     """
-    quick = math_quick(response, answer, extract, places)
+    quick = math_quick(response, answer, extract, places, worked_out)
     if quick is not None:
         return quick
     found = final_answer(response, extract) or ""
-    return _best(_ask(canonical(gold), canonical(found), found) for gold in _golds(answer))
+    asked = ((gold, _ask(canonical(gold), canonical(found), found)) for gold in _golds(answer))
+    return _best(_finished(gold, found, verdict, worked_out) for gold, verdict in asked)
 
 
-def math_quick(response: str, answer, extract: str = "auto", places: int | None = None) -> Verdict | None:
+def math_quick(
+    response: str, answer, extract: str = "auto", places: int | None = None, worked_out: bool = True
+) -> Verdict | None:
     """The verdict where this process can reach it cheaply, else None."""
     golds = _golds(answer)
     for gold in golds:
@@ -63,7 +71,8 @@ def math_quick(response: str, answer, extract: str = "auto", places: int | None 
         return Verdict("no_answer", "unparseable", detail=f"no final answer by rule {extract!r}")
     if problem := _refused(found):
         return Verdict("incorrect", "refused", 0.0, found[:200], problem)
-    verdicts = [_compare(gold, found, places) for gold in golds]
+    compared = ((gold, _compare(gold, found, places)) for gold in golds)
+    verdicts = [verdict and _finished(gold, found, verdict, worked_out) for gold, verdict in compared]
     if any(verdict is None for verdict in verdicts):
         correct = [verdict for verdict in verdicts if verdict is not None and verdict.status == "correct"]
         return correct[0] if correct else None
@@ -73,7 +82,12 @@ def math_quick(response: str, answer, extract: str = "auto", places: int | None 
 math.quick = math_quick
 
 
-def unreadable(answer: str | int | float | list, extract: str = "auto", places: int | None = None) -> str:
+def unreadable(
+    answer: str | int | float | list,
+    extract: str = "auto",
+    places: int | None = None,
+    worked_out: bool = True,
+) -> str:
     """Why a reference can judge nobody: a gold that is empty, too long, in no notation that is read, or without a
     value. "" where it can; also where no sandbox is to be had to tell."""
     golds = _golds(answer)
@@ -90,6 +104,13 @@ def unreadable(answer: str | int | float | list, extract: str = "auto", places: 
 
 
 math.unreadable = unreadable
+
+
+def _finished(gold: str, found: str, verdict: Verdict, worked_out: bool) -> Verdict:
+    """The verdict, incorrect where the answer is right and still a calculation to do."""
+    if not worked_out or verdict.status != "correct" or is_worked_out(canonical(gold), canonical(found)):
+        return verdict
+    return Verdict("incorrect", "wrong", 0.0, found, "a calculation that is not worked out")
 
 
 def _golds(answer) -> list[str]:
