@@ -43,8 +43,9 @@ def math(
 
     Reference keys: answer (text or number; a list of them: any one of these), extract (a rule of
     verifiers.extract, default "auto"), places (rational numbers need to agree in so many decimal
-    places only; default: exactly), worked_out (where the gold is a plain number, "6 + 9" is not 15; false: it is). No final answer: no_answer. Gold that cannot be read, or an
-    equivalence that cannot be decided: error/internal_error.
+    places only; default: exactly), worked_out (by default "6 + 9" is not 15, see verifiers.worked_out;
+    false: it is). No final answer: no_answer. Gold that cannot be read, or an equivalence that cannot
+    be decided: error/internal_error.
     """
     quick = math_quick(response, answer, extract, places, worked_out)
     if quick is not None:

@@ -56,6 +56,11 @@ class SourceConfig(Config):
         description="math: how the final answer is found in a response, a rule of verifiers.extract as boxed, hashes or "
         "last_math (for models that end with a sentence); empty: auto",
     )
+    worked_out: bool = Field(
+        True,
+        description="math: where the gold answer is a number, a calculation that has its value is none (6 + 9 for 15); false: "
+        "it is right",
+    )
     tolerance: float | None = Field(
         None,
         ge=0,

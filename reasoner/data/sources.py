@@ -62,7 +62,7 @@ def each_item(config: SourceConfig) -> Iterator[Item]:
         num += 1
         if low <= place_of(item.problem.prompt) < high:
             num_kept += 1
-            yield _extracting(item, config.extract)
+            yield _judged(item, config)
     if not num_kept:
         what = f"has none of its {num} problems in part {list(config.part)}" if num else "is empty"
         raise UserError(
@@ -70,11 +70,14 @@ def each_item(config: SourceConfig) -> Iterator[Item]:
         )
 
 
-def _extracting(item: Item, rule: str) -> Item:
-    """The item, judged by what this rule finds if it is a mathematical one; a row's own rule stays."""
-    if not rule or item.problem.verifier != "math":
+def _judged(item: Item, config: SourceConfig) -> Item:
+    """The item with what the config says of how answers are found and judged, if it is a mathematical one; a row's own stays."""
+    asked: dict[str, Any] = {"extract": config.extract} if config.extract else {}
+    if not config.worked_out:
+        asked["worked_out"] = False
+    if not asked or item.problem.verifier != "math":
         return item
-    return item._replace(problem=replace(item.problem, reference={"extract": rule, **item.problem.reference}))
+    return item._replace(problem=replace(item.problem, reference={**asked, **item.problem.reference}))
 
 
 def place_of(prompt: str) -> float:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from reasoner.data.rows import SourceConfig
+from reasoner.data.sources import load_items
 from verifiers import verify
 
 LEFT = [
@@ -34,3 +36,14 @@ def test_what_is_worked_out_is_right(gold, answer):
 def test_one_of_several_golds_may_be_the_calculation():
     assert verify("math", r"\boxed{6 + 9}", {"answer": ["15", "6 + 9"]}).status == "correct"
     assert verify("math", "6 + 9", {"answer": "15", "extract": "last_math"}).status == "incorrect"
+
+
+@pytest.mark.parametrize(("asked", "status"), [({}, "incorrect"), ({"worked_out": False}, "correct")])
+def test_a_source_may_ask_for_values_only(tmp_path, asked, status):
+    (tmp_path / "sums.jsonl").write_text('{"prompt": "How many are 6 and 9?", "answer": "15"}\n')
+    source = SourceConfig.model_validate(
+        {"name": "jsonl", "path": str(tmp_path / "sums.jsonl"), "extract": "last_math"}
+    )
+    (item,) = load_items(source.model_copy(update=asked))
+    assert verify(item.problem.verifier, "6 + 9", item.problem.reference).status == status
+    assert verify(item.problem.verifier, "6 + 9 = 15", item.problem.reference).status == "correct"
