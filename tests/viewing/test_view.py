@@ -133,6 +133,9 @@ def test_chains_are_searched_and_false_positives_come_first(browser):
     assert [c["id"] for c in told["chains"][:3]] == ["p0", "p1", "p2"]  # the PRM likes p0's wrong chain most
     # the least of its steps, also of the part that it shares: 0.9 of 0.9 and 0.95
     assert told["chains"][0]["scores"]["prm"] == pytest.approx(0.9)
+    # by the model's own likelihood the right chains have the higher score, and the wrong ones still come first
+    likely = browser.api("chains", **PLACE, score="likelihood")["chains"]
+    assert {c["verdict"] for c in likely} == {"incorrect"} and max(c["scores"]["likelihood"] for c in likely) < 0.6
     right = browser.api("chains", **PLACE, verdict="correct", start=50)
     assert right["found"] == 70 and {c["verdict"] for c in right["chains"]} == {"correct"}
     assert len(right["chains"]) == 20
