@@ -147,6 +147,7 @@ def gold_of(value: Any, where: str) -> str:
 # the splits that each source has on the hub; where the config names none, the first is taken
 SPLITS: dict[str, tuple[str, ...]] = {
     "gsm8k": ("train", "test"),
+    "varied": ("train", "test"),
     "math_train": ("train",),
     "math500": ("test",),
     "aime": ("train",),
