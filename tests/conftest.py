@@ -1,6 +1,7 @@
 """Settings of every test: offline, two torch threads, and where the shared data lie."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Threads that wait spin by default: where another program has the cores, small models take ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# What starts the tests may ignore them (nohup, a script's background), and what tests start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser):

@@ -91,6 +91,7 @@ RUN = ["run", ROOT / "configs" / "smoke" / "ppo.yaml", "out=run", "stages.1.roun
        "stalled_after=8"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_whose_update_hangs_is_ended(tmp_path):
     (tmp_path / "hangs.py").write_text(HANGS)
     done = warm.reasoner(*RUN, cwd=tmp_path)

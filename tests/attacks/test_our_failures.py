@@ -87,7 +87,7 @@ def test_too_few_descriptors_stop_the_run():
     _stopped(judged(script + "run('stdin')\nrun('asserts')\n"), "Too many open files")
 
 
-@pytest.mark.parametrize("limit", [9, 20, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("limit", [9, *(pytest.param(n, marks=pytest.mark.slow) for n in (12, 20))])
 def test_few_descriptors_never_make_a_right_answer_wrong(limit):
     script = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
     for statuses, message in judged(script + "run('asserts')\n"):

@@ -153,6 +153,7 @@ def test_a_4xx_ends_the_run_with_the_servers_own_words(folder, standing):
     engine.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_gets_the_weights_before_requests(folder, tmp_path):
     port = free_port()
     command = [

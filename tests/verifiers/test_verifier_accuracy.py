@@ -199,6 +199,7 @@ def _codet(shared_data: Path, tasks: slice) -> None:
     assert not any(status == "error" for status in found.values())
 
 
+@pytest.mark.slow
 def test_recorded_codet_labels_of_four_tasks(shared_data):
     _codet(shared_data, slice(0, 4))
 
