@@ -39,7 +39,7 @@ def two_rounds(tell, seconds):
         seconds[0] += 10
         tell("ppo", i, 4, "rounds", {**ROUND, "decoded": 5000 * i, "trained": 9e9})
     seconds[0] += 20
-    tell("ppo", 1, 1, "", {**ROUND, "decoded": 20000, "seconds": 40.2})
+    tell("ppo", 1, 1, "", {**ROUND, "decoded": 20100, "seconds": 40.2})
 
 
 def test_a_line_for_each_round_and_for_the_stage(seconds):
@@ -48,6 +48,14 @@ def test_a_line_for_each_round_and_for_the_stage(seconds):
         "ppo           2/4 rounds  reward 0.412  KL 0.00217  length 24.1  500 tokens/s  ETA 0:20",
         "ppo           40 s  reward 0.412  KL 0.00217  length 24.1  500 tokens/s",
     ]
+
+
+def test_the_tokens_of_earlier_starts_go_with_their_seconds(seconds):
+    def resumed(tell, seconds):
+        seconds[0] += 1
+        tell("ppo", 1, 1, "", {**ROUND, "decoded": 20100, "seconds": 40.2})
+
+    assert lines(resumed, seconds)[-1].endswith("  500 tokens/s")
 
 
 def test_the_bar_has_the_same_numbers_and_fits_80_columns(seconds):

@@ -148,7 +148,7 @@ def _parts(
     tokens = next((numbers[name] for name in TOKENS if numbers.get(name)), 0)
     now = time.monotonic()
     if "seconds" in numbers:  # the stage has ended
-        pace.points = [(pace.begun, 0.0, 0.0), (now, 1.0, tokens)]  # over the whole stage
+        pace.points = [(0.0, 0.0, 0.0), (numbers["seconds"], 1.0, tokens)]  # over the whole stage, earlier starts too
         return [note or f"{numbers['seconds']:.0f} s"], told(numbers), speed(pace, 1, 1)
     if not total:
         return [note] if note else [], [], []
