@@ -34,7 +34,8 @@ def test_imitation_then_ppo_on_a_base_in_4_bits(real_model, shared_data, tmp_pat
 @torch.no_grad()
 def test_greedy_texts_beside_the_whole_base(real_model, shared_data):
     whole = AutoModelForCausalLM.from_pretrained(real_model, dtype=torch.float32).eval()
-    base = SharedBase(real_model, LoRA(four_bit=True)).view(None)
+    base = SharedBase(real_model, LoRA(four_bit=True))
+    base.activate(None)
     chat = load_prompting(real_model, PromptConfig(chat=True))
     rows = first_rows(shared_data / "gsm8k" / "train.jsonl.gz", 12)
     same = total = 0
@@ -42,7 +43,7 @@ def test_greedy_texts_beside_the_whole_base(real_model, shared_data):
         ids = torch.tensor([chat.prompt_ids(row["question"])])
         text = whole.generate(ids, max_new_tokens=NEW, do_sample=False, attention_mask=torch.ones_like(ids))
         length = text.shape[1] - ids.shape[1]
-        guess = base(text, use_cache=False).logits[0, -length - 1 : -1].argmax(-1)
+        guess = base.lm(text, use_cache=False).logits[0, -length - 1 : -1].argmax(-1)
         same += int((guess == text[0, -length:]).sum())
         total += length
     print(

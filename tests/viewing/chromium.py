@@ -91,7 +91,8 @@ class Chromium:
         """Go there and wait until a script's value is true; returns the seconds that it took."""
         start = time.monotonic()
         self.send("Page.navigate", url=url)
-        self.wait(f"location.href.startsWith({json.dumps(url)}) && ({until})")
+        here = f"location.href.startsWith({json.dumps(url)})"
+        self.wait(f"{here} && document.readyState === 'complete' && ({until})")  # its styles are there, too
         return time.monotonic() - start
 
     def wait(self, until: str, seconds: float = 30) -> None:
