@@ -11,6 +11,7 @@ from reasoner.engine.local import LocalEngine
 from reasoner.engine.remote import RemoteEngine
 from reasoner.ledger import Ledger
 from reasoner.policy.heads import ScoreNet
+from reasoner.policy.packing import num_tokens
 from reasoner.scoring.aggregate import AGGREGATES
 from reasoner.scoring.outcome import judge
 from reasoner.scoring.prm import score_leaves, score_steps
@@ -18,7 +19,6 @@ from reasoner.scoring.published import PublishedPRM
 from reasoner.scoring.token_measures import first_tokens, measure_tokens
 from reasoner.search.grow import Growth, StepStop
 from reasoner.search.method import Tools
-from reasoner.signals.packing import num_tokens
 from reasoner.tree import NO_PARENT, ROOT, Tree
 
 

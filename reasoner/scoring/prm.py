@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from reasoner.policy.heads import ScoreNet, check_scores
+from reasoner.policy.packing import batches, num_tokens, pack
 from reasoner.scoring.published import PublishedPRM, score_published
-from reasoner.signals.packing import batches, num_tokens, pack
 from reasoner.tree import ROOT, Tree
 
 

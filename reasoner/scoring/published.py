@@ -18,11 +18,11 @@ from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 
 from reasoner.policy.heads import LabelTokens, ScoreNet, check_scores
+from reasoner.policy.labelled import State, Trie
 from reasoner.policy.machine import own_device
 from reasoner.policy.models import load_model, load_tokenizer
+from reasoner.policy.packing import batches, pack
 from reasoner.registry import UserError, lookup
-from reasoner.signals.labelled import State, Trie
-from reasoner.signals.packing import batches, pack
 from reasoner.tree import ROOT, Problem, Tree
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from reasoner.policy.heads import packed_hidden
+from reasoner.policy.packing import batches, pack
 from reasoner.registry import lookup
-from reasoner.signals.packing import batches, pack
 from reasoner.tree import ROOT, Problem, Tree
 
 TOP_K = 20

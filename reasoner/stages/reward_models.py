@@ -10,9 +10,9 @@ from pydantic import Field
 
 from reasoner.config import Entry
 from reasoner.folder import StageName
+from reasoner.policy.labelled import Labelled, all_tokens, from_outcomes, from_steps
 from reasoner.records import OutcomeLabel, PreferencePair, StepLabels
 from reasoner.scoring.aggregate import LABELS_FILE
-from reasoner.signals.labelled import Labelled, all_tokens, from_outcomes, from_steps
 from reasoner.signals.step_labels import with_neutral
 from reasoner.stages.context import Context
 from reasoner.stages.references import ModelName, Names

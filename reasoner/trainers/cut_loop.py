@@ -21,10 +21,10 @@ from reasoner.policy.adapters import Adapter, LoRA, SharedBase, is_adapter, load
 from reasoner.policy.heads import PolicyNet
 from reasoner.policy.machine import own_device
 from reasoner.policy.models import load_tokenizer, save
+from reasoner.policy.packing import batches, pack
 from reasoner.policy.shard import Sharding, gathered, shard, shard_base
 from reasoner.records import PreferencePair, SFTExample
 from reasoner.registry import UserError
-from reasoner.signals.packing import batches, pack
 from reasoner.trainers.checkpoint import Trained, fingerprint_of, go_on, save_checkpoint
 from reasoner.trainers.loop import (
     OptimizerConfig,

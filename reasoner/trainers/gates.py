@@ -16,9 +16,9 @@ from reasoner.policy.attention import evaluating
 from reasoner.policy.heads import PolicyNet
 from reasoner.policy.logprobs import LogitHead
 from reasoner.policy.models import load_tokenizer
+from reasoner.policy.packing import pack
 from reasoner.policy.shard import local
 from reasoner.registry import UserError
-from reasoner.signals.packing import pack
 from reasoner.trainers.ranks import highest, summed
 from reasoner.tree import Node, Problem, Tree
 

@@ -17,10 +17,10 @@ from reasoner.data.prompting import Prompting
 from reasoner.losses import Sequences, value_of
 from reasoner.policy.heads import PolicyNet, ScoreNet, check_scores
 from reasoner.policy.machine import own_device
+from reasoner.policy.packing import Packed, batches, pack
 from reasoner.records import PolicySample, SFTExample
 from reasoner.scoring.backup import leaf_weights
 from reasoner.scoring.published import PublishedPRM, score_published
-from reasoner.signals.packing import Packed, batches, pack
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import same_count, summed
 from reasoner.tree import ROOT, Problem, Tree

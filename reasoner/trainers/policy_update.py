@@ -24,10 +24,10 @@ from reasoner.losses import (
     value_mse,
     value_of,
 )
+from reasoner.policy.packing import pack
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.reward import return_range
-from reasoner.signals.packing import pack
 from reasoner.trainers.gates import check_gap, sampler_gap
 from reasoner.trainers.loop import clip_and_step
 from reasoner.trainers.policy_batch import Batch, Models

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 
 from reasoner.losses import step_bce
-from reasoner.signals.labelled import Labelled, idle
-from reasoner.signals.packing import batches, num_tokens
+from reasoner.policy.labelled import Labelled, idle
+from reasoner.policy.packing import batches, num_tokens
 from reasoner.signals.step_labels import is_from_prompt
 from reasoner.trainers.loop import Session, clip_and_step
 from reasoner.trainers.policy_config import PRMRefresh

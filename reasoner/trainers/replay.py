@@ -18,8 +18,8 @@ from pydantic import Field
 
 from reasoner.config import Config
 from reasoner.policy.machine import own_device
+from reasoner.policy.packing import batches, pack
 from reasoner.records import PolicySample
-from reasoner.signals.packing import batches, pack
 from reasoner.trainers.ranks import from_everyone, same_count
 from reasoner.tree import Node, Problem, Tree
 from verifiers import Verdict

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from reasoner.losses import step_bce, step_mse
-from reasoner.signals.labelled import Labelled, State
+from reasoner.policy.labelled import Labelled, State
 
 NONE = -1
 

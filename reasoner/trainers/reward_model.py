@@ -23,11 +23,11 @@ from reasoner.evals.reward_quality import auroc, brier_skill
 from reasoner.interrupt import Stopped, deferring, stop_asked
 from reasoner.policy.adapters import Adapter, LoRA, load_for_head
 from reasoner.policy.heads import HEADS, LabelTokens, ScoreNet, gathered_net, train_what_is_read
+from reasoner.policy.labelled import Labelled, divided, idle
 from reasoner.policy.models import load_tokenizer
+from reasoner.policy.packing import batches, num_tokens, pack
 from reasoner.policy.shard import Sharding, is_sharded, shard, shard_base
 from reasoner.registry import UserError, lookup
-from reasoner.signals.labelled import Labelled, divided, idle
-from reasoner.signals.packing import batches, num_tokens, pack
 from reasoner.trainers.checkpoint import Trained, fingerprint_of, go_on, save_checkpoint
 from reasoner.trainers.gates import check_packed
 from reasoner.trainers.loop import OptimizerConfig, Session, by_steps, check_cut, make_optimizer, norm_of
@@ -95,7 +95,7 @@ def train_reward_model(
 ) -> None:
     """Train from the weights of `model_path` and save to `session.out`/model.
 
-    `expand` says where training puts labels, if not only where they are read (signals/labelled, all_tokens).
+    `expand` says where training puts labels, if not only where they are read (policy/labelled, all_tokens).
     The loss is the mean over the labelled states (ranking: over the prefixes with a pair) of the global batch.
     Data of one class only, or without a pair to rank, is a UserError.
     """

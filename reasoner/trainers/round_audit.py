@@ -23,9 +23,9 @@ from reasoner.engine.local import LocalEngine
 from reasoner.policy.adapters import activate
 from reasoner.policy.attention import evaluating
 from reasoner.policy.logprobs import sequence_logprobs
+from reasoner.policy.packing import pack
 from reasoner.policy.shard import local
 from reasoner.registry import MachineFault
-from reasoner.signals.packing import pack
 from reasoner.trainers.ranks import from_everyone
 from reasoner.tree import ROOT, Node, Problem, Tree
 

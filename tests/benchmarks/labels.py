@@ -30,6 +30,7 @@ from reasoner.evals.reward_quality import best_threshold, brier_skill, first_bel
 from reasoner.ledger import Ledger
 from reasoner.pipeline import RunConfig, run
 from reasoner.policy.heads import ScoreNet
+from reasoner.policy.labelled import from_steps
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.records import StepLabels
 from reasoner.scoring.outcome import judge
@@ -39,7 +40,6 @@ from reasoner.search.first_error import BisectConfig, bisect
 from reasoner.search.grow import BranchPolicy, Growth, grow
 from reasoner.search.probe import ProbeConfig, probe
 from reasoner.signals.consensus import agrees, with_votes
-from reasoner.signals.labelled import from_steps
 from reasoner.signals.step_labels import NO_ERROR, StepLabelConfig, step_labels
 from reasoner.trainers.loop import OptimizerConfig, Session
 from reasoner.trainers.reward_model import RewardModelStage, train_reward_model

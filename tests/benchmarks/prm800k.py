@@ -19,8 +19,8 @@ import yaml
 from reasoner.evals.intervals import bootstrap
 from reasoner.evals.reward_quality import auroc, brier_skill
 from reasoner.policy.heads import ScoreNet
+from reasoner.policy.labelled import from_steps
 from reasoner.records import StepLabels
-from reasoner.signals.labelled import from_steps
 from reasoner.signals.step_labels import with_neutral
 from reasoner.store import read_json, read_records
 from reasoner.trainers.reward_model import score, split

@@ -23,10 +23,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArgu
 
 from reasoner.losses import step_bce
 from reasoner.policy.heads import ScoreNet
+from reasoner.policy.labelled import Labelled, from_steps
+from reasoner.policy.packing import num_tokens
 from reasoner.records import StepLabels
 from reasoner.scoring.prm import score_steps
-from reasoner.signals.labelled import Labelled, from_steps
-from reasoner.signals.packing import num_tokens
 from reasoner.trainers.reward_loss import LOSSES, mass, weighted_sum
 from reasoner.trainers.reward_model import read
 from reasoner.tree import ROOT, Node, Problem, Tree
@@ -82,7 +82,9 @@ def _leaves(tree: Tree) -> list[Tree]:
     for leaf in tree.leaves():
         alone = Tree.of_prompt(tree.problem, list(tree.nodes[ROOT].token_ids))
         ids = tuple(tree.completion_ids(leaf))
-        alone.add(Node(ROOT, PROMPT_TOKENS, ids, step_ends=tuple(range(STEP_TOKENS - 1, len(ids), STEP_TOKENS))))
+        alone.add(
+            Node(ROOT, PROMPT_TOKENS, ids, step_ends=tuple(range(STEP_TOKENS - 1, len(ids), STEP_TOKENS)))
+        )
         found.append(alone)
     return found
 
@@ -132,7 +134,9 @@ def prm_tree(make: Callable[[random.Random], Tree] = _alternatives, count: int =
         score_steps(net, some, "prm")
         return len(alone)
 
-    found = _compare("score: prm_tree", lambda: score(trees), lambda: score(alone), "leaves each alone", "leaves/s", 4.0)
+    found = _compare(
+        "score: prm_tree", lambda: score(trees), lambda: score(alone), "leaves each alone", "leaves/s", 4.0
+    )
     return found | {"fewer_tokens": _fewer(trees, alone)}
 
 
@@ -195,7 +199,9 @@ def train_tokens(batch_size: int = 8, num_updates: int = 4) -> dict:
             self.net = ScoreNet(_lm())
 
         def forward(self, input_ids, labels, attention_mask=None):
-            hidden_BTD = self.net.lm.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            hidden_BTD = self.net.lm.base_model(
+                input_ids=input_ids, attention_mask=attention_mask
+            ).last_hidden_state
             logits_BT = self.net.head(hidden_BTD)[..., 0]
             return {"loss": step_bce(logits_BT, labels).sum() / (~labels.isnan()).sum()}
 

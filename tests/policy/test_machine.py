@@ -9,10 +9,10 @@ from small_models import save_small_qwen
 
 from reasoner.ledger import Ledger
 from reasoner.policy import machine
+from reasoner.policy.labelled import from_steps
 from reasoner.policy.machine import Precision, autocasts, inference_dtype, use
 from reasoner.policy.models import load_model, load_tokenizer, save
 from reasoner.records import PreferencePair, SFTExample, StepLabels
-from reasoner.signals.labelled import from_steps
 from reasoner.trainers.dpo import DPOStage, train_dpo
 from reasoner.trainers.loop import OptimizerConfig, Session, _Muon, _orthogonal
 from reasoner.trainers.reward_model import RewardModelStage, train_reward_model

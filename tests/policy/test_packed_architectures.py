@@ -6,7 +6,7 @@ from small_models import branching_tree, make_tree, small_lm
 
 from reasoner.policy import tree_attention
 from reasoner.policy.heads import PolicyNet
-from reasoner.signals.packing import pack
+from reasoner.policy.packing import pack
 
 KINDS = [
     ("qwen2", {}),

@@ -9,7 +9,7 @@ from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
 from reasoner.engine.local import LocalEngine
 from reasoner.engine.protocol import Request, Sampling, place_key
 from reasoner.policy.heads import PolicyNet
-from reasoner.signals.packing import pack
+from reasoner.policy.packing import pack
 from reasoner.tree import Node, Problem, Tree
 
 pytestmark = pytest.mark.real

@@ -8,6 +8,7 @@ from small_models import branching_tree, save_small_qwen
 from reasoner.policy import machine
 from reasoner.policy.adapters import LoRA
 from reasoner.policy.heads import ScoreNet
+from reasoner.policy.labelled import from_outcomes
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.records import OutcomeLabel, PreferencePair, SFTExample
 from reasoner.registry import UserError
@@ -15,7 +16,6 @@ from reasoner.scoring import published, reward_models
 from reasoner.scoring.prm import score_leaves, score_steps
 from reasoner.scoring.published import score_solutions, step_texts
 from reasoner.scoring.reward_models import load_orm, load_reward_model
-from reasoner.signals.labelled import from_outcomes
 from reasoner.trainers.dpo import DPOStage, train_dpo
 from reasoner.trainers.loop import OptimizerConfig, Session
 from reasoner.trainers.pairwise import PairwiseStage, train_pairwise

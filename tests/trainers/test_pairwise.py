@@ -9,9 +9,9 @@ from small_models import save_small_qwen, small_lm
 from reasoner.ledger import Ledger
 from reasoner.policy.adapters import LoRA, load_for_head
 from reasoner.policy.heads import ScoreNet
+from reasoner.policy.labelled import from_outcomes
 from reasoner.records import OutcomeLabel, PreferencePair
 from reasoner.registry import UserError
-from reasoner.signals.labelled import from_outcomes
 from reasoner.trainers.loop import OptimizerConfig, Session, make_optimizer
 from reasoner.trainers.pairwise import Classifier, PairwiseStage, train_pairwise
 from reasoner.trainers.reward_loss import LOSSES, weighted_sum

@@ -6,9 +6,9 @@ from accelerate import PartialState
 from small_models import make_tree, small_lm
 
 from reasoner.policy.heads import Likelihood, ScoreNet
+from reasoner.policy.labelled import Labelled, divided
+from reasoner.policy.packing import num_tokens
 from reasoner.registry import UserError
-from reasoner.signals.labelled import Labelled, divided
-from reasoner.signals.packing import num_tokens
 from reasoner.trainers.policy_batch import minibatch_of
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import same_count

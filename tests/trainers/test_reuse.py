@@ -16,12 +16,12 @@ from reasoner.engine.local import LocalEngine
 from reasoner.policy.heads import PolicyNet
 from reasoner.policy.logprobs import sequence_logprobs
 from reasoner.policy.models import load_model, load_tokenizer
+from reasoner.policy.packing import pack
 from reasoner.records import PolicySample, SFTExample
 from reasoner.registry import UserError
 from reasoner.search.chain import fan
 from reasoner.search.grow import Growth, grow
 from reasoner.signals.advantages import ADVANTAGES
-from reasoner.signals.packing import pack
 from reasoner.trainers.policy_batch import Models, blank, prepare
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_draw import Position, draw, plain_of, position_of

@@ -12,10 +12,10 @@ from reasoner.ledger import Ledger
 from reasoner.losses import step_bce
 from reasoner.policy.adapters import LoRA
 from reasoner.policy.heads import HEADS, LabelTokens, Likelihood, ScoreNet
+from reasoner.policy.labelled import Labelled, from_steps
 from reasoner.policy.models import load_tokenizer
 from reasoner.records import StepLabels
 from reasoner.registry import UserError
-from reasoner.signals.labelled import Labelled, from_steps
 from reasoner.trainers import reward_model
 from reasoner.trainers.loop import OptimizerConfig, Session
 from reasoner.trainers.reward_loss import LOSSES, Term, mass, sibling_pairs, weighted_sum

@@ -18,7 +18,7 @@ from small_models import save_small_qwen
 
 from reasoner.ledger import Ledger
 from reasoner.policy.adapters import LoRA
-from reasoner.signals.labelled import from_steps
+from reasoner.policy.labelled import from_steps
 from reasoner.store import is_done
 from reasoner.trainers.checkpoint import latest_step
 from reasoner.trainers.loop import OptimizerConfig, Session

@@ -3,8 +3,8 @@
 import random
 from dataclasses import replace
 
+from reasoner.policy.labelled import Trie, all_tokens, from_outcomes, from_steps
 from reasoner.records import OutcomeLabel, StepLabels
-from reasoner.signals.labelled import Trie, all_tokens, from_outcomes, from_steps
 from reasoner.tree import Problem
 
 NAN = float("nan")

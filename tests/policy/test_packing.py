@@ -5,10 +5,10 @@ import pytest
 import torch
 from small_models import branching_tree, make_tree, small_lm
 
+from reasoner.policy import packing
 from reasoner.policy.heads import PolicyNet
+from reasoner.policy.packing import batches, num_tokens, pack, pieces
 from reasoner.scoring.backup import leaf_weights, path_weights
-from reasoner.signals import packing
-from reasoner.signals.packing import batches, num_tokens, pack, pieces
 
 
 def trees() -> list:
