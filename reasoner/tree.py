@@ -225,3 +225,10 @@ def counts(tree: Tree, node: int, offset: int) -> Counts:
             n += 1
             c += verdict.status == "correct"
     return Counts(n, c, errors)
+
+
+def outcome_reward(verdict: Verdict | None) -> float | None:
+    """1 for correct, 0 for incorrect or no answer; None (to be masked) where our side failed or nothing was judged."""
+    if verdict is None or verdict.status == "error":
+        return None
+    return float(verdict.status == "correct")

@@ -25,7 +25,7 @@ ALLOWED = {
 NO_TORCH = (
     [f"reasoner.{name}" for name in LAYERS[1].split()]
     + ["verifiers", "reasoner.search", "reasoner.signals"]
-    + [f"reasoner.scoring.{name}" for name in ("outcome", "backup", "aggregate")]
+    + [f"reasoner.scoring.{name}" for name in ("outcome", "aggregate")]
 )
 BAD_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "handler", "base"}
 MAX_LINES = 400
@@ -151,7 +151,7 @@ def importers_of(library: str, sources: dict[str, str]) -> list[str]:
         ("reasoner.search.beam", "from reasoner.scoring.prm import score"),
         ("reasoner.search.beam", "from torch import nn"),
         ("reasoner.signals.pairs", "import torch"),
-        ("reasoner.scoring.backup", "import torch"),
+        ("reasoner.signals.backup", "import torch"),
         ("reasoner.trainers.loop", "import trl"),
         ("reasoner.trainers.policy_gradient", "from trl import DPOTrainer"),
         ("reasoner.evals.run", "import reasoner.cli"),

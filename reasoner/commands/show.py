@@ -17,8 +17,8 @@ from rich.tree import Tree as Branches
 
 from reasoner.config import read_yaml
 from reasoner.registry import UserError, nearest
-from reasoner.scoring.backup import unbiased_values
 from reasoner.search.budgets import node_depths
+from reasoner.signals.backup import unbiased_values
 from reasoner.store import read_trees, to_json
 from reasoner.tree import ROOT, Tree
 

@@ -26,10 +26,10 @@ from reasoner.policy.machine import own_device
 from reasoner.policy.packing import batches, pack
 from reasoner.records import PolicySample
 from reasoner.registry import UserError, lookup
-from reasoner.scoring.backup import mean_outcomes
-from reasoner.scoring.reward import RewardConfig, return_range
 from reasoner.signals.advantages import ADVANTAGES, CRITIC
+from reasoner.signals.backup import mean_outcomes
 from reasoner.signals.credit import AdvantageConfig
+from reasoner.signals.reward import RewardConfig, return_range
 from reasoner.store import read_trees
 from reasoner.trainers.policy_batch import STATES, score_states
 from reasoner.tree import Tree

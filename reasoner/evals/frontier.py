@@ -20,11 +20,11 @@ from reasoner.evals.metrics import best_of_k, maj_at_k
 from reasoner.evals.rows import MetricRow, gain_row, mean_row
 from reasoner.evals.tools import Solver, num_passed, tools_of
 from reasoner.registry import UserError
-from reasoner.scoring.outcome import judge, outcome_reward
+from reasoner.scoring.outcome import judge
 from reasoner.search.method import Choice, Sampled, Tools, classes_of, extend, from_root
 from reasoner.search.methods import answer, label_of
 from reasoner.search.samples import OfSamples, check, choose_of, score_samples, scorer_of
-from reasoner.tree import ROOT, Problem, Tree
+from reasoner.tree import ROOT, Problem, Tree, outcome_reward
 from verifiers import Verdict, verify
 
 COUNTS = ("prefilled", "reused", "decoded", "scored", "verifications")

@@ -23,10 +23,9 @@ from reasoner.evals.rows import MetricRow, mean_row, statistic_row
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import lookup
 from reasoner.scoring.aggregate import AGGREGATES, BESIDE, MONTE_CARLO
-from reasoner.scoring.outcome import outcome_reward
 from reasoner.scoring.prm import score_leaves, score_steps
 from reasoner.scoring.published import PublishedPRM
-from reasoner.tree import Problem, Tree
+from reasoner.tree import Problem, Tree, outcome_reward
 from verifiers.arithmetic_steps import WrittenStep
 
 NUM_SHOWN = 6  # chains of each policy in the report

@@ -254,10 +254,3 @@ def refuse_share(failed: Counter[str], judged: Counter[str], details: Mapping[st
             f"{f'verifier {name!r}' if name else 'verifiers'} failed twice on {count} of {total} responses, "
             f"expected hardly any ({detail}); see `python -m verifiers probe` and the problems' references"
         )
-
-
-def outcome_reward(verdict: Verdict | None) -> float | None:
-    """1 for correct, 0 for incorrect or no answer; None (to be masked) where our side failed or nothing was judged."""
-    if verdict is None or verdict.status == "error":
-        return None
-    return float(verdict.status == "correct")

@@ -3,7 +3,7 @@
 A rule is asked at each state of a chain in turn and is handed a `Place`, which holds what was known there: the
 tokens before it, the certainty of the next one, chains that are older. It cannot see what was drawn from the state
 on. So the decision is made before the draw (a stopping time), the chain's own rest and its new siblings are
-equally fair draws, and weights that split evenly among them (scoring/backup) leave every estimate unbiased.
+equally fair draws, and weights that split evenly among them (signals/backup) leave every estimate unbiased.
 """
 
 from __future__ import annotations

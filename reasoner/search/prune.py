@@ -1,7 +1,7 @@
 """Live pruning: a policy around a policy that asks rules whether a state is worth continuing.
 
 A branch that a rule is against is drawn all the same with probability `continue_share`, by a lottery of its
-place, and carries that probability as its propensity: values stay unbiased (scoring/backup.unbiased_values)
+place, and carries that probability as its propensity: values stay unbiased (signals/backup.unbiased_values)
 however wrong a rule may be, and the branches continued measure how wrong it is (pruning_report). So a rule
 may be a guess, and may look at anything that the tree holds before the branch is drawn.
 """

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from reasoner.config import Config, Entry
 from reasoner.records import PolicySample, StateTarget
-from reasoner.scoring.backup import leaf_weights
-from reasoner.scoring.reward import RewardConfig, trajectory_rewards
+from reasoner.signals.backup import leaf_weights
+from reasoner.signals.reward import RewardConfig, trajectory_rewards
 from reasoner.tree import ROOT, Tree
 
 

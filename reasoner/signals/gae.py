@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from reasoner.records import PolicySample
-from reasoner.scoring.reward import is_judged
 from reasoner.signals.credit import AdvantageConfig, Step, by_piece, over_leaves, steps_of, tokens_of
+from reasoner.signals.reward import is_judged
 from reasoner.tree import ROOT, Tree
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from reasoner.records import PolicySample
-from reasoner.scoring.backup import leaf_weights
-from reasoner.scoring.reward import trajectory_rewards
+from reasoner.signals.backup import leaf_weights
 from reasoner.signals.credit import AdvantageConfig, Step, over_leaves, steps_of
+from reasoner.signals.reward import trajectory_rewards
 from reasoner.tree import Tree
 
 EPSILON = 1e-6  # added to deviations, as TRL and prime-rl do (there 1e-4 and 1e-6)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from reasoner.records import PolicySample
-from reasoner.scoring.backup import leaf_weights
-from reasoner.scoring.reward import trajectory_rewards
+from reasoner.signals.backup import leaf_weights
 from reasoner.signals.credit import AdvantageConfig, Step, by_piece, over_leaves, segments_of, steps_of
+from reasoner.signals.reward import trajectory_rewards
 from reasoner.tree import ROOT, Tree
 
 State = tuple[int, int]

@@ -16,14 +16,14 @@ from reasoner.evals.rows import MetricRow, gain_row, mean_row, to_json
 from reasoner.folder import StageName
 from reasoner.policy.models import base_of, is_adapter, note_base
 from reasoner.registry import UserError
-from reasoner.scoring.outcome import core_seconds, judge, outcome_reward
+from reasoner.scoring.outcome import core_seconds, judge
 from reasoner.search.chain import fan
 from reasoner.search.grow import Growth, grow
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.evaluate import shown
 from reasoner.stages.references import ModelName, ProblemSet
 from reasoner.store import whole, write_json, write_text
-from reasoner.tree import Problem, Tree
+from reasoner.tree import Problem, Tree, outcome_reward
 
 
 class Keep(Config):

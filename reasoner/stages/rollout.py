@@ -17,7 +17,6 @@ from reasoner.folder import StageName
 from reasoner.parts import trees_per_part
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import lookup
-from reasoner.scoring.backup import pruning_report
 from reasoner.scoring.judging import Judging, Settled
 from reasoner.scoring.outcome import core_seconds, judge
 from reasoner.scoring.prm import score_steps
@@ -29,6 +28,7 @@ from reasoner.search.grow import Growth, StepStop
 from reasoner.search.mcts import outcome_or_score
 from reasoner.search.policies import TreeConfig, policy_of
 from reasoner.search.prune import DeadEndFn, PruneConfig, pruned
+from reasoner.signals.backup import pruning_report
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import ModelName, ProblemSet, RewardModelName
 from reasoner.stages.share import AHEAD, Share, grow_and_judge, trees_of_parts, verdict_costs, verdict_counts

@@ -27,7 +27,7 @@ from reasoner.evals.self_correction import (
 )
 from reasoner.folder import StageName
 from reasoner.registry import UserError, lookup
-from reasoner.scoring.outcome import core_seconds, judge, outcome_reward
+from reasoner.scoring.outcome import core_seconds, judge
 from reasoner.search.chain import fan
 from reasoner.search.grow import Branch, BranchPolicy, Growth, grow
 from reasoner.signals.consensus import JUDGES, StepJudge
@@ -35,7 +35,7 @@ from reasoner.stages.context import Context, make_engine
 from reasoner.stages.evaluate import shown
 from reasoner.stages.references import ModelName, ProblemSet
 from reasoner.store import write_json, write_text
-from reasoner.tree import ROOT, Node, Problem, Tree
+from reasoner.tree import ROOT, Node, Problem, Tree, outcome_reward
 
 NUM_SHOWN = 6  # chains of each policy in the report
 PLANTED, UNCHANGED = "planted", "unchanged"

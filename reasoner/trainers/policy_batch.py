@@ -19,8 +19,8 @@ from reasoner.policy.heads import PolicyNet, ScoreNet, check_scores
 from reasoner.policy.machine import own_device
 from reasoner.policy.packing import Packed, batches, pack
 from reasoner.records import PolicySample, SFTExample
-from reasoner.scoring.backup import leaf_weights
 from reasoner.scoring.published import PublishedPRM, score_published
+from reasoner.signals.backup import leaf_weights
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import same_count, summed
 from reasoner.tree import ROOT, Problem, Tree

@@ -27,9 +27,9 @@ from reasoner.policy.models import save
 from reasoner.policy.shard import gathered, is_sharded
 from reasoner.records import PolicySample, SFTExample
 from reasoner.registry import UserError, lookup
-from reasoner.scoring.reward import doubts, return_range
 from reasoner.scoring.reward_models import is_ours
 from reasoner.signals.advantages import ADVANTAGES, CRITIC, WHITENED
+from reasoner.signals.reward import doubts, return_range
 from reasoner.trainers.alarms import WATCHED, alarms
 from reasoner.trainers.checkpoint import Trained, fingerprint_of, load_checkpoint, save_checkpoint
 from reasoner.trainers.gates import check_liveness, check_packed, check_room, check_same_tokens, sampler_gap

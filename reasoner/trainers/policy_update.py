@@ -27,7 +27,7 @@ from reasoner.losses import (
 from reasoner.policy.packing import pack
 from reasoner.records import SFTExample
 from reasoner.registry import UserError, lookup
-from reasoner.scoring.reward import return_range
+from reasoner.signals.reward import return_range
 from reasoner.trainers.gates import check_gap, sampler_gap
 from reasoner.trainers.loop import clip_and_step
 from reasoner.trainers.policy_batch import Batch, Models

@@ -28,9 +28,9 @@ from reasoner.ledger import Ledger
 from reasoner.policy.adapters import LoRA, SharedBase, load_peft
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.models import load_tokenizer, save, train_tokenizer
-from reasoner.scoring.reward import RewardConfig
 from reasoner.search.branch import BranchConfig
 from reasoner.signals.advantages import AdvantageConfig
+from reasoner.signals.reward import RewardConfig
 from reasoner.trainers.loop import OptimizerConfig, Session
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_gradient import train_policy

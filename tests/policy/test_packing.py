@@ -8,7 +8,7 @@ from small_models import branching_tree, make_tree, small_lm
 from reasoner.policy import packing
 from reasoner.policy.heads import PolicyNet
 from reasoner.policy.packing import batches, num_tokens, pack, pieces
-from reasoner.scoring.backup import leaf_weights, path_weights
+from reasoner.signals.backup import leaf_weights, path_weights
 
 
 def trees() -> list:

@@ -8,8 +8,8 @@ import pytest
 from small_models import CORRECT, ERROR, make_tree
 
 from reasoner.registry import UserError
-from reasoner.scoring.outcome import judge, judge_while, outcome_reward
-from reasoner.tree import Problem, Tree
+from reasoner.scoring.outcome import judge, judge_while
+from reasoner.tree import Problem, Tree, outcome_reward
 from verifiers import UnknownVerifier, Verdict
 
 calls: Counter[str] = Counter()

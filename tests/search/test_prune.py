@@ -9,7 +9,6 @@ from markov import MarkovEngine, judge, mark_steps, markov_trees, state_of
 from small_models import CORRECT, ERROR, WRONG, make_tree
 
 from reasoner.registry import UserError
-from reasoner.scoring.backup import leaf_weights, path_weights, pruning_report, unbiased_values
 from reasoner.search.branch import BranchConfig, tree_of
 from reasoner.search.budgets import BudgetConfig, within
 from reasoner.search.chain import fan
@@ -25,6 +24,7 @@ from reasoner.search.prune import (
     solved,
     unlikely,
 )
+from reasoner.signals.backup import leaf_weights, path_weights, pruning_report, unbiased_values
 from reasoner.tree import ROOT, Node
 
 NONE = PruneConfig()

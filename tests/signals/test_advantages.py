@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from small_models import CORRECT, ERROR, WRONG, branching_tree, make_tree
 
-from reasoner.scoring.backup import leaf_weights
-from reasoner.scoring.reward import RewardConfig
 from reasoner.signals.advantages import ADVANTAGES, CRITIC
+from reasoner.signals.backup import leaf_weights
 from reasoner.signals.credit import AdvantageConfig, Step, steps_of
 from reasoner.signals.gae import step_ppo
 from reasoner.signals.group import rloo
+from reasoner.signals.reward import RewardConfig
 from reasoner.tree import ROOT, Node, Problem, Tree
 
 UNDISCOUNTED = AdvantageConfig(gamma=1, lam=1)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from small_models import CORRECT, ERROR, WRONG, branching_tree, make_tree
 
-from reasoner.scoring.reward import RewardConfig
 from reasoner.signals.advantages import ADVANTAGES
 from reasoner.signals.credit import AdvantageConfig, segments_of, steps_of, tokens_of
 from reasoner.signals.gae import gae
 from reasoner.signals.group import dr_grpo, grpo, grpo_process, rloo
+from reasoner.signals.reward import RewardConfig
 from reasoner.signals.tree_values import sibling_loo, spo_tree, tree_rl, vineppo
 from reasoner.tree import Tree
 from verifiers import Verdict

@@ -6,9 +6,9 @@ position it works, writes filler, or answers. An answer after two steps of work 
 
 import numpy as np
 
-from reasoner.scoring.reward import RewardConfig
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.signals.group import rloo
+from reasoner.signals.reward import RewardConfig
 from reasoner.trainers.alarms import AlarmConfig, alarms
 from reasoner.tree import ROOT, Node, Problem, Tree
 from verifiers import Verdict

@@ -14,11 +14,11 @@ from reasoner.policy.heads import PolicyNet, ScoreNet
 from reasoner.policy.logprobs import sequence_logprobs
 from reasoner.records import PolicySample
 from reasoner.registry import UserError
-from reasoner.scoring.reward import RewardConfig, return_range
 from reasoner.search.chain import fan
 from reasoner.search.grow import Growth, grow
 from reasoner.signals.advantages import ADVANTAGES
 from reasoner.signals.credit import AdvantageConfig
+from reasoner.signals.reward import RewardConfig, return_range
 from reasoner.trainers.gates import check_gap, check_room, sampler_gap
 from reasoner.trainers.loop import OptimizerConfig, by_share, by_steps, clip_and_step
 from reasoner.trainers.policy_batch import Models, is_usable, prepare, score_states

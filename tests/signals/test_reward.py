@@ -6,7 +6,7 @@ import pytest
 from small_models import CORRECT, ERROR, WRONG, make_tree
 
 from reasoner.registry import UserError
-from reasoner.scoring.reward import (
+from reasoner.signals.reward import (
     RewardConfig,
     doubts,
     length_cost,

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reasoner.scoring.outcome import outcome_reward
-from reasoner.tree import NO_PARENT, Tree
+from reasoner.tree import NO_PARENT, Tree, outcome_reward
 
 
 def path_weights(tree: Tree) -> list[np.ndarray]:

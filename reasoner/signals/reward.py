@@ -10,8 +10,7 @@ from pydantic import Field
 
 from reasoner.config import Config, Entry
 from reasoner.registry import UserError, lookup
-from reasoner.scoring.outcome import outcome_reward
-from reasoner.tree import ROOT, Tree
+from reasoner.tree import ROOT, Tree, outcome_reward
 
 CUT = ("length", "context")  # stop reasons of a completion that was not at its end
 
@@ -25,7 +24,7 @@ class RewardConfig(Config):
         description="reward of a verified answer; 0 leaves the PRM alone and invites hacking",
     )
     prm_weight: float = Field(default=0.0, ge=0, description="weight of the PRM's reward, in the form below")
-    prm_form: Annotated[str, Entry("form of the PRM's reward", "reasoner.scoring.reward:FORMS")] = Field(
+    prm_form: Annotated[str, Entry("form of the PRM's reward", "reasoner.signals.reward:FORMS")] = Field(
         default="min",
         description="min (PURE: a soft minimum of the scores) | progress (PAV: gains under a best-of-k prover) | "
         "difference (gains of the score: a baseline and nothing else where gamma = lam = 1) | "

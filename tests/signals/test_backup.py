@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small_models import CORRECT, ERROR, WRONG, branching_tree, make_tree
 
-from reasoner.scoring.backup import leaf_weights, mean_outcomes, path_weights
+from reasoner.signals.backup import leaf_weights, mean_outcomes, path_weights
 from verifiers import Verdict
 
 
