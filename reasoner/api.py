@@ -25,12 +25,12 @@ from reasoner.data.rows import SourceConfig
 from reasoner.data.sources import load_items
 from reasoner.engine.local import LocalEngine
 from reasoner.engine.protocol import Sampling
-from reasoner.evals import metrics
 from reasoner.evals.rows import MetricRow
 from reasoner.evals.solve import Solved
 from reasoner.evals.solve import solve as solve_question
 from reasoner.evals.tools import Solver
 from reasoner.ledger import Ledger
+from reasoner.metrics import at_k
 from reasoner.pipeline import RunConfig
 from reasoner.pipeline import run as run_stages
 from reasoner.policy.adapters import load_merged
@@ -208,7 +208,7 @@ def pass_at_k(trees: Sequence[Tree], k: int) -> float:
         verdicts = [t.verdict for t in tree.trajectories() if t.is_independent]
         told = [v.status == "correct" for v in verdicts if v is not None and v.status != "error"]
         if len(told) >= k:
-            found.append(metrics.pass_at_k(len(told), sum(told), k))
+            found.append(at_k.pass_at_k(len(told), sum(told), k))
     return sum(found) / len(found) if found else math.nan
 
 

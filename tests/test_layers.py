@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     "verifiers",
-    "tree records store columns config registry ledger folder seal parts interrupt watchdog",
+    "tree records store columns config registry ledger metrics folder seal parts interrupt watchdog",
     "data losses policy engine tracking economics",
     "scoring search signals",
     "trainers evals export",

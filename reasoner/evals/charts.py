@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from reasoner.evals.reward_quality import CalibrationPoint
+from reasoner.metrics.reward_quality import CalibrationPoint
 
 # Nothing invisible may act on the page: control characters, bidirectional overrides, lone surrogates.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reasoner.evals.charts import Curve
-from reasoner.evals.reward_quality import CalibrationPoint
+from reasoner.metrics.reward_quality import CalibrationPoint
 
 # What is worth a chart, in this order. A key is drawn if it has all words of an entry.
 DRAWN_WORDS = (

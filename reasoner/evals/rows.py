@@ -17,7 +17,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from reasoner.evals.intervals import PairedDifference, bootstrap, wilson
+from reasoner.metrics.intervals import PairedDifference, bootstrap, wilson
 
 # Scores on a scale of their own, shown as they are; every other number up to 1 is a share, shown in percent.
 SCALE_METRICS = ("auroc", "average_precision", "brier", "brier_skill", "ece")

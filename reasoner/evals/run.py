@@ -16,10 +16,10 @@ import numpy as np
 
 from reasoner.data.prompting import Prompting
 from reasoner.data.working import written_steps
-from reasoner.evals.metrics import best_of_n, maj_at_k, pass_at_k
 from reasoner.evals.no_answers import no_answer_rows
-from reasoner.evals.reward_quality import auroc, best_threshold, first_below, first_error_f1
 from reasoner.evals.rows import MetricRow, mean_row, statistic_row
+from reasoner.metrics.at_k import best_of_n, maj_at_k, pass_at_k
+from reasoner.metrics.reward_quality import auroc, best_threshold, first_below, first_error_f1
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import lookup
 from reasoner.scoring.aggregate import AGGREGATES, BESIDE, MONTE_CARLO

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from reasoner.data.importers.step_tree import StepTree
-from reasoner.evals.intervals import bootstrap
-from reasoner.evals.metrics import best_of_k
-from reasoner.evals.reward_quality import (
+from reasoner.evals.rows import MetricRow, mean_row
+from reasoner.metrics.at_k import best_of_k
+from reasoner.metrics.intervals import bootstrap
+from reasoner.metrics.reward_quality import (
     CalibrationPoint,
     Threshold,
     auroc,
@@ -24,7 +25,6 @@ from reasoner.evals.reward_quality import (
     first_below,
     first_error_f1,
 )
-from reasoner.evals.rows import MetricRow, mean_row
 from reasoner.registry import lookup
 from reasoner.scoring.aggregate import AGGREGATES
 

@@ -19,8 +19,8 @@ import torch
 from pydantic import Field
 
 from reasoner.config import Config, Entry, MayChange
-from reasoner.evals.reward_quality import auroc, brier_skill
 from reasoner.interrupt import Stopped, deferring, stop_asked
+from reasoner.metrics.reward_quality import auroc, brier_skill
 from reasoner.policy.adapters import Adapter, LoRA, load_for_head
 from reasoner.policy.heads import HEADS, LabelTokens, ScoreNet, gathered_net, train_what_is_read
 from reasoner.policy.labelled import Labelled, divided, idle

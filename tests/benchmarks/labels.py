@@ -26,8 +26,8 @@ from reasoner.config import validate
 from reasoner.data.prompting import PromptConfig, Prompting
 from reasoner.engine.local import LocalEngine
 from reasoner.engine.protocol import Sampling
-from reasoner.evals.reward_quality import best_threshold, brier_skill, first_below, first_error_f1
 from reasoner.ledger import Ledger
+from reasoner.metrics.reward_quality import best_threshold, brier_skill, first_below, first_error_f1
 from reasoner.pipeline import RunConfig, run
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.labelled import from_steps

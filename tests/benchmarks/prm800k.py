@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from reasoner.evals.intervals import bootstrap
-from reasoner.evals.reward_quality import auroc, brier_skill
+from reasoner.metrics.intervals import bootstrap
+from reasoner.metrics.reward_quality import auroc, brier_skill
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.labelled import from_steps
 from reasoner.records import StepLabels

@@ -18,7 +18,7 @@ from reasoner.evals.charts import (
     safe,
     short_number,
 )
-from reasoner.evals.reward_quality import CalibrationPoint
+from reasoner.metrics.reward_quality import CalibrationPoint
 
 HOSTILE = '<script>alert("1")</script>&\'\u202e\x00\ud800'
 
@@ -86,7 +86,9 @@ def test_long_labels_keep_both_ends_and_are_whole_as_tooltips():
         assert all(float(text.get("x")) >= 7.4 * 40 - 1 for text in labels)
 
 
-@pytest.mark.parametrize("values", [[16.41, 16.61], [0.009761, 0.009818], [6.2e-14, 6.5e-14], [-1e-8, 2e-8], [0, 0]])
+@pytest.mark.parametrize(
+    "values", [[16.41, 16.61], [0.009761, 0.009818], [6.2e-14, 6.5e-14], [-1e-8, 2e-8], [0, 0]]
+)
 def test_marks_of_a_curve_differ_and_have_room(values):
     svg = ElementTree.fromstring(curve_chart(Curve("x", [1.0, 2.0], values)))
     marks = [t for t in svg.iter() if t.get("class") == "tick" and t.get("text-anchor") == "end"][:-1]

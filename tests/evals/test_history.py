@@ -3,7 +3,7 @@
 import math
 
 from reasoner.evals.history import calibrations, curves_by_stage
-from reasoner.evals.reward_quality import calibration_curve
+from reasoner.metrics.reward_quality import calibration_curve
 
 
 def test_curves_by_stage_key_and_by_prefix():
@@ -37,5 +37,7 @@ def test_calibrations_round_trip_through_plain_lists():
 
 
 def test_metrics_of_a_renamed_stage_have_short_names():
-    entries = [{"stage": "second", "step": i, "ppo/reward": i, "contamination/exact_loss": i} for i in range(3)]
+    entries = [
+        {"stage": "second", "step": i, "ppo/reward": i, "contamination/exact_loss": i} for i in range(3)
+    ]
     assert [c.name for c in curves_by_stage(entries)["second"]] == ["reward", "contamination/exact_loss"]

@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 import pytest
 
 from reasoner.evals.report import COST_TILES, write_report
-from reasoner.evals.reward_quality import CalibrationPoint
 from reasoner.evals.rows import MetricRow, proportion_row
 from reasoner.ledger import COUNTERS
+from reasoner.metrics.reward_quality import CalibrationPoint
 
 VOID = {"meta", "circle", "line", "rect", "polyline"}
 HOSTILE = '</pre></script><script>alert(1)</script><img src=x onerror="alert(1)">\u202e\x00\ud800\'&amp;'
@@ -157,7 +157,11 @@ def test_very_long_samples_are_cut_and_say_so(tmp_path):
 
 def test_spikes_are_told_with_what_was_done_and_how_it_went_on(tmp_path):
     calm = {"stage": "ppo", "ppo/grad_norm": 1.0}
-    spike = {"ppo/spike": "grad_norm 9 where 1 is usual", "ppo/spike_answer": "back to round 2", "ppo/left_out": [HOSTILE]}
+    spike = {
+        "ppo/spike": "grad_norm 9 where 1 is usual",
+        "ppo/spike_answer": "back to round 2",
+        "ppo/left_out": [HOSTILE],
+    }
     rows = [calm | {"step": 1}, calm | spike | {"step": 2}, calm | {"step": 3}]
     texts = " ".join(Page(report(tmp_path, history=rows)).texts)
     assert "ppo, round 2: grad_norm 9 where 1 is usual; back to round 2: </pre>" in texts
@@ -176,7 +180,10 @@ def test_numbers_that_are_no_shares_are_not_drawn(tmp_path, value):
     rows = [MetricRow("e", "num_steps", "greedy", "base", "all", value, math.nan, math.nan, 9)]
     page = Page(report(tmp_path, rows=rows))
     assert "figure" not in page.tags and "table" in page.tags
-    assert "figure" in Page(report(tmp_path, rows=[proportion_row("e", "pass@1", "greedy", "base", "all", 3, 9)])).tags
+    assert (
+        "figure"
+        in Page(report(tmp_path, rows=[proportion_row("e", "pass@1", "greedy", "base", "all", 3, 9)])).tags
+    )
 
 
 def test_tiles_are_counters_of_the_ledger():

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from reasoner.evals.intervals import paired_difference, wilson
-from reasoner.evals.reward_quality import auroc
 from reasoner.evals.rows import (
     Column,
     MetricRow,
@@ -24,6 +22,8 @@ from reasoner.evals.rows import (
     to_json,
     value_text,
 )
+from reasoner.metrics.intervals import paired_difference, wilson
+from reasoner.metrics.reward_quality import auroc
 
 PLACE = ("evaluate", "pass@1", "greedy", "sft", "short")
 

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from reasoner.evals.metrics import best_of_k, best_of_n, maj_at_k, pass_at_k
-from reasoner.evals.reward_quality import first_error_f1
+from reasoner.metrics.at_k import best_of_k, best_of_n, maj_at_k, pass_at_k
+from reasoner.metrics.reward_quality import first_error_f1
 from reasoner.search.choose import majority
 
 

@@ -11,9 +11,9 @@ from small_models import save_small_qwen
 
 from reasoner.config import validate
 from reasoner.data.importers import Import
-from reasoner.evals.reward_quality import auroc, first_below
 from reasoner.evals.rows import from_json
 from reasoner.evals.step_benchmarks import Scored, best_of_rows, measure_steps, prm_score, threshold_of
+from reasoner.metrics.reward_quality import auroc, first_below
 from reasoner.pipeline import RunConfig, run
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.models import load_model, load_tokenizer
@@ -181,7 +181,13 @@ def test_a_published_prm_scores_a_benchmark(tmp_path, layout):
     torch.manual_seed(3)
     save_file({"score.weight": torch.randn(2, 64), "score.bias": torch.zeros(2)}, folder / "head.safetensors")
     path = rows_of(tmp_path)
-    long = {"id": "x-2", "problem": "1+3?", "steps": ["word " * 3000], "label": 0, "final_answer_correct": False}
+    long = {
+        "id": "x-2",
+        "problem": "1+3?",
+        "steps": ["word " * 3000],
+        "label": 0,
+        "final_answer_correct": False,
+    }
     with open(path, "a") as file:
         file.write("\n" + json.dumps(long))
     found = evaluated(tmp_path, prm=f"{layout}{folder}", benchmarks={"b": {"path": path}}, threshold=0.5)
@@ -191,7 +197,9 @@ def test_a_published_prm_scores_a_benchmark(tmp_path, layout):
     assert found["b", "error_accuracy"] == (first_below(first, 0.5) == 1) / 2
     assert found["b", "correct_accuracy"] == (first_below(second, 0.5) == -1)
     counts = read_json(tmp_path / "run/stages/evaluate/counts.json")["b"]
-    assert [(r["line"], r["reason"]) for r in counts["not_scored"]] == [(3, "longer than the model's context")]
+    assert [(r["line"], r["reason"]) for r in counts["not_scored"]] == [
+        (3, "longer than the model's context")
+    ]
 
 
 def test_a_model_without_a_head_has_to_be_named(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reasoner.evals.intervals import bootstrap, paired_difference, sign_test, wilson
+from reasoner.metrics.intervals import bootstrap, paired_difference, sign_test, wilson
 
 
 def test_wilson_goldens():

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from reasoner.evals.reward_quality import (
+from reasoner.metrics.reward_quality import (
     auroc,
     average_precision,
     best_threshold,

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from reasoner.evals.metrics import (
+from reasoner.metrics.at_k import (
     best_of_k,
     best_of_n,
     fit_coverage,

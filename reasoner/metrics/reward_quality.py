@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reasoner.evals.intervals import wilson
+from reasoner.metrics.intervals import wilson
 
 BinsFn = Callable[[np.ndarray, int], np.ndarray]
 

@@ -1,0 +1,1 @@
+"""Numbers about answers and scores: pass@k, votes, intervals, ranking and calibration. numpy alone."""
