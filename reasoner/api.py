@@ -25,7 +25,6 @@ from reasoner.data.rows import SourceConfig
 from reasoner.data.sources import load_items
 from reasoner.engine.local import LocalEngine
 from reasoner.engine.protocol import Sampling
-from reasoner.evals.rows import MetricRow
 from reasoner.evals.solve import Solved
 from reasoner.evals.solve import solve as solve_question
 from reasoner.evals.tools import Solver
@@ -38,6 +37,7 @@ from reasoner.policy.machine import own_device
 from reasoner.policy.models import load_tokenizer
 from reasoner.records import StepLabels
 from reasoner.registry import UserError, lookup
+from reasoner.report.rows import MetricRow
 from reasoner.scoring.outcome import judge_while
 from reasoner.scoring.prm import score_steps
 from reasoner.scoring.reward_models import load_orm, load_reward_model

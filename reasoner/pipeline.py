@@ -19,9 +19,6 @@ from reasoner.config import Config, check_entries, difference, save_resolved
 from reasoner.data.prompting import PromptConfig
 from reasoner.data.rows import SourceConfig, hub_split
 from reasoner.data.splits import ContaminationConfig
-from reasoner.evals.report import write_report
-from reasoner.evals.rows import MetricRow, from_json
-from reasoner.evals.rows import to_json as rows_to_json
 from reasoner.folder import begin, check_shared, claimed, held_by, withdraw
 from reasoner.interrupt import going_on
 from reasoner.ledger import Ledger
@@ -30,6 +27,9 @@ from reasoner.planning.booked import flops_of
 from reasoner.planning.room import check_room
 from reasoner.policy.machine import Precision, use
 from reasoner.registry import UserError
+from reasoner.report.page import write_report
+from reasoner.report.rows import MetricRow, from_json
+from reasoner.report.rows import to_json as rows_to_json
 from reasoner.scoring.outcome import TooManyFailed
 from reasoner.seal import changed, check_seal, fingerprint, seal
 from reasoner.stages import EVERYWHERE, IN_PARTS, MAKERS, MEASURES, STAGES, StageConfig

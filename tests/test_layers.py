@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     "verifiers",
     "tree records store columns config registry ledger metrics folder seal parts interrupt watchdog",
-    "data losses policy engine tracking economics",
+    "data losses policy engine tracking economics report",
     "scoring search signals",
     "trainers evals export",
     "stages planning doctor commands pipeline api serving viewing cli __main__",
@@ -24,7 +24,7 @@ ALLOWED = {
 }
 NO_TORCH = (
     [f"reasoner.{name}" for name in LAYERS[1].split()]
-    + ["verifiers", "reasoner.search", "reasoner.signals"]
+    + ["verifiers", "reasoner.report", "reasoner.search", "reasoner.signals"]
     + [f"reasoner.scoring.{name}" for name in ("outcome", "aggregate")]
 )
 BAD_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "handler", "base"}

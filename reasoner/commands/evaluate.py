@@ -7,8 +7,8 @@ from pathlib import Path
 from reasoner.data.sources import load_items
 from reasoner.evals.recorded import read_groups
 from reasoner.evals.replay import replay_rows, verify_groups
-from reasoner.evals.rows import MetricRow
 from reasoner.registry import UserError
+from reasoner.report.rows import MetricRow
 
 
 def run_replay(path: Path, ks: str, config) -> list[MetricRow]:

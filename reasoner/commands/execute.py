@@ -50,7 +50,7 @@ def execute(config, as_json: bool) -> None:
 
 def show_rows(rows, as_json: bool) -> None:
     """Metric rows as JSON, or as tables as wide as the terminal."""
-    from reasoner.evals.rows import rich_table, to_json
+    from reasoner.report.rows import rich_table, to_json
 
     columns = width()
     print(to_json(rows)) if as_json else Console(width=columns).print(rich_table(rows, columns))

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from reasoner.economics.cost import Prices, price
-from reasoner.evals.rows import MetricRow, gain_row, mean_row
 from reasoner.evals.tools import Solver, num_passed, tools_of
 from reasoner.metrics.at_k import best_of_k, maj_at_k
 from reasoner.metrics.intervals import PairedDifference, paired_difference
 from reasoner.registry import UserError
+from reasoner.report.rows import MetricRow, gain_row, mean_row
 from reasoner.scoring.outcome import judge
 from reasoner.search.method import Choice, Sampled, Tools, classes_of, extend, from_root
 from reasoner.search.methods import answer, label_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from reasoner.evals.rows import MetricRow, proportion_row
+from reasoner.report.rows import MetricRow, proportion_row
 from reasoner.tree import Problem
 
 METRIC = "no_answer"

@@ -13,9 +13,9 @@ import numpy as np
 
 from reasoner.evals.no_answers import no_answer_rows
 from reasoner.evals.recorded import Group
-from reasoner.evals.rows import MetricRow, mean_row
 from reasoner.metrics.at_k import best_of_k, fit_coverage, maj_at_k, pass_at_k, pass_hat_k
 from reasoner.registry import UserError
+from reasoner.report.rows import MetricRow, mean_row
 from reasoner.scoring.aggregate import AGGREGATES, BESIDE
 from reasoner.search.answers import answer_classes
 from reasoner.tree import Problem

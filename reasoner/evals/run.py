@@ -17,11 +17,11 @@ import numpy as np
 from reasoner.data.prompting import Prompting
 from reasoner.data.working import written_steps
 from reasoner.evals.no_answers import no_answer_rows
-from reasoner.evals.rows import MetricRow, mean_row, statistic_row
 from reasoner.metrics.at_k import best_of_n, maj_at_k, pass_at_k
 from reasoner.metrics.reward_quality import auroc, best_threshold, first_below, first_error_f1
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import lookup
+from reasoner.report.rows import MetricRow, mean_row, statistic_row
 from reasoner.scoring.aggregate import AGGREGATES, BESIDE, MONTE_CARLO
 from reasoner.scoring.prm import score_leaves, score_steps
 from reasoner.scoring.published import PublishedPRM

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reasoner.evals.rows import MetricRow, gain_row, mean_row, proportion_row, statistic_row
 from reasoner.metrics.intervals import PairedDifference, bootstrap, paired_difference
+from reasoner.report.rows import MetricRow, gain_row, mean_row, proportion_row, statistic_row
 from reasoner.signals.consensus import StepJudge
 
 _NUMBER = r"\d{1,12}(?:\.\d{1,6})?"

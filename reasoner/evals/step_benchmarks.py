@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from reasoner.data.importers.step_tree import StepTree
-from reasoner.evals.rows import MetricRow, mean_row
 from reasoner.metrics.at_k import best_of_k
 from reasoner.metrics.intervals import bootstrap
 from reasoner.metrics.reward_quality import (
@@ -26,6 +25,7 @@ from reasoner.metrics.reward_quality import (
     first_error_f1,
 )
 from reasoner.registry import lookup
+from reasoner.report.rows import MetricRow, mean_row
 from reasoner.scoring.aggregate import AGGREGATES
 
 UNSCORED = -2  # a prediction that is never right: of a solution that could not be scored

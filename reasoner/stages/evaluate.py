@@ -19,7 +19,6 @@ from reasoner.engine.local import LocalEngine
 from reasoner.engine.protocol import Sampling
 from reasoner.engine.remote import RemoteEngine
 from reasoner.evals.frontier import COUNTS, Bench, each_alone, from_plain, points_of, rows_of, to_plain
-from reasoner.evals.rows import MetricRow, to_json
 from reasoner.evals.run import Answered, RewardModels, calibrated_threshold, measure, scored
 from reasoner.evals.tools import Solver
 from reasoner.folder import StageName
@@ -27,6 +26,7 @@ from reasoner.ledger import Ledger
 from reasoner.metrics.reward_quality import calibration_curve
 from reasoner.parts import trees_per_part
 from reasoner.registry import UserError
+from reasoner.report.rows import MetricRow, to_json
 from reasoner.scoring.aggregate import default_aggregate
 from reasoner.scoring.judging import Judging, Settled
 from reasoner.scoring.prm import score_steps

@@ -11,11 +11,11 @@ from pydantic import Field
 from reasoner.config import Config, MayChange
 from reasoner.engine.connect import EngineConfig
 from reasoner.engine.protocol import Sampling
-from reasoner.evals.rows import MetricRow, gain_row, mean_row, to_json
 from reasoner.folder import StageName
 from reasoner.metrics.intervals import paired_difference
 from reasoner.policy.models import base_of, is_adapter, note_base
 from reasoner.registry import UserError
+from reasoner.report.rows import MetricRow, gain_row, mean_row, to_json
 from reasoner.scoring.outcome import core_seconds, judge
 from reasoner.search.chain import fan
 from reasoner.search.grow import Growth, grow

@@ -12,7 +12,6 @@ from pydantic import Field
 from reasoner.config import Config, Entry, MayChange
 from reasoner.engine.connect import EngineConfig
 from reasoner.engine.protocol import Engine, Sampling
-from reasoner.evals.rows import MetricRow, gain_row, to_json
 from reasoner.evals.run import sample, varied
 from reasoner.evals.self_correction import (
     Ending,
@@ -27,6 +26,7 @@ from reasoner.evals.self_correction import (
 from reasoner.folder import StageName
 from reasoner.metrics.intervals import paired_difference
 from reasoner.registry import UserError, lookup
+from reasoner.report.rows import MetricRow, gain_row, to_json
 from reasoner.scoring.outcome import core_seconds, judge
 from reasoner.search.chain import fan
 from reasoner.search.grow import Branch, BranchPolicy, Growth, grow

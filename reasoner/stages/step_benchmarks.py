@@ -17,7 +17,6 @@ from reasoner.data.importers.step_tree import StepTree, Unusable, probability, w
 from reasoner.data.importers.tokens import Encoded, encode
 from reasoner.data.prompting import Prompting
 from reasoner.data.splits import HeldOut
-from reasoner.evals.rows import MetricRow, to_json
 from reasoner.evals.step_benchmarks import (
     Scored,
     average_row,
@@ -29,6 +28,7 @@ from reasoner.evals.step_benchmarks import (
 from reasoner.folder import StageName
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import UserError
+from reasoner.report.rows import MetricRow, to_json
 from reasoner.scoring.aggregate import default_aggregate
 from reasoner.scoring.prm import score_steps
 from reasoner.scoring.published import PublishedPRM, score_solutions, tokens_of

@@ -6,9 +6,9 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 
-from reasoner.evals.charts import COLOURS, Curve, curves_chart, safe
-from reasoner.evals.history import curves_by_stage
-from reasoner.evals.report import sections, tiles
+from reasoner.report.charts import COLOURS, Curve, curves_chart, safe
+from reasoner.report.history import curves_by_stage
+from reasoner.report.page import sections, tiles
 from reasoner.viewing.runs import Run
 
 AGAIN_S = 20  # between looks at a run under way

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reasoner.config import read_yaml
-from reasoner.evals.rows import MetricRow, from_json
 from reasoner.folder import in_use
 from reasoner.ledger import Ledger
 from reasoner.registry import UserError
+from reasoner.report.rows import MetricRow, from_json
 from reasoner.store import is_done, num_shards, read_json
 
 ROWS = "rows.json"

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from reasoner.columns import trees_of
-from reasoner.evals.charts import spelled
 from reasoner.registry import UserError
+from reasoner.report.charts import spelled
 from reasoner.signals.backup import unbiased_values
 from reasoner.store import num_shards, tree_tables
 from reasoner.tree import ROOT, Node, Tree

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reasoner.evals.charts import bar_chart
+from reasoner.report.charts import bar_chart
 from reasoner.signals.advantages import ADVANTAGES
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.tree import ROOT, Tree

@@ -21,13 +21,13 @@ from reasoner.data.sources import SourceConfig, load_items
 from reasoner.economics.cost import Prices
 from reasoner.engine.local import LocalEngine
 from reasoner.evals.frontier import Bench, Point, against, frontier, points_of, rows_of, to_plain
-from reasoner.evals.report import write_report
-from reasoner.evals.rows import to_json
 from reasoner.evals.tools import Solver
 from reasoner.ledger import Ledger
 from reasoner.metrics.intervals import paired_difference
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.models import load_model, load_tokenizer
+from reasoner.report.page import write_report
+from reasoner.report.rows import to_json
 from reasoner.search.methods import METHODS, MethodConfig
 from reasoner.store import write_json, write_text
 from reasoner.tree import Problem

@@ -30,9 +30,9 @@ from typing import Any
 import yaml
 
 from reasoner.config import validate
-from reasoner.evals.charts import Estimate, Panel, interval_chart
 from reasoner.pipeline import RunConfig
 from reasoner.pipeline import run as run_stages
+from reasoner.report.charts import Estimate, Panel, interval_chart
 from tests.benchmarks import trl_grpo
 from tests.benchmarks.measure import save_chart
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from reasoner.evals.report_style import CSS
+from reasoner.report.style import CSS
 
 PAIRS = 5
 NUM_EOS, VOCAB = 2, 128  # uniform logits over these end a text with probability 1/64 at each token

@@ -23,13 +23,13 @@ from reasoner.evals.frontier import (
     rows_of,
     to_plain,
 )
-from reasoner.evals.frontier_chart import frontier_chart, frontier_of, method_curves
-from reasoner.evals.rows import grids
 from reasoner.evals.tools import Solver, tools_of, view_of
 from reasoner.ledger import Ledger
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.registry import UserError
+from reasoner.report.frontier_chart import frontier_chart, frontier_of, method_curves
+from reasoner.report.rows import grids
 from reasoner.scoring.prm import score_steps
 from reasoner.search.choose import majority
 from reasoner.search.method import extend, from_end, from_root

@@ -11,13 +11,13 @@ from small_models import save_small_qwen
 
 from reasoner.config import validate
 from reasoner.data.importers import Import
-from reasoner.evals.rows import from_json
 from reasoner.evals.step_benchmarks import Scored, best_of_rows, measure_steps, prm_score, threshold_of
 from reasoner.metrics.reward_quality import auroc, first_below
 from reasoner.pipeline import RunConfig, run
 from reasoner.policy.heads import ScoreNet
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.registry import UserError
+from reasoner.report.rows import from_json
 from reasoner.scoring.published import load_published, score_solutions
 from reasoner.stages.step_benchmarks import given_scores
 from reasoner.store import read_json

@@ -6,10 +6,10 @@ import pytest
 from small_models import small_lm, writes_after
 
 from reasoner.config import validate
-from reasoner.evals.rows import from_json
 from reasoner.pipeline import RunConfig, measured_on, run
 from reasoner.policy.models import save, train_tokenizer
 from reasoner.registry import UserError
+from reasoner.report.rows import from_json
 
 # after a prompt or a step, what comes next; "3+4" is solved, "5+6" is not
 CHAINS = {

@@ -7,10 +7,10 @@ import pytest
 from small_models import small_lm, writes_after
 
 from reasoner.config import ConfigError, read_yaml, save_resolved, validate
-from reasoner.evals.rows import from_json
 from reasoner.pipeline import RunConfig, check, run
 from reasoner.policy.models import load_model, save, train_tokenizer
 from reasoner.records import StepLabels
+from reasoner.report.rows import from_json
 from reasoner.stages.context import turned
 from reasoner.store import read_records, read_trees
 

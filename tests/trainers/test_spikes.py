@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from small_models import save_small_qwen
 from test_policy_gradient import TEXTS, moved, train
 
-from reasoner.evals.history import spikes as told_of
 from reasoner.losses import ppo_clip
 from reasoner.registry import UserError
+from reasoner.report.history import spikes as told_of
 from reasoner.trainers.policy_draw import Position, Round
 from reasoner.trainers.replay import Kept
 from reasoner.trainers.spikes import SpikeConfig, bounds, leave_out, note, sift, spikes

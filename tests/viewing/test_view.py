@@ -13,9 +13,9 @@ import pytest
 import uvicorn
 from run_folders import HARM, save_run, small_tree, tokenizer, wide_tree
 
-from reasoner.evals.charts import Curve, curves_chart
 from reasoner.folder import LOCK
 from reasoner.registry import UserError
+from reasoner.report.charts import Curve, curves_chart
 from reasoner.store import write_trees
 from reasoner.tree import Node
 from reasoner.viewing import trees
@@ -135,7 +135,9 @@ def test_chains_are_searched_and_false_positives_come_first(browser):
     assert told["chains"][0]["scores"]["prm"] == pytest.approx(0.9)
     # by the model's own likelihood the right chains have the higher score, and the wrong ones still come first
     likely = browser.api("chains", **PLACE, score="likelihood")["chains"]
-    assert {c["verdict"] for c in likely} == {"incorrect"} and max(c["scores"]["likelihood"] for c in likely) < 0.6
+    assert {c["verdict"] for c in likely} == {"incorrect"} and max(
+        c["scores"]["likelihood"] for c in likely
+    ) < 0.6
     right = browser.api("chains", **PLACE, verdict="correct", start=50)
     assert right["found"] == 70 and {c["verdict"] for c in right["chains"]} == {"correct"}
     assert len(right["chains"]) == 20

@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from reasoner.evals.report import COST_TILES, write_report
-from reasoner.evals.rows import MetricRow, proportion_row
 from reasoner.ledger import COUNTERS
 from reasoner.metrics.reward_quality import CalibrationPoint
+from reasoner.report.page import COST_TILES, write_report
+from reasoner.report.rows import MetricRow, proportion_row
 
 VOID = {"meta", "circle", "line", "rect", "polyline"}
 HOSTILE = '</pre></script><script>alert(1)</script><img src=x onerror="alert(1)">\u202e\x00\ud800\'&amp;'

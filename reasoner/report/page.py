@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasoner.evals.charts import (
+from reasoner.report.charts import (
     Estimate,
     Panel,
     bar_chart,
@@ -23,10 +23,9 @@ from reasoner.evals.charts import (
     safe,
     short_number,
 )
-from reasoner.evals.frontier_chart import frontier_chart, method_curves
-from reasoner.evals.history import calibrations, curves_by_stage, number, spikes
-from reasoner.evals.report_style import CSS
-from reasoner.evals.rows import (
+from reasoner.report.frontier_chart import frontier_chart, method_curves
+from reasoner.report.history import calibrations, curves_by_stage, number, spikes
+from reasoner.report.rows import (
     SEARCH_TITLE,
     Column,
     Grid,
@@ -39,6 +38,7 @@ from reasoner.evals.rows import (
     unit,
     value_text,
 )
+from reasoner.report.style import CSS
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 SECONDS = "seconds"
@@ -68,7 +68,7 @@ def write_report(
     """Writes the report to `path`, atomically.
 
     `ledger` is {stage: {model: {counter: number}}} and {"seconds": {stage: number}}. `history` holds the
-    dicts of metrics.jsonl (evals.history tells what is drawn, calibration included). `samples` are
+    dicts of metrics.jsonl (report.history tells what is drawn, calibration included). `samples` are
     {"prompt", "steps": [{"text", "right", "prm"}], "correct"}; "right" and "correct" are True, False or None
     (not known), "prm" is a number or None. What is empty leaves its section out.
     """
@@ -108,8 +108,7 @@ def sections(
 def _page(title: str, top: str, parts: Sequence[tuple[str, str, str]]) -> str:
     links = "".join(f'<a href="#{anchor}">{safe(name)}</a>' for anchor, name, _ in parts)
     body = "".join(
-        f'<section id="{anchor}"><h2>{safe(name)}</h2>{content}</section>'
-        for anchor, name, content in parts
+        f'<section id="{anchor}"><h2>{safe(name)}</h2>{content}</section>' for anchor, name, content in parts
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from reasoner.evals.rows import (
+from reasoner.metrics.intervals import paired_difference, wilson
+from reasoner.metrics.reward_quality import auroc
+from reasoner.report.rows import (
     Column,
     MetricRow,
     from_json,
@@ -22,8 +24,6 @@ from reasoner.evals.rows import (
     to_json,
     value_text,
 )
-from reasoner.metrics.intervals import paired_difference, wilson
-from reasoner.metrics.reward_quality import auroc
 
 PLACE = ("evaluate", "pass@1", "greedy", "sft", "short")
 

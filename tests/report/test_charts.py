@@ -5,7 +5,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from reasoner.evals.charts import (
+from reasoner.metrics.reward_quality import CalibrationPoint
+from reasoner.report.charts import (
     Curve,
     Estimate,
     Panel,
@@ -18,7 +19,6 @@ from reasoner.evals.charts import (
     safe,
     short_number,
 )
-from reasoner.metrics.reward_quality import CalibrationPoint
 
 HOSTILE = '<script>alert("1")</script>&\'\u202e\x00\ud800'
 

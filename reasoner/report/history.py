@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reasoner.evals.charts import Curve
 from reasoner.metrics.reward_quality import CalibrationPoint
+from reasoner.report.charts import Curve
 
 # What is worth a chart, in this order. A key is drawn if it has all words of an entry.
 DRAWN_WORDS = (

@@ -2,8 +2,8 @@
 
 import math
 
-from reasoner.evals.history import calibrations, curves_by_stage
 from reasoner.metrics.reward_quality import calibration_curve
+from reasoner.report.history import calibrations, curves_by_stage
 
 
 def test_curves_by_stage_key_and_by_prefix():

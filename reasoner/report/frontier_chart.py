@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from reasoner.evals.charts import draw_line, draw_text, nice_ticks, safe, short_number, svg
-from reasoner.evals.rows import MetricRow
+from reasoner.report.charts import draw_line, draw_text, nice_ticks, safe, short_number, svg
+from reasoner.report.rows import MetricRow
 
 # Tell-apart hues that read on light and on dark ground; past them the dashes change.
 _HUES = ("#2f6fde", "#d2642d", "#2f9e6e", "#a453c9", "#c2a21d", "#d1457f", "#2aa6bd", "#8a6d5b")
