@@ -7,7 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reasoner.api import grow, labels, load, pass_at_k, problems, run, score, solve, train
+    from reasoner.api import grow, labels, pass_at_k, problems, run, score, solve, train
+    from reasoner.evals.load import load
     from reasoner.evals.solve import Solved
     from reasoner.evals.tools import Solver
     from reasoner.records import StepLabels
@@ -25,7 +26,8 @@ __all__ = [
 ]  # fmt: skip
 
 _FROM = {
-    "reasoner.api": "grow labels load pass_at_k problems run score solve train",
+    "reasoner.api": "grow labels pass_at_k problems run score solve train",
+    "reasoner.evals.load": "load",
     "reasoner.evals.solve": "Solved",
     "reasoner.evals.tools": "Solver",
     "reasoner.records": "StepLabels",

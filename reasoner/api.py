@@ -20,27 +20,20 @@ from rich.console import Console
 
 from reasoner.commands.progress import telling
 from reasoner.config import Config, apply_overrides, validate
-from reasoner.data.prompting import PromptConfig, load_prompting
 from reasoner.data.rows import SourceConfig
 from reasoner.data.sources import load_items
-from reasoner.engine.local import LocalEngine
 from reasoner.engine.protocol import Sampling
 from reasoner.evals.solve import Solved
 from reasoner.evals.solve import solve as solve_question
 from reasoner.evals.tools import Solver
-from reasoner.ledger import Ledger
 from reasoner.metrics import at_k
-from reasoner.pipeline import RunConfig
 from reasoner.pipeline import run as run_stages
-from reasoner.policy.adapters import load_merged
-from reasoner.policy.machine import own_device
-from reasoner.policy.models import load_tokenizer
 from reasoner.records import StepLabels
 from reasoner.registry import UserError, lookup
 from reasoner.report.rows import MetricRow
+from reasoner.run_config import RunConfig
 from reasoner.scoring.outcome import judge_while
 from reasoner.scoring.prm import score_steps
-from reasoner.scoring.reward_models import load_orm, load_reward_model
 from reasoner.search.grow import Growth, StepStop
 from reasoner.search.grow import grow as grow_trees
 from reasoner.search.mcts import outcome_or_score
@@ -62,39 +55,6 @@ class _Asked(Config):
 Row = Mapping[
     str, Any
 ]  # of a problem: prompt and answer, or prompt, verifier and its reference; see `problems`
-
-
-def load(
-    model: str | Path,
-    prm: str | Path | None = None,
-    orm: str | Path | None = None,
-    *,
-    prompt: Mapping[str, Any] | PromptConfig | None = None,
-    max_context: int = 2048,
-    num_slots: int = 64,
-) -> Solver:
-    """A policy that can write, with the reward models that judge for it.
-
-    model: a folder, adapters too, or a name on the hub; prm may be a published one. prompt: keys of the YAML's
-    `prompt`; without it the model's chat template is used where it has one. max_context: tokens of prompt and answer.
-    """
-    if prompt is None:
-        prompt = {"chat": bool(load_tokenizer(str(model)).chat_template)}
-    if not isinstance(prompt, PromptConfig):
-        prompt = validate(PromptConfig, dict(prompt), "prompt")
-    prompting = load_prompting(str(model), prompt)
-    lm = load_merged(str(model)).to(own_device())
-    room = min(max_context, getattr(lm.config, "max_position_embeddings", max_context))
-    ledger = Ledger()
-    engine = LocalEngine(lm, prompting.eos_ids, num_slots, room, ledger=ledger, tokenizer=prompting.tokenizer)
-    return Solver(
-        Path(model).name,
-        engine,
-        prompting,
-        ledger,
-        load_reward_model(str(prm), prompting.decode) if prm else None,
-        load_orm(str(orm)) if orm else None,
-    )
 
 
 def problems(source: str | Iterable[Row | Problem], **options: Any) -> list[Problem]:

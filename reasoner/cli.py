@@ -306,7 +306,7 @@ def configs() -> None:
 @config_app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of a run's YAML: every key with its type, default and meaning."""
-    from reasoner.pipeline import RunConfig
+    from reasoner.run_config import RunConfig
 
     print(json.dumps(RunConfig.model_json_schema(), indent=2))
 

@@ -10,35 +10,32 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from accelerate import PartialState
-from pydantic import AfterValidator, Field
 
-from reasoner.config import Config, check_entries, difference, save_resolved
-from reasoner.data.prompting import PromptConfig
-from reasoner.data.rows import SourceConfig, hub_split
-from reasoner.data.splits import ContaminationConfig
+from reasoner.config import check_entries, difference, save_resolved
+from reasoner.data.rows import hub_split
 from reasoner.folder import begin, check_shared, claimed, held_by, withdraw
 from reasoner.interrupt import going_on
 from reasoner.ledger import Ledger
 from reasoner.parts import are_of, begin_parts, give_up_parts, marked, read_whole, unmark_damaged, write_whole
 from reasoner.planning.booked import flops_of
 from reasoner.planning.room import check_room
-from reasoner.policy.machine import Precision, use
+from reasoner.policy.machine import use
 from reasoner.registry import UserError
 from reasoner.report.page import write_report
 from reasoner.report.rows import MetricRow, from_json
 from reasoner.report.rows import to_json as rows_to_json
+from reasoner.run_config import RunConfig
 from reasoner.scoring.outcome import TooManyFailed
 from reasoner.seal import changed, check_seal, fingerprint, seal
-from reasoner.stages import EVERYWHERE, IN_PARTS, MAKERS, MEASURES, STAGES, StageConfig
+from reasoner.stages import EVERYWHERE, IN_PARTS, MAKERS, MEASURES, STAGES
 from reasoner.stages.basis import basis, data_files
 from reasoner.stages.beforehand import check_problems
 from reasoner.stages.context import Context
 from reasoner.stages.needs import check_needs
 from reasoner.stages.references import check_data, check_references, data_in, earlier_stages
-from reasoner.stages.repeat import Repeat, expanded
 from reasoner.store import is_done, saying_what_is_full, to_json, write_text
 from reasoner.tracking import Tracker, wandb_run
 from reasoner.trainers.checkpoint import latest_step
@@ -51,42 +48,6 @@ CHECKPOINTS = "checkpoints"  # in a stage's folder, while it trains
 PARTS = "parts"  # in a stage's folder, while it works through many trees
 BASIS = "basis.json"  # in a stage's folder: the part of the config that its result rests on
 ROWS = "rows.json"  # in a stage's folder, if it measures
-
-
-class RunConfig(Config):
-    """A whole experiment: problem sets and the stages that use them."""
-
-    out: str = Field("", description="folder of the run; by default runs/<name of the config file>")
-    seed: int = Field(0, description="seed of everything random")
-    title: str = Field("", description="headline of the report")
-    wandb: dict[str, Any] | None = Field(
-        None,
-        description="options of wandb.init, e.g. {project: mine, mode: offline}; the run is called as its folder",
-    )
-    dollars_per_hour: float = Field(
-        0.0,
-        ge=0,
-        description="price of an hour of the machine, all its devices together; the ledger tells what stages cost",
-    )
-    min_isolation: Literal["A", "B", "B-landlock", "C"] = Field(
-        "B",
-        description="verifiers run programs behind at least this tier, or not at all; see python -m verifiers probe",
-    )
-    stalled_after: float | None = Field(
-        7200.0,
-        gt=0,
-        description="seconds without any progress after which a stage writes all stacks into its folder and ends with "
-        "exit code 76; null: never",
-    )
-    precision: Precision = Precision.model_validate({})
-    prompt: PromptConfig = PromptConfig()
-    contamination: ContaminationConfig = ContaminationConfig()
-    problems: dict[str, list[SourceConfig]] = Field(
-        description="problem sets by name; problems of `test` are kept out of all training"
-    )
-    stages: Annotated[
-        list[Annotated[StageConfig | Repeat, Field(discriminator="kind")]], AfterValidator(expanded)
-    ] = Field(min_length=1, description="what to do, in order; of kind repeat: rounds of stages")
 
 
 # (stage, done, total, note, numbers): the numbers are the stage's latest metrics, its tokens by counter, and, when it has

@@ -15,7 +15,7 @@ LAYERS = [
     "data losses policy engine tracking economics report",
     "scoring search signals",
     "trainers evals export",
-    "stages planning doctor commands pipeline api serving viewing cli __main__",
+    "stages run_config planning doctor commands pipeline api serving viewing cli __main__",
 ]
 LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 ALLOWED = {
@@ -101,6 +101,36 @@ def test_repository_keeps_the_layers():
         is_package = path.name == "__init__.py"
         found += faults(path.read_text("utf-8"), module.removesuffix(".__init__"), is_package)
     assert found == []
+
+
+def test_no_two_packages_import_each_other():
+    assert mutual({m: p.read_text("utf-8") for m, p in all_modules()}) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        ("import reasoner.signals.pairs", "from reasoner.scoring.outcome import judge", ["scoring, signals"]),
+        (
+            "import reasoner.signals.pairs",
+            "def f():\n    from reasoner.scoring import outcome",
+            ["scoring, signals"],
+        ),
+        ("import reasoner.signals.pairs", "from reasoner.signals.gae import gae", []),
+    ],
+)
+def test_two_packages_that_import_each_other_are_found(first, second, found):
+    assert mutual({"reasoner.scoring.critique": first, "reasoner.signals.reward": second}) == found
+
+
+def mutual(sources: dict[str, str]) -> list[str]:
+    """Pairs of our packages, or modules beside them, each of which imports the other."""
+    edges = {
+        (module.split(".")[1], target.split(".")[1])
+        for module, source in sources.items() if module.startswith("reasoner.")
+        for target in imported(source, module, False) if target.startswith("reasoner.")
+    }  # fmt: skip
+    return [f"{one}, {other}" for one, other in sorted(edges) if one < other and (other, one) in edges]
 
 
 def test_the_wheel_holds_every_package_and_every_config():

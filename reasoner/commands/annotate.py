@@ -15,8 +15,8 @@ from reasoner.config import read_yaml, validate
 from reasoner.data.annotate import RATINGS, Candidate, key_of, printable, queue, record
 from reasoner.data.files import LeftOut, read_rows
 from reasoner.data.prompting import Prompting
-from reasoner.pipeline import RunConfig
 from reasoner.registry import UserError
+from reasoner.run_config import RunConfig
 from reasoner.scoring.aggregate import AGGREGATES
 from reasoner.scoring.prm import score_steps
 from reasoner.scoring.reward_models import load_reward_model

@@ -35,7 +35,7 @@ class Audited:
 
 def audit(out: Path) -> list[Audited]:
     """Every stage of a run, in order; reads every byte once. A folder without a run is a UserError."""
-    from reasoner.pipeline import RunConfig
+    from reasoner.run_config import RunConfig
 
     if not (out / "config.yaml").is_file():
         raise UserError(f"{out} holds no config.yaml; expected the folder of a run")

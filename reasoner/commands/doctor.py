@@ -67,11 +67,11 @@ def _case(config: str, more: list[str]):
     from reasoner.commands.shipped import found
     from reasoner.config import validate
     from reasoner.doctor.case import Case
-    from reasoner.pipeline import RunConfig
     from reasoner.planning.models import config_at
     from reasoner.planning.of_model import positions
     from reasoner.policy.models import load_tokenizer
     from reasoner.registry import UserError
+    from reasoner.run_config import RunConfig
 
     if config.endswith(YAML):
         return Case(resolved(Path(config), more), path=found(Path(config)), overrides=more)

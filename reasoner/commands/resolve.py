@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reasoner.config import apply_overrides, read_yaml, validate
-from reasoner.pipeline import RunConfig
+from reasoner.run_config import RunConfig
 
 
 def resolved(path: Path, overrides: list[str]) -> RunConfig:

@@ -123,10 +123,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _answerer(model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think):
-    from reasoner.api import load
     from reasoner.commands.quiet import quiet
     from reasoner.commands.solve import config_of, prompt_for
     from reasoner.config import apply_overrides
+    from reasoner.evals.load import load
     from reasoner.serving.answerer import Answerer
 
     quiet()

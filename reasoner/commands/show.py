@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree as Branches
 
-from reasoner.config import read_yaml
 from reasoner.registry import UserError, nearest
 from reasoner.search.budgets import node_depths
 from reasoner.signals.backup import unbiased_values
 from reasoner.store import read_trees, to_json
 from reasoner.tree import ROOT, Tree
+from reasoner.viewing.texts import decoder
 
 STYLES = {"correct": "green", "incorrect": "red", "no_answer": "yellow", "error": "magenta"}
 
@@ -162,25 +160,6 @@ def _table(rows: list[dict[str, Any]], folder: Path, limit: int) -> Table:
 def _print(shown: Table | Branches) -> None:
     console = Console()
     Console(width=console.width if console.is_terminal else 160, soft_wrap=False).print(shown)
-
-
-def decoder(run: Path, folder: Path) -> Callable[[Sequence[int]], str]:
-    """Token ids as text by the tokenizer of the stage that wrote the folder; as numbers, and why, where there is none."""
-    run = next((p for p in (run, *folder.parents[:2]) if (p / "config.yaml").is_file()), run)
-    config = run / "config.yaml"
-    stages = read_yaml(config).get("stages", []) if config.is_file() else []
-    model = next((s.get("model") for s in stages if s.get("name") == folder.name), None)
-    try:
-        if model is None:
-            raise UserError(f"no config.yaml near {folder} names the stage's model")
-        made = run / "models" / str(model) / "model"
-        from reasoner.policy.models import load_tokenizer
-
-        tokenizer = load_tokenizer(str(made if made.is_dir() else model))
-    except UserError as problem:
-        print(f"reasoner: token ids instead of text: {problem}", file=sys.stderr)
-        return lambda ids: " ".join(map(str, ids))
-    return lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
 def _printable(text: str) -> str:

@@ -16,7 +16,7 @@ from reasoner.registry import UserError, imported, nearest
 
 def tables() -> dict[str, dict[str, Any]]:
     """What a key names ("advantage method") → the known names, with what stands behind each."""
-    from reasoner.pipeline import RunConfig
+    from reasoner.run_config import RunConfig
     from reasoner.search.methods import METHODS
     from verifiers import VERIFIERS
 

@@ -13,10 +13,11 @@ from reasoner.data.prompting import Prompting
 from reasoner.data.rows import Item, SourceConfig
 from reasoner.data.sources import load_items
 from reasoner.doctor.machine import Machine, this_machine
-from reasoner.pipeline import RunConfig, measured_on
+from reasoner.pipeline import measured_on
 from reasoner.planning.lengths import GENERATED, READ, prompting_of
 from reasoner.planning.models import config_from, origin
 from reasoner.policy.models import TinyModel, base_of
+from reasoner.run_config import RunConfig
 from reasoner.stages.references import NamesProblems, named
 
 QUICKLY = 300  # rows of a file that are read at the start of a run

@@ -9,7 +9,6 @@ from typing import Any
 
 from reasoner.economics.hardware import Hardware
 from reasoner.ledger import Ledger
-from reasoner.pipeline import RunConfig
 from reasoner.planning.lengths import ProblemSet, counters, measure_sets, prompting_of, read_sets
 from reasoner.planning.models import config_from, origin
 from reasoner.planning.needs import nearest_fit, need_of
@@ -18,6 +17,7 @@ from reasoner.planning.pace import DECODING, PARALLEL, pace_of
 from reasoner.planning.work import Facts, Work, work_of
 from reasoner.policy.models import TinyModel
 from reasoner.registry import UserError
+from reasoner.run_config import RunConfig
 
 MEASURED = ("prefilled", "reused", "decoded", "scored", "trained", "verifications")
 

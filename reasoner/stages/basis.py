@@ -1,4 +1,4 @@
-"""What a stage's result rests on: keys of the config, and files of data. `config` is a whole run's (pipeline.RunConfig)."""
+"""What a stage's result rests on: keys of the config, and files of data. `config` is a whole run's (run_config.RunConfig)."""
 
 from __future__ import annotations
 

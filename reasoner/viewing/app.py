@@ -17,11 +17,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from reasoner.commands.show import decoder
 from reasoner.registry import UserError
 from reasoner.report.style import CSS
 from reasoner.viewing.pages import cost_page, curves_page, shell
 from reasoner.viewing.runs import Run, read_run
+from reasoner.viewing.texts import decoder
 from reasoner.viewing.trees import chains, chosen, drawn, one_tree, overview, told
 
 LOCAL = ("127.0.0.1", "localhost")
