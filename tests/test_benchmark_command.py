@@ -27,3 +27,8 @@ def test_an_unknown_name_is_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         runner.main()
     assert "'verifi', expected some of verify" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(Path(runner.__file__).parent.glob("[a-z]*.py")), ids=lambda p: p.stem)
+def test_every_benchmark_finds_what_it_imports(path):
+    assert importlib.import_module(f"tests.benchmarks.{path.stem}").__doc__

@@ -21,10 +21,13 @@ from reasoner.config import apply_overrides, read_yaml, validate
 from reasoner.data.prompting import load_prompting
 from reasoner.data.sources import load_items
 from reasoner.engine.local import LocalEngine
-from reasoner.evals.run import draw
+from reasoner.engine.protocol import Sampling
 from reasoner.pipeline import RunConfig
 from reasoner.policy.models import load_model
-from reasoner.tree import Problem
+from reasoner.scoring.outcome import judge_while
+from reasoner.search.chain import fan
+from reasoner.search.grow import Growth, grow
+from reasoner.tree import Problem, Tree
 
 MOST_APART = 2  # problems
 
@@ -39,7 +42,9 @@ def ours(folder: str, config: RunConfig, problems: Sequence[Problem], max_tokens
     prompting = load_prompting(folder, config.prompt)
     longest = max(len(prompting.prompt_ids(p.prompt)) for p in problems) + max_tokens
     engine = LocalEngine(load_model(folder), prompting.eos_ids, 64, longest, tokenizer=prompting.tokenizer)
-    trees = draw(problems, engine, prompting, 1, max_tokens, 0.0, 0)
+    trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
+    growth = Growth(prompting.mark_steps, max_tokens, Sampling(0.0), 0)
+    judge_while(lambda on_node: grow(trees, engine, fan(1), growth, on_node=on_node), trees, prompting.decode)
     leaves = [(t, t.leaves()[0]) for t in trees]
     return [
         Answered(prompting.decode(t.completion_ids(i)), t.verdicts[i].status == "correct") for t, i in leaves
