@@ -166,11 +166,13 @@ def _value(tree: tuple, leaf: Leaf) -> tuple:
         return sides[1]
     if signs == ("=",) and names_something(sides[1]):
         return sides[0]
-    if signs == ("=",) and all(map(_is_expression, sides)):
-        # "sqrt(4) = 2" is true and says 2; "7 = 5" is not, and says nothing.
+    named = [side for side in sides if side[0] == "unit" and side[2] not in ("%", "degree")]
+    bare = [side[1] if side in named else side for side in sides]
+    if signs == ("=",) and len(named) < 2 and all(map(_is_expression, bare)):
+        # "sqrt(4) = 2" is true and says 2, "6 + 9 = 15 balls" 15 balls; "7 = 5" is not, and says nothing.
         try:
-            if leaf(*sides):
-                return sides[1]
+            if leaf(*bare):
+                return named[0] if named else sides[1]
         except Malformed:
             return tree
     between = interval(tree)
