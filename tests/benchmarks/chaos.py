@@ -4,7 +4,10 @@
 
 Each fault strikes the run at a random moment; then the same command is started again, until it is done, and what it
 wrote (weights, trees but for their times, records) is compared with an undisturbed run's. Prints one line a fault and
-one JSON line: faults that the run went on from to the same end, over all. Linux, some minutes; `full` needs root.
+one JSON line: faults that the run went on from to the same end, over all that struck; one that came when the run was over
+is tried again on another. Kinds: kill, term (signals), full (no file may grow beyond some bytes), torn (killed, and a file
+cut or flipped), worker and server (a process of the run's killed; the server stands in for vLLM), nan (a weight).
+Linux, about a minute a fault.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from reasoner.interrupt import TRY_AGAIN
 from tests import warm
 
 ROOT = Path(__file__).parent.parent.parent
+STAND_IN = ROOT / "tests" / "engine" / "stand_in.py"
 CONFIG = """
 prompt: {template: "{prompt}=\\n"}
 problems:
@@ -37,6 +41,8 @@ problems:
 stages:
   - {kind: init, hidden_size: 32, num_layers: 2, num_heads: 2, num_key_value_heads: 1, intermediate_size: 64}
   - {kind: sft, model: base, batch_size: 16, max_steps: 40, save_every: 5, optimizer: {name: muon, lr: 0.01}}
+  - {kind: rollout, name: served, model: sft, num_problems: 16, max_tokens: 24, tree: {num_roots: 4, num_points: 0},
+     engine: {kind: vllm, spawn: 1, executable: SERVER}}
   - {kind: rollout, model: sft, num_problems: 24, max_tokens: 24,
      tree: {where: spread_steps, num_roots: 4, num_points: 2, num_children: 2}}
   - {kind: verify, model: sft}
@@ -126,6 +132,18 @@ def children_of(pid: int) -> list[int]:
     return below
 
 
+def servers_of(pid: int) -> list[int]:
+    """The model servers that a run has started."""
+    found = []
+    for child in children_of(pid):
+        try:
+            if STAND_IN.name in Path(f"/proc/{child}/cmdline").read_text():
+                found.append(child)
+        except OSError:
+            continue
+    return found
+
+
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -156,8 +174,10 @@ def tear(out: Path, rng: random.Random) -> str:
     return path.relative_to(out).as_posix()
 
 
-def strike(kind: str, config: Path, out: Path, log: Path, seconds: float, rng: random.Random) -> str:
-    """Start the run, let one fault happen to it at about that time, and see it end; what happened."""
+def strike(
+    kind: str, config: Path, out: Path, log: Path, seconds: float, rng: random.Random
+) -> tuple[bool, str]:
+    """Start the run, let one fault happen to it at about that time, and see it end; whether it struck, and what happened."""
     before = (
         Full(rng.choice([2_000, 20_000, 60_000, 200_000]))
         if kind == "full"
@@ -167,28 +187,33 @@ def strike(kind: str, config: Path, out: Path, log: Path, seconds: float, rng: r
     )
     process = life(config, out, log, before)
     try:
+        if kind == "server":
+            until = time.monotonic() + PATIENCE_S
+            while process.exitcode is None and not servers_of(process.pid) and time.monotonic() < until:
+                process.join(0.1)
         process.join(seconds)
         below = children_of(process.pid)
-        what = ""
-        if process.exitcode is None and kind in ("kill", "torn"):
-            os.kill(process.pid, signal.SIGKILL)
-        elif process.exitcode is None and kind == "term":
-            os.kill(process.pid, signal.SIGTERM)
-        elif process.exitcode is None and kind == "worker" and below:
-            os.kill(rng.choice(below), signal.SIGKILL)
+        victim = {
+            "worker": rng.choice(below or [0]),
+            "server": rng.choice(servers_of(process.pid) or [0]),
+        }.get(kind, process.pid if kind in SIGNALS else 0)
+        struck = process.exitcode is None and victim > 0
+        if struck:
+            os.kill(victim, SIGNALS[kind])
         process.join(PATIENCE_S)
         if process.exitcode is None:
-            return "HUNG"
+            return True, "HUNG"
         what = f"exit {process.exitcode}"
+        struck = struck or (kind in ("full", "nan") and process.exitcode != 0)
         if kind == "term" and process.exitcode not in (0, TRY_AGAIN):
-            return f"WRONG {what}"
+            return True, f"WRONG {what}"
         if kind == "torn" and process.exitcode:
             what += f", tore {tear(out, rng)}"
         until = time.monotonic() + 20
         while any(map(is_alive, below)) and time.monotonic() < until:
             time.sleep(0.1)
         left = [pid for pid in below if is_alive(pid)]
-        return f"LEFT OVER {left}" if left else what
+        return (True, f"LEFT OVER {left}") if left else (struck, what)
     finally:
         if process.exitcode is None:
             process.kill()
@@ -205,7 +230,8 @@ def finish(config: Path, out: Path, log: Path) -> str:
     return "" if process.exitcode == 0 else log.read_text().rstrip().splitlines()[-1]
 
 
-KINDS = ("kill", "term", "full", "torn", "worker", "nan")
+KINDS = ("kill", "term", "full", "torn", "worker", "server", "nan")
+SIGNALS = {"term": signal.SIGTERM} | dict.fromkeys(("kill", "torn", "worker", "server"), signal.SIGKILL)
 
 
 def main() -> int:
@@ -228,7 +254,10 @@ def main() -> int:
 def run_all(folder: Path, num_faults: int, kinds: list[str], minutes: float, rng: random.Random) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "chaos.yaml"
-    config.write_text(CONFIG, encoding="utf-8")
+    server = folder / "vllm"
+    server.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n', encoding="utf-8")
+    server.chmod(0o755)
+    config.write_text(CONFIG.replace("SERVER", str(server)), encoding="utf-8")
     began = time.monotonic()
     if said := finish(config, folder / "whole", folder / "whole.log"):
         raise SystemExit(f"the undisturbed run failed: {said}")
@@ -249,9 +278,12 @@ def run_all(folder: Path, num_faults: int, kinds: list[str], minutes: float, rng
             and time.monotonic() - began < 60 * minutes
         ):
             kind = order.pop()
-            struck.append(kind)
-            what = strike(kind, config, out, log, rng.uniform(0.5, span / 4), rng)
-            print(f"{kind:7} {what}", flush=True)
+            did, what = strike(
+                kind, config, out, log, rng.uniform(0.5, 3 if kind == "server" else span / 4), rng
+            )
+            struck += [kind] if did else []
+            order[:0] = [] if did else [kind]
+            print(f"{kind:7} {what}{'' if did else ', struck nothing'}", flush=True)
             bad = what if what.isupper() or what.split()[0] in ("HUNG", "WRONG", "LEFT") else ""
         bad = bad or finish(config, out, log)
         if not bad:
