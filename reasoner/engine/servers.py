@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import signal
 import socket
@@ -21,6 +22,8 @@ import httpx
 from reasoner.engine.dialect import Dialect
 from reasoner.registry import UserError
 from reasoner.store import write_json
+
+logger = logging.getLogger(__name__)
 
 TERM_WAIT = 20.0  # seconds that a server has to end by itself
 LOG_LINES = 5  # of a server that died, shown in the error
@@ -129,16 +132,29 @@ def end_leftovers(folder: Path) -> list[int]:
     """End servers that an earlier, killed run of this folder left; known by process number and start time both."""
     ended = []
     for record in folder.glob("*.json"):
-        told = json.loads(record.read_text(encoding="utf-8"))
-        if told["started"] is not None and started_at(told["pid"]) == told["started"]:
-            _signal_group(told["pid"], signal.SIGTERM)
+        pid, started = _recorded(record)
+        if started is not None and started_at(pid) == started:
+            _signal_group(pid, signal.SIGTERM)
             until = time.monotonic() + TERM_WAIT
-            while started_at(told["pid"]) == told["started"] and time.monotonic() < until:
+            while started_at(pid) == started and time.monotonic() < until:
                 time.sleep(0.1)
-            _signal_group(told["pid"], signal.SIGKILL)
-            ended.append(told["pid"])
+            _signal_group(pid, signal.SIGKILL)
+            ended.append(pid)
         record.unlink()
     return ended
+
+
+def _recorded(record: Path) -> tuple[int, int | None]:
+    """Process number and start time of a server; without a time where the file is torn: such a server is left alone."""
+    try:
+        told = json.loads(record.read_text(encoding="utf-8"))
+        return int(told["pid"]), None if told["started"] is None else int(told["started"])
+    except (ValueError, KeyError, TypeError):
+        logger.warning(
+            "%s, which tells of a server that was started, is torn; expected process and start time: if the model server with "
+            "the process number in its name still runs, end it by hand", record,
+        )  # fmt: skip
+        return 0, None
 
 
 def started_at(pid: int) -> int | None:
