@@ -287,14 +287,16 @@ def read_trees(folder: str | Path, number: int | None = None) -> Iterator[Tree]:
 
     `number` chooses one of its shards, counted from 0 (num_shards).
     """
-    for table in _tables(folder, TREE_SCHEMA, number=number):
+    for table in tree_tables(folder, number):
         for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
             yield from trees_of(batch)
 
 
 def tree_tables(folder: str | Path, number: int | None = None) -> Iterator[pa.Table]:
     """As read_trees, the rows as they lie in the shards (columns: reasoner/columns.py)."""
-    return _tables(folder, TREE_SCHEMA, number=number)
+    return _tables(
+        folder, TREE_SCHEMA, lambda shards: shards if number is None else shards[number : number + 1]
+    )
 
 
 def num_shards(folder: str | Path) -> int:
@@ -321,6 +323,13 @@ def read_records(folder: str | Path, record_type: type[R]) -> Iterator[R]:
             yield from records_of(batch, record_type)
 
 
+def record_tables(folder: str | Path, record_type: type, number: int) -> Iterator[pa.Table]:
+    """What put_records wrote under a number, as it lies there; nothing where it wrote nothing."""
+    return _tables(
+        folder, record_schema(record_type), lambda shards: [p for p in shards if int(p.stem) == number]
+    )
+
+
 def _write(writer: ShardWriter, rows: Iterable[Any]) -> int:
     num_rows = 0
     with writer:
@@ -334,15 +343,17 @@ def _shards(folder: Path) -> list[Path]:
     return sorted((p for p in folder.glob("*.parquet") if p.stem.isdecimal()), key=lambda p: int(p.stem))
 
 
-def _tables(folder: str | Path, schema: pa.Schema, number: int | None = None) -> Iterator[pa.Table]:
-    """One table per whole shard, or of one shard: its checksums are verified before any of its rows is used."""
+def _tables(
+    folder: str | Path, schema: pa.Schema, chosen: Callable[[list[Path]], list[Path]] = list
+) -> Iterator[pa.Table]:
+    """One table per whole shard that is chosen: its checksums are verified before any of its rows is used."""
     shards = _shards(Path(folder))
     if not shards:
         state = "an empty folder" if Path(folder).is_dir() else "no such folder"
         raise UserError(
             f"got {folder} ({state}), expected Parquet shards; run the stage that writes them first"
         )
-    for path in shards if number is None else shards[number : number + 1]:
+    for path in chosen(shards):
         try:
             with open(path, "rb"):
                 pass  # what the file system refuses has its own words here, which Arrow does not keep

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,32 @@ def wilson(c: int, n: int, z: float = 1.96) -> Interval:
     half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # At c = 0 and c = n one end is the point itself, which rounding would miss by 1e-17.
     return Interval(0.0 if c == 0 else centre - half, 1.0 if c == n else centre + half)
+
+
+@lru_cache(maxsize=4096)
+def beta_interval(c: int, n: int, level: float = 0.95) -> Interval:
+    """Central interval of Beta(1 + c, 1 + n - c), the posterior of a share under a uniform prior (Bayes 1763).
+
+    With whole parameters its distribution function at x is the chance of more than c successes in n + 1 trials of
+    chance x; the ends are found by halving.
+    """
+    if not 0 <= c <= n:
+        raise ValueError(f"c={c} successes of n={n}: c must lie in 0..n")
+    m = n + 1
+    ways = [math.lgamma(m + 1) - math.lgamma(k + 1) - math.lgamma(m - k + 1) for k in range(c + 1, m + 1)]
+
+    def below(x: float) -> float:
+        win, lose = math.log(x), math.log1p(-x)
+        return sum(math.exp(w + k * win + (m - k) * lose) for k, w in enumerate(ways, start=c + 1))
+
+    def quantile(share: float) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if below(middle) < share else (low, middle)
+        return (low + high) / 2
+
+    return Interval(quantile((1 - level) / 2), quantile((1 + level) / 2))
 
 
 def bootstrap(

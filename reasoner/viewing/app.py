@@ -19,10 +19,12 @@ from starlette.routing import Route
 
 from reasoner.registry import UserError
 from reasoner.report.style import CSS
+from reasoner.tree import Tree
+from reasoner.viewing.labels import Labelled, read_labels
 from reasoner.viewing.pages import cost_page, curves_page, shell
 from reasoner.viewing.runs import Run, read_run
 from reasoner.viewing.texts import decoder
-from reasoner.viewing.trees import chains, chosen, drawn, one_tree, overview, told
+from reasoner.viewing.trees import Decode, chains, chosen, drawn, one_tree, overview, told
 
 LOCAL = ("127.0.0.1", "localhost")
 STATIC = Path(__file__).parent / "static"
@@ -60,15 +62,17 @@ def application(folders: Mapping[str, Path]) -> Starlette:
     def trees(asked: Mapping[str, str]) -> Any:
         return overview(_folder(folders, asked))
 
+    def asked_for(asked: Mapping[str, str]) -> tuple[Tree, Decode, Labelled]:
+        folder, shard = _folder(folders, asked), _number(asked, "shard")
+        found = one_tree(folder, shard, _number(asked, "row"))
+        return found, decode_of(folder), read_labels(folder, shard, found)
+
     def tree(asked: Mapping[str, str]) -> Any:
-        folder = _folder(folders, asked)
-        found = one_tree(folder, _number(asked, "shard"), _number(asked, "row"))
-        return drawn(found, decode_of(folder))
+        return drawn(*asked_for(asked))
 
     def node(asked: Mapping[str, str]) -> Any:
-        folder = _folder(folders, asked)
-        found = one_tree(folder, _number(asked, "shard"), _number(asked, "row"))
-        return told(found, _number(asked, "node"), decode_of(folder))
+        found, decode, labelled = asked_for(asked)
+        return told(found, _number(asked, "node"), decode, labelled)
 
     def search(asked: Mapping[str, str]) -> Any:
         folder = _folder(folders, asked)

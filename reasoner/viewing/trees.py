@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,8 @@ from reasoner.registry import UserError
 from reasoner.report.charts import spelled
 from reasoner.signals.backup import unbiased_values
 from reasoner.store import num_shards, tree_tables
-from reasoner.tree import ROOT, Node, Tree
+from reasoner.tree import ROOT, Counts, Node, Tree
+from reasoner.viewing.labels import Labelled, State, as_told, counted
 
 MAX_TREES = 10_000  # in a list, and searched for chains
 MAX_PROMPT = 200  # characters in a list
@@ -77,19 +78,42 @@ def one_tree(folder: Path, shard: int, row: int) -> Tree:
     )
 
 
-def drawn(tree: Tree, decode: Decode) -> dict[str, Any]:
+def drawn(tree: Tree, decode: Decode, labelled: Labelled) -> dict[str, Any]:
     """A tree as its picture needs it: of each node where it leaves its parent, its steps, verdict and marks."""
-    values = unbiased_values(tree)
+    facts = Facts(tree, unbiased_values(tree), counted(tree), labelled.labels)
     return {
         "id": shown(tree.problem.id, MAX_PROMPT),
         "prompt": shown(tree.problem.prompt, MAX_TEXT),
         "reference": shown(str(tree.problem.reference), MAX_TEXT),
         "scores": [spelled(name) for name in tree.scores],
-        "nodes": [_node(tree, i, values[i], decode) for i in range(len(tree.nodes))],
+        "labels": labelled.names,
+        "notes": labelled.notes,
+        "from_prompt": as_told(facts.counts.get((ROOT, len(tree.nodes[ROOT].token_ids)))),
+        "nodes": [_node(facts, i, decode) for i in range(len(tree.nodes))],
     }
 
 
-def _node(tree: Tree, i: int, values: np.ndarray, decode: Decode) -> dict[str, Any]:
+class Facts(NamedTuple):
+    """A tree with what is known of its states: values by node and tokens, counts of continuations, labels."""
+
+    tree: Tree
+    values: list[np.ndarray]
+    counts: dict[State, Counts]
+    labels: dict[State, dict[str, float]]
+
+    def at(self, i: int, k: int | None, end: int) -> dict[str, Any]:
+        """At the end of a node's step `k` (None: of a part of one), which is so many tokens into it."""
+        scores = self.tree.scores.items() if k is not None else ()
+        return {
+            "value": number(self.values[i][end]),
+            "scores": {name: number(of[i][k]) for name, of in scores if k < len(of.get(i, ()))},
+            "counts": as_told(self.counts.get((i, end))),
+            "labels": {name: number(y) for name, y in self.labels.get((i, end), {}).items()},
+        }
+
+
+def _node(facts: Facts, i: int, decode: Decode) -> dict[str, Any]:
+    tree = facts.tree
     node, verdict = tree.nodes[i], tree.verdicts.get(i)
     ends = [e for e in node.step_ends if e < len(node.token_ids)]
     if i != ROOT and node.token_ids and (not ends or ends[-1] != len(node.token_ids) - 1):
@@ -102,12 +126,9 @@ def _node(tree: Tree, i: int, values: np.ndarray, decode: Decode) -> dict[str, A
             {
                 "end": end + 1,
                 "text": text,
-                "value": number(values[end + 1]),
                 "entropy": _mean(node.entropy[start : end + 1]),
                 "logprob": _mean(node.logprobs_full[start : end + 1]),
-                "scores": {
-                    name: number(of[i][k]) for name, of in tree.scores.items() if k < len(of.get(i, ()))
-                },
+                **facts.at(i, k, end + 1),
             }
         )
         start = end + 1
@@ -115,7 +136,7 @@ def _node(tree: Tree, i: int, values: np.ndarray, decode: Decode) -> dict[str, A
         "parent": node.parent,
         "offset": node.offset,
         "tokens": len(node.token_ids),
-        "value": number(values[0]),
+        "value": number(facts.values[i][0]),
         "steps": steps,
         "verdict": verdict.status if verdict else None,
         "answer": shown(verdict.answer, MAX_PROMPT) if verdict and verdict.answer else None,
@@ -126,11 +147,11 @@ def _node(tree: Tree, i: int, values: np.ndarray, decode: Decode) -> dict[str, A
     }
 
 
-def told(tree: Tree, i: int, decode: Decode) -> dict[str, Any]:
+def told(tree: Tree, i: int, decode: Decode, labelled: Labelled) -> dict[str, Any]:
     """A node in full: the steps of the whole path that ends with it, its verdict, and its tokens one by one."""
     if not 0 <= i < len(tree.nodes):
         raise UserError(f"got node {i} of {len(tree.nodes)}; expected one of the tree's")
-    values = unbiased_values(tree)
+    facts = Facts(tree, unbiased_values(tree), counted(tree), labelled.labels)
     path, before, room = [], [], MAX_NODE_TEXT
     for span in tree.path(i)[1:]:
         node, start = tree.nodes[span.node], 0
@@ -138,21 +159,12 @@ def told(tree: Tree, i: int, decode: Decode) -> dict[str, Any]:
         for k, end in enumerate(ends):
             text = shown(decode([*before, *node.token_ids[start : end + 1]]), min(MAX_TEXT, room))
             room = max(room - len(text), 0)
-            scores = {name: number(of[span.node][k]) for name, of in tree.scores.items() if span.node in of}
-            path.append(
-                {
-                    "node": span.node,
-                    "text": text,
-                    "value": number(values[span.node][end + 1]),
-                    "scores": scores,
-                }
-            )
+            path.append({"node": span.node, "text": text, **facts.at(span.node, k, end + 1)})
             before, start = [], end + 1
         before = [*before, *node.token_ids[start : span.end]]
     if before:
-        path.append(
-            {"node": i, "text": shown(decode(before), min(MAX_TEXT, room)), "value": None, "scores": {}}
-        )
+        text = shown(decode(before), min(MAX_TEXT, room))
+        path.append({"node": i, "text": text, "value": None, "scores": {}, "counts": None, "labels": {}})
     node, verdict = tree.nodes[i], tree.verdicts.get(i)
     return {
         "path": path,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reasoner.metrics.intervals import bootstrap, paired_difference, sign_test, wilson
+from reasoner.metrics.intervals import beta_interval, bootstrap, paired_difference, sign_test, wilson
 
 
 def test_wilson_goldens():
@@ -21,6 +21,25 @@ def test_wilson_covers_about_95_percent():
     for p in (0.05, 0.3, 0.9):
         hits = [low <= p <= high for low, high in (wilson(int(c), 50) for c in rng.binomial(50, p, 4000))]
         assert 0.93 < np.mean(hits) < 0.985
+
+
+@pytest.mark.parametrize(
+    ("c", "n", "low", "high"),
+    [
+        (0, 0, 0.025, 0.975),  # the uniform prior itself
+        (1, 1, 0.025**0.5, 0.975**0.5),  # x^2
+        (0, 4, 1 - 0.975**0.2, 1 - 0.025**0.2),  # 1 - (1 - x)^5
+        (7, 10, 0.39026, 0.89074),  # Beta(8, 4), from a table
+        (1500, 3000, 0.48212, 0.51788),  # no overflow: nearly normal, 0.5 +- 1.96 / (2 sqrt(3003))
+    ],
+)
+def test_beta_intervals(c, n, low, high):
+    assert beta_interval(c, n) == pytest.approx((low, high), abs=2e-5)
+
+
+def test_more_successes_than_trials_have_no_posterior():
+    with pytest.raises(ValueError, match="must lie in"):
+        beta_interval(3, 2)
 
 
 def test_bootstrap_of_a_mean_is_near_the_normal_interval():

@@ -7,7 +7,8 @@ import yaml
 from small_models import CORRECT, WRONG
 
 from reasoner.policy.models import train_tokenizer
-from reasoner.store import mark_done, write_json, write_trees
+from reasoner.signals.step_labels import StepLabelConfig, step_labels
+from reasoner.store import mark_done, put_records, write_json, write_trees
 from reasoner.tree import Node, Problem, Tree
 
 HARM = '<script>document.title="owned"</script><img src=x onerror=alert(1)>"\'>\x1b[31m\u202eevil</main>'
@@ -30,6 +31,20 @@ def save_run(folder: Path, trees: list[Tree], done: bool = True, title: str = "a
         mark_done(folder / "stages" / stage, {})
     write_trees(folder / "trees/verify", trees)
     return folder
+
+
+def save_labels(
+    folder: Path, shard: int, trees: list[Tree], kinds: tuple[str, ...] = ("hard", "soft")
+) -> None:
+    """As a stage `label` labels the trees of a shard."""
+    path = folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["stages"].append({"kind": "label", "name": "label", "trees": "verify", "kinds": list(kinds)})
+    path.write_text(yaml.safe_dump(config))
+    for kind in kinds:
+        records = list(step_labels(trees, StepLabelConfig(kind=kind), tokenizer().decode))
+        (folder / "records/label" / kind).mkdir(parents=True)
+        put_records(folder / "records/label" / kind, shard, records)
 
 
 def tokenizer(known: dict = {}):  # noqa: B006  (made once)

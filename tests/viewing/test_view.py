@@ -11,15 +11,17 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
-from run_folders import HARM, save_run, small_tree, tokenizer, wide_tree
+from run_folders import HARM, save_labels, save_run, small_tree, tokenizer, wide_tree
 
 from reasoner.folder import LOCK
+from reasoner.records import OutcomeLabel
 from reasoner.registry import UserError
 from reasoner.report.charts import Curve, curves_chart
-from reasoner.store import write_trees
+from reasoner.store import put_records, write_trees
 from reasoner.tree import Node
 from reasoner.viewing import trees
 from reasoner.viewing.app import application
+from reasoner.viewing.labels import read_labels
 from reasoner.viewing.runs import named, read_run
 from tests import warm
 
@@ -113,6 +115,45 @@ def test_a_tree_has_steps_with_text_scores_values_and_entropy(browser):
     assert [step["text"] for step in node["path"]] == ["3 + 4 = 7\n", "so the answer is 7"]
     assert node["verdict"]["status"] == "incorrect" and node["tokens"][0][2] == -1.0
     assert "".join(token[0] for token in node["tokens"]) == "so the answer is 7"
+
+
+def test_steps_have_their_counts_the_posterior_and_the_labels_of_label_stages(tmp_path):
+    run = save_run(tmp_path / "run", [small_tree(0)])
+    write_trees(run / "trees/verify", [small_tree(1), small_tree(2)])
+    save_labels(run, 1, [small_tree(1), small_tree(2)])  # of the second shard alone
+    browser = Browser(run)
+    tree = browser.api("tree", **PLACE, shard=1, row=1)
+    assert tree["labels"] == ["label hard", "label soft"] and tree["notes"] == []
+    first, second = tree["nodes"][1]["steps"]
+    # one continuation was drawn from the first step's end, a wrong one: Beta(1, 2), with 1 - (1 - x)^2 below x
+    told = first["counts"]
+    assert (told["n"], told["c"], told["errors"]) == (1, 0, 0)
+    assert told["posterior"] == pytest.approx([1 / 3, 1 - 0.975**0.5, 1 - 0.025**0.5], abs=1e-4)
+    assert tree["from_prompt"]["n"] == tree["from_prompt"]["c"] == 1 and second["counts"] is None
+    assert first["labels"] == {"label hard": 0, "label soft": 0}
+    assert second["labels"] == {"label hard": 1, "label soft": 1}  # its own verdict
+    assert tree["nodes"][2]["steps"][0]["labels"] == {}  # was drawn to judge the state before
+    path = browser.api("node", **PLACE, shard=1, row=1, node=2)["path"]
+    assert path[0]["labels"] == first["labels"] and path[0]["counts"] == told
+    unlabelled = browser.api("tree", **PLACE, shard=0, row=0)
+    assert [step["labels"] for node in unlabelled["nodes"] for step in node["steps"]] == [{}, {}, {}]
+    put_records(run / "records/label/soft", 1, [OutcomeLabel("p1", "", "", True, [], [])])
+    tree = browser.api("tree", **PLACE, shard=1, row=1)
+    browser.close()
+    assert tree["labels"] == ["label hard"] and "soft/00001.parquet with the columns" in tree["notes"][0]
+
+
+def test_labels_are_looked_for_in_the_run_alone(tmp_path):
+    run = save_run(tmp_path / "run", [small_tree()])
+    save_labels(run, 0, [small_tree()], ("soft",))
+    shutil.copytree(run / "records", tmp_path / "elsewhere")
+    label = {"kind": "label", "trees": "verify"}
+    stages = [{**label, "name": "../../elsewhere/label", "kinds": ["soft"]}, {**label, "name": "..", "kinds": ["records"]},
+              {**label, "name": "label", "kinds": ["../label/soft", 3]}, {**label, "name": "label", "kinds": 7}, "x"]  # fmt: skip
+    for given in (stages, 5):
+        (run / "config.yaml").write_text(json.dumps({"stages": given}))
+        found = read_labels(run / "trees/verify", 0, small_tree())
+        assert (found.labels, found.names, found.notes) == ({}, [], [])
 
 
 def test_a_step_that_begins_in_the_parent_is_told_whole(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 from chromium import Chromium, found
-from run_folders import HARM, save_run, small_tree, wide_tree
+from run_folders import HARM, save_labels, save_run, small_tree, wide_tree
 from test_view import Browser
 
 pytestmark = [
@@ -24,6 +24,7 @@ TREE = "document.querySelectorAll('.tree g.node').length"
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     save_run(folder / "run", [small_tree(i) for i in range(4)])
+    save_labels(folder / "run", 0, [small_tree(i) for i in range(4)])
     save_run(folder / "harm", [small_tree(0, HARM, f"3 + 4 = 7\n{HARM}", name=HARM)], title=HARM)
     save_run(folder / "large", [wide_tree(500), *(wide_tree(16) for _ in range(2000))])
     made = Browser(folder / "run", folder / "harm", folder / "large")
@@ -86,6 +87,29 @@ def test_a_tree_is_walked_by_keys(server, page):
     page.wait("!document.getElementById('tip').hidden")
     tip = page.evaluate("document.getElementById('tip').textContent")
     assert "entropy 0.25" in tip and "prm 0.90" in tip and "V 0.33" in tip and "3 + 4 = 7" in tip
+    assert_quiet(page, server)
+
+
+def test_labels_and_their_posterior_are_shown(server, page):
+    page.open(f"{server.url}/trees?run=run&stage=verify", f"{TREE} === 4")
+    assert "from the prompt: 1 of 1 right" in page.evaluate("document.getElementById('picture').textContent")
+    page.evaluate("document.querySelector('.tree').focus()")
+    page.press("ArrowRight", "Enter")
+    page.wait("document.querySelector('#detail .counts')")
+    counts = page.evaluate("[...document.querySelectorAll('#detail .counts')].map(c => c.textContent)")
+    assert counts == [
+        "label hard 0.00  label soft 0.00  ·  0 of 1 right, posterior 0.33 (0.01 to 0.84) ",
+        "label hard 1.00  label soft 1.00",
+    ]
+    # the interval, 0.0126 to 0.8419 of 96 pixels, is drawn in the width that it has
+    ends = page.evaluate("['x1','x2'].map(x => +document.querySelector('#detail .strip .span').getAttribute(x))")
+    assert ends == pytest.approx([2 + 96 * 0.0126, 2 + 96 * 0.8419], abs=0.01)
+    page.evaluate(
+        "(s => {s.value = 'label soft'; s.dispatchEvent(new Event('change'))})"
+        "([...document.querySelectorAll('select')].find(s => [...s.options].some(o => o.value === 'label soft')))"
+    )
+    bars = page.evaluate("[...document.querySelectorAll('.tree rect[data-step]')].map(r => r.style.fill)")
+    assert sorted(bars) == sorted(["rgb(206, 92, 20)", "rgb(44, 103, 216)", "var(--line)"])
     assert_quiet(page, server)
 
 

@@ -91,15 +91,41 @@ export function fault(room, problem) {
   room.replaceChildren(make("p", { class: "fault", role: "alert" }, problem.message));
 }
 
+// What became of the continuations from a state: counts, and the mean and 95 % interval of the Beta posterior of its value.
+export function counted(counts) {
+  if (!counts) return "";
+  const [mean, low, high] = counts.posterior;
+  const failed = counts.errors ? `, ${counts.errors} not judged` : "";
+  return `${counts.c} of ${counts.n} right${failed}, posterior ${number(mean)} (${number(low)} to ${number(high)})`;
+}
+
+export function named(numbers) {
+  return Object.entries(numbers).map(([name, x]) => `${name} ${number(x)}`);
+}
+
+function strip([mean, low, high]) {
+  const line = (from, to, name) => draw("line", { x1: 2 + 96 * from, x2: 2 + 96 * to, y1: 4, y2: 4, class: name });
+  const point = draw("line", { x1: 2 + 96 * mean, x2: 2 + 96 * mean, y1: 1, y2: 7, class: "point" });
+  const svg = draw("svg", { width: 100, height: 8, viewBox: "0 0 100 8", class: "strip", "aria-hidden": "true" });
+  svg.append(line(0, 1, "track"), line(low, high, "span"), point);
+  return svg;
+}
+
 // A path step by step, with the scores at its steps' ends, then the last node's tokens by their entropy.
 export function chain(told) {
   const steps = make("ol");
   for (const step of told.path) {
-    const scores = Object.entries(step.scores).map(([name, x]) => `${name} ${number(x)}`);
+    const scores = named(step.scores);
     if (step.value !== null) scores.push(`V ${number(step.value)}`);
     const item = make("li", {}, make("span", { class: "mark" }, "·"),
       make("span", { class: "text", dir: "auto" }, step.text),
       make("span", { class: "prm" }, scores.join("  ")));
+    const labels = named(step.labels).join("  ");
+    if (labels || step.counts) {
+      const about = make("span", { class: "counts" }, [labels, counted(step.counts)].filter(Boolean).join("  ·  "));
+      if (step.counts) about.append(" ", strip(step.counts.posterior));
+      item.append(about);
+    }
     item.style.borderLeftColor = colour(Object.values(step.scores)[0] ?? step.value);
     steps.append(item);
   }

@@ -1,5 +1,6 @@
 // The list of a stage's trees, and one of them as a picture: time runs to the right, each node has a line of its own.
-import { MARKS, ask, chain, choice, colour, draw, fault, field, make, number, place, places, verdictClass } from "./parts.js";
+import { MARKS, ask, chain, choice, colour, counted, draw, fault, field, make, named, number, place, places,
+  verdictClass } from "./parts.js";
 
 const LINE = 15; // pixels between lines of the picture
 const LEFT = 14;
@@ -82,12 +83,14 @@ function layout(nodes) {
 
 function paint(picture) {
   const { tree } = open;
-  const options = [...tree.scores.map((s) => [s, s]), ["value", "value"], ["entropy", "entropy"]];
+  const options = [...tree.scores, ...tree.labels, "posterior", "value", "entropy"].map((s) => [s, s]);
   const box = make("div", { class: "tree", tabindex: "0", role: "application",
     "aria-label": "tree: arrow keys go from node to node, Enter shows the chain" });
   const tip = make("div", { id: "tip", hidden: "" });
+  const notes = tree.notes.map((note) => make("p", { class: "fault", role: "status" }, note));
+  const above = tree.from_prompt ? [make("p", { class: "note" }, `from the prompt: ${counted(tree.from_prompt)}`)] : [];
   picture.replaceChildren(
-    make("h3", {}, tree.id), make("p", { class: "prompt", dir: "auto" }, tree.prompt),
+    make("h3", {}, tree.id), make("p", { class: "prompt", dir: "auto" }, tree.prompt), ...above, ...notes,
     make("div", { class: "controls" },
       choice("colour by", options, open.by, (by) => { open.by = by; paint(picture); }),
       make("span", { class: "scale" }, "0 ", make("i"), " 1"),
@@ -146,7 +149,8 @@ function drawn(n, i, x, y, start) {
 function measure(step) {
   if (open.by === "value") return step.value;
   if (open.by === "entropy") return step.entropy === null ? null : Math.min(step.entropy, 1);
-  return step.scores[open.by];
+  if (open.by === "posterior") return step.counts && step.counts.posterior[0];
+  return step.scores[open.by] ?? step.labels[open.by];
 }
 
 function node_of(target) {
@@ -161,8 +165,9 @@ function words(i, k) {
   if (n.verdict) lines.push(`${n.verdict}${n.answer ? `: ${n.answer}` : ""}`);
   const step = n.steps[k];
   if (step) {
-    const scores = Object.entries(step.scores).map(([name, s]) => `${name} ${number(s)}`);
-    lines.push([`V ${number(step.value)}`, ...scores, `entropy ${number(step.entropy)}`, `log p ${number(step.logprob)}`].join("  "));
+    const measured = [`V ${number(step.value)}`, ...named(step.scores), ...named(step.labels)];
+    lines.push([...measured, `entropy ${number(step.entropy)}`, `log p ${number(step.logprob)}`].join("  "));
+    if (step.counts) lines.push(`from here: ${counted(step.counts)}`);
     lines.push(step.text.length > 400 ? `${step.text.slice(0, 400)} …` : step.text);
   }
   return lines;
