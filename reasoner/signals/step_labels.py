@@ -7,7 +7,7 @@ labels a wrong step counts as good once one continuation recovers (see tests/sig
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -125,10 +125,7 @@ def step_labels(
             ends = tree.step_ends(leaf)
             if verdict is None or verdict.status == "error" or not ends:
                 continue
-            chain = Chain(counted.get((e.node, e.index + 1), Counts(0, 0, 0)) for e in ends)
-            is_closed = ends[-1].node == leaf and ends[-1].index + 1 == len(tree.nodes[leaf].token_ids)
-            if is_closed:
-                chain[-1] = Counts(1, int(verdict.status == "correct"), 0)
+            chain, is_closed = along(tree, leaf, counted)
             own = Chain(chain if is_closed else [*chain, Counts(1, int(verdict.status == "correct"), 0)])
             labels = label(own, config.min_continuations)[: len(ends)]
             found_at = first_error(labels)
@@ -160,6 +157,16 @@ def step_labels(
                 source=tree.problem.source,
                 licence=tree.problem.licence,
             )
+
+
+def along(tree: Tree, leaf: int, counted: Mapping[tuple[int, int], Counts]) -> tuple[Chain, bool]:
+    """Counts at the step ends of a judged trajectory; and whether the last step ends with it, which then has its verdict."""
+    ends = tree.step_ends(leaf)
+    chain = Chain(counted.get((e.node, e.index + 1), Counts(0, 0, 0)) for e in ends)
+    is_closed = ends[-1].node == leaf and ends[-1].index + 1 == len(tree.nodes[leaf].token_ids)
+    if is_closed:
+        chain[-1] = Counts(1, int(tree.verdicts[leaf].status == "correct"), 0)
+    return chain, is_closed
 
 
 def is_from_prompt(tree: Tree, leaf: int) -> bool:

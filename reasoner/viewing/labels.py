@@ -15,6 +15,7 @@ from reasoner.metrics.intervals import beta_interval
 from reasoner.records import StepLabels
 from reasoner.registry import UserError
 from reasoner.report.charts import spelled
+from reasoner.signals.step_labels import along
 from reasoner.store import record_tables
 from reasoner.tree import ROOT, Counts, Tree, counts
 
@@ -83,18 +84,30 @@ def _records(folder: Path, shard: int, problem_id: str) -> list[StepLabels]:
 
 
 def _by_state(tree: Tree, records: list[StepLabels]) -> dict[State, float]:
-    """A label for each step end that has one: records and trajectories are the same where their tokens are."""
-    prompt = tree.nodes[ROOT].token_ids
-    leaves = {tuple(tree.completion_ids(leaf)): leaf for leaf in tree.leaves()} if records else {}
+    """A label for each step end that has one.
+
+    A record is of the trajectory with its tokens, and of those that are alike in them the first with its counts.
+    """
+    if not records:
+        return {}
+    known = counted(tree)
+    open_leaves = defaultdict(list)
+    for leaf in tree.leaves():
+        if leaf in tree.verdicts and tree.step_ends(leaf):
+            chain, _ = along(tree, leaf, known)
+            tokens = (tree.nodes[ROOT].token_ids, tuple(tree.completion_ids(leaf)))
+            open_leaves[*tokens, tuple((s.n, s.c) for s in chain)].append(leaf)
     found: dict[State, float] = {}
     for record in records:
-        leaf = leaves.get(tuple(record.completion_ids))
-        if leaf is None or tuple(record.prompt_ids) != prompt:
-            continue
-        ends = tree.step_ends(leaf)
-        found |= {
-            (e.node, e.index + 1): y for e, y in zip(ends, record.labels, strict=False) if not math.isnan(y)
-        }
+        alike = open_leaves[
+            tuple(record.prompt_ids),
+            tuple(record.completion_ids),
+            tuple(zip(record.n, record.c, strict=False)),
+        ]
+        if alike:
+            ends = tree.step_ends(alike.pop(0))
+            labels = zip(ends, record.labels, strict=True)
+            found |= {(e.node, e.index + 1): y for e, y in labels if not math.isnan(y)}
     return found
 
 

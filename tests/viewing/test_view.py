@@ -143,6 +143,18 @@ def test_steps_have_their_counts_the_posterior_and_the_labels_of_label_stages(tm
     assert tree["labels"] == ["label hard"] and "soft/00001.parquet with the columns" in tree["notes"][0]
 
 
+def test_of_chains_with_the_same_tokens_each_has_its_own_labels(tmp_path):
+    tree = small_tree()
+    twin = tree.add(tree.nodes[1])  # the model wrote the first chain twice; only the first one was continued
+    tree.verdicts[twin] = tree.verdicts[1]
+    run = save_run(tmp_path / "run", [tree])
+    save_labels(run, 0, [tree], ("soft",))
+    found = read_labels(run / "trees/verify", 0, tree).labels
+    first = tree.nodes[1].step_ends[0] + 1
+    assert found[1, first] == {"label soft": 0} and (twin, first) not in found
+    assert [found[i, len(tree.nodes[i].token_ids)] for i in (1, twin)] == [{"label soft": 1}] * 2
+
+
 def test_labels_are_looked_for_in_the_run_alone(tmp_path):
     run = save_run(tmp_path / "run", [small_tree()])
     save_labels(run, 0, [small_tree()], ("soft",))
