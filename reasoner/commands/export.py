@@ -64,7 +64,7 @@ def _gguf(model: str, out: Path, bits: int, check: bool):
 
     from reasoner.commands.solve import prompt_for
     from reasoner.data.prompting import load_prompting
-    from reasoner.export.agreement import QUESTIONS, agreement, can_run, greedy
+    from reasoner.export.agreement import PASSAGE, QUESTIONS, agreement, can_run, greedy, perplexity
     from reasoner.policy.adapters import load_merged
 
     if not can_run():
@@ -79,3 +79,5 @@ def _gguf(model: str, out: Path, bits: int, check: bool):
         f"run by llama.cpp: {found.same} of {found.asked} greedy answers are the model's own to the last token; after the same "
         f"text the next token is the model's in {found.chosen} of {found.tokens}"
     )
+    read = perplexity(lm, out, prompting.encode(PASSAGE))
+    yield f"perplexity of a text of {read.tokens} tokens: {read.file:.3f} of the file, {read.own:.3f} of the model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,17 @@ QUESTIONS = (
     "Explain in two sentences why the sky is blue.",
     "Solve for x: 2x + 3 = 11.",
 )
+# Never change it: perplexities of this text are written down (tests/benchmarks/README.md).
+PASSAGE = (
+    "The ferry to the island leaves at seven in the morning and comes back at six. On most days it carries about "
+    "forty people: workers who repair the old lighthouse, a teacher with her two sons, and a few visitors who want to "
+    "walk along the cliffs. In winter the sea is often too rough, and then nobody crosses for days. The shop on the "
+    "island keeps flour, rice, candles and batteries for such weeks. Last January the boat stayed in the harbour for "
+    "nine days. By the end there were only 12 loaves of bread left for 31 people, so the baker cut each of them into "
+    "five pieces, which gave 60 pieces, almost two for everyone. When the wind finally turned, the captain sounded "
+    "the horn three times, and the children ran down to the pier to see what had come: letters, apples, and a new "
+    "rope for the school bell.\n"
+)
 WAIT_S = 600.0  # of one answer
 
 
@@ -36,6 +48,14 @@ class Agreement(NamedTuple):
     same: int
     tokens: int
     chosen: int
+
+
+class Perplexity(NamedTuple):
+    """exp of the mean surprise, in nats, at the tokens of a text behind its first: the model's own, and the file's."""
+
+    own: float
+    file: float
+    tokens: int
 
 
 def can_run() -> bool:
@@ -61,6 +81,38 @@ def agreement(
                 if at < len(answer):
                     told = ask(url, [*ids, *answer[:at]], eos_ids, len(answer) - at)
     return Agreement(len(prompts), same, sum(map(len, answers)), chosen)
+
+
+def perplexity(lm: Any, file: Path, ids: Sequence[int]) -> Perplexity:
+    """How much a text (token ids) surprises a model, and llama.cpp's server with a file of it."""
+    with server(file, len(ids) + 8) as url:
+        told = [forced(url, ids[:at], ids[at]) for at in range(1, len(ids))]
+    return Perplexity(_exp_mean(own_logprobs(lm, ids)), _exp_mean(told), len(ids) - 1)
+
+
+@torch.no_grad()
+def own_logprobs(lm: Any, ids: Sequence[int]) -> list[float]:
+    """log p of each token but the first behind those before it."""
+    logprobs_TV = lm(torch.tensor([list(ids)], device=lm.device)).logits[0, :-1].float().log_softmax(-1)
+    return logprobs_TV[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].tolist()
+
+
+def _exp_mean(logprobs: Sequence[float]) -> float:
+    surprise = -sum(logprobs) / len(logprobs)
+    return (
+        math.exp(surprise) if surprise < 700 else math.inf
+    )  # the server's least number, where a chance is 0
+
+
+def forced(url: str, ids: Sequence[int], token: int) -> float:
+    """log p of one token behind others: the server tells that of the token it takes, before the bias that makes it take it."""
+    body = {
+        "prompt": list(ids), "n_predict": 1, "temperature": 0, "n_probs": 1, "logit_bias": [[token, 1e4]], "cache_prompt": True,
+    }  # fmt: skip
+    answer = httpx.post(f"{url}/completion", json=body, timeout=WAIT_S).raise_for_status().json()
+    (taken,) = answer["completion_probabilities"]
+    assert taken["id"] == token, f"llama.cpp took token {taken['id']}, not {token}: it knows no logit_bias"
+    return taken["logprob"]
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:

@@ -2,7 +2,8 @@
 
 The model is exported in 16, 8 and 4 bits into a folder that is removed afterwards; llama.cpp's server answers word
 problems made here (reasoning-gym's gsm_symbolic) greedily, and from behind each token that is another again on the
-model's own text. Prints one JSON line for each precision. Needs the extra `export`.
+model's own text. Beside that, the perplexity of a fixed text (reasoner.export.agreement.PASSAGE) by the file and by the
+model. Prints one JSON line for each precision. Needs the extra `export`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from reasoner.commands.quiet import quiet
 from reasoner.commands.solve import prompt_for
 from reasoner.data.prompting import load_prompting
-from reasoner.export.agreement import agreement, greedy
+from reasoner.export.agreement import PASSAGE, agreement, greedy, perplexity
 from reasoner.export.gguf_file import export_gguf
 from reasoner.policy.adapters import load_merged
 
@@ -36,12 +37,15 @@ def main() -> None:
     prompts = [prompting.prompt_ids(row["question"]) for row in made]
     lm = load_merged(given.model, torch.float32)
     answers = greedy(lm, prompts, prompting.eos_ids, given.tokens)
+    text = prompting.encode(PASSAGE)
     with tempfile.TemporaryDirectory() as folder:
         for bits in given.bits:
             file = Path(folder) / f"{bits}.gguf"
             export_gguf(given.model, file, bits)
             found = agreement(answers, file, prompts, prompting.eos_ids, given.tokens)
+            read = perplexity(lm, file, text)
             row = {"bits": bits, "megabytes": round(file.stat().st_size / 1e6), **found._asdict()}
+            row |= {"perplexity": read.file, "own_perplexity": read.own, "perplexity_tokens": read.tokens}
             print(json.dumps(row), flush=True)
 
 

@@ -1,5 +1,6 @@
 """Exported models, loaded by transformers alone: the same scores, the same logits; what cannot be is one line."""
 
+import math
 import sys
 from contextlib import nullcontext
 from functools import cache
@@ -145,6 +146,26 @@ def test_tokens_that_a_file_chooses_otherwise_are_counted_one_by_one(monkeypatch
         first = [int(lm(torch.tensor([ids])).logits[0, -1].argmax()) for ids in prompts]
     drawn = agreement.greedy(lm, prompts, [first[0]], 4)
     assert drawn[0] == [] and drawn[1][:1] == [first[1]] and first[0] != first[1]
+
+
+def test_perplexity_is_that_of_the_tokens_behind_the_first(monkeypatch):
+    """The file gives every token a chance of a quarter, and one of them none at all."""
+    asked = []
+
+    def quarter(url, ids, token):
+        asked.append(([*ids], token))
+        return math.log(0.25) if token != 9 else -3.4e38
+
+    monkeypatch.setattr(agreement, "forced", quarter)
+    monkeypatch.setattr(agreement, "server", lambda file, context: nullcontext("url"))
+    lm = small_lm("qwen2", seed=3)
+    ids = [5, 6, 7]
+    with torch.no_grad():
+        p = [lm(torch.tensor([ids[:n]])).logits[0, -1].softmax(-1)[ids[n]].item() for n in (1, 2)]
+    found = agreement.perplexity(lm, Path("x"), ids)
+    assert found.file == pytest.approx(4) and found.tokens == 2 and asked == [([5], 6), ([5, 6], 7)]
+    assert found.own == pytest.approx((p[0] * p[1]) ** -0.5, rel=1e-4)
+    assert agreement.perplexity(lm, Path("x"), [5, 9]).file == math.inf
 
 
 def test_without_the_converter_one_line_says_what_to_install(tmp_path, monkeypatch):
