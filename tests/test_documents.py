@@ -45,6 +45,13 @@ def test_links_lead_to_files(page):
     assert dead == []
 
 
+def test_pictures_are_shown_and_small():
+    pictures = set(ROOT.glob("reasoner/**/*.png"))
+    shown = {(p.parent / link).resolve() for p in documents() for link in links(p.read_text("utf-8")) if link.endswith(".png")}
+    assert len(pictures) >= 5 and {p.resolve() for p in pictures} == shown
+    assert [p for p in pictures if p.stat().st_size > 120_000] == []
+
+
 @pytest.mark.parametrize("page", documents(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_exist(page):
     known = get_command(app).commands  # type: ignore[attr-defined]

@@ -2,8 +2,11 @@
 
 import pytest
 from chromium import Chromium, found
+from PIL import Image
 from run_folders import HARM, save_labels, save_run, small_tree, wide_tree
 from test_view import Browser
+
+from tests.viewing.pictures import SIZE, take
 
 pytestmark = [
     pytest.mark.slow,
@@ -172,3 +175,11 @@ def test_large_runs_are_drawn_quickly(server, page):
         f"2,001 trees listed in {listed:.2f} s, with the first drawn {drawn:.2f} s, a tree of 500 nodes in {tree:.2f} s"
     )
     assert listed < 2 and tree < 1
+
+
+def test_the_pictures_of_the_documents_can_be_taken_again(server, tmp_path):
+    made = take(server.url, tmp_path)
+    assert list(made) == ["curves", "tree", "chains", "cost"]  # these runs have no test-time methods
+    for path in made.values():
+        with Image.open(path) as picture:
+            assert picture.size == SIZE and picture.mode == "P" and len(picture.getcolors()) > 20
