@@ -95,10 +95,12 @@ class StateTarget(NamedTuple):
 class PolicySample:
     """A tree with what a policy update needs: per sampled token an advantage and a weight, and critic targets.
 
-    `advantages[node]` and `weights[node]` hold one number per token of the node; a weight of 0 masks it.
+    `advantages[node]` and `weights[node]` hold one number per token of the node; a weight of 0 masks it. `count` is 0 for a
+    part of a tree that another part stands for where trees are counted (policy/split).
     """
 
     tree: Tree
     advantages: dict[int, np.ndarray]
     weights: dict[int, np.ndarray]
     targets: list[StateTarget]
+    count: float = 1.0

@@ -7,6 +7,7 @@ asked of killable children in the sandbox. Nothing of a response is ever evaluat
 
 import json
 import re
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -15,7 +16,7 @@ from verifiers.answer_text import MAX_ANSWER_CHARS, canonical, quantity, same_qu
 from verifiers.extract import MAX_SCANNED_CHARS, final_answer, last_math
 from verifiers.fields import NoImage, TooLarge, Undefined, rational
 from verifiers.verdict import Verdict, failure
-from verifiers.worked_out import is_worked_out
+from verifiers.worked_out import calculation, is_worked_out
 
 TIME_LIMIT_S = 0.5
 _MAX_NESTING = 60
@@ -44,15 +45,15 @@ def math(
     Reference keys: answer (text or number; a list of them: any one of these), extract (a rule of
     verifiers.extract, default "auto"), places (rational numbers need to agree in so many decimal
     places only; default: exactly), worked_out (by default "6 + 9" is not 15, see verifiers.worked_out;
-    false: it is). No final answer: no_answer. Gold that cannot be read, or an equivalence that cannot
-    be decided: error/internal_error.
+    false: it is). A wrong result of a calculation that has the right value ("6 + 9 = 14") scores a half. No final answer:
+    no_answer. Gold that cannot be read, or an equivalence that cannot be decided: error/internal_error.
     """
     quick = math_quick(response, answer, extract, places, worked_out)
     if quick is not None:
         return quick
     found = final_answer(response, extract) or ""
     asked = ((gold, _ask(canonical(gold), canonical(found), found)) for gold in _golds(answer))
-    return _best(_finished(gold, found, verdict, worked_out) for gold, verdict in asked)
+    return _best(_finished(gold, found, verdict, worked_out, response) for gold, verdict in asked)
 
 
 def math_quick(
@@ -73,7 +74,9 @@ def math_quick(
     if problem := _refused(found):
         return Verdict("incorrect", "refused", 0.0, found[:200], problem)
     compared = ((gold, _compare(gold, found, places)) for gold in golds)
-    verdicts = [verdict and _finished(gold, found, verdict, worked_out) for gold, verdict in compared]
+    verdicts = [
+        verdict and _finished(gold, found, verdict, worked_out, response) for gold, verdict in compared
+    ]
     if any(verdict is None for verdict in verdicts):
         correct = [verdict for verdict in verdicts if verdict is not None and verdict.status == "correct"]
         return correct[0] if correct else None
@@ -107,11 +110,17 @@ def unreadable(
 math.unreadable = unreadable
 
 
-def _finished(gold: str, found: str, verdict: Verdict, worked_out: bool) -> Verdict:
-    """The verdict, incorrect where the answer is right and still a calculation to do."""
-    if not worked_out or verdict.status != "correct" or is_worked_out(canonical(gold), canonical(found)):
+def _finished(gold: str, found: str, verdict: Verdict, worked_out: bool, response: str) -> Verdict:
+    """The verdict, incorrect where the answer is right and still a calculation to do; with half the credit for that."""
+    if not worked_out or verdict.status not in ("correct", "incorrect"):
         return verdict
-    return Verdict("incorrect", "wrong", 0.0, found, "a calculation that is not worked out")
+    if verdict.status == "correct":
+        if is_worked_out(canonical(gold), canonical(found)):
+            return verdict
+        verdict = Verdict("incorrect", "wrong", 0.0, found, "a calculation that is not worked out")
+    begun = calculation(canonical(gold), canonical(found), response)
+    said = _compare(gold, begun) if begun and not _refused(begun) else None
+    return replace(verdict, score=0.5) if said is not None and said.status == "correct" else verdict
 
 
 def _golds(answer) -> list[str]:
@@ -126,9 +135,9 @@ def _boxed_gold(gold: str) -> str:
 
 
 def _best(verdicts) -> Verdict:
-    """Of the verdicts on several golds: correct before error before incorrect."""
+    """Of the verdicts on several golds: correct before error before incorrect, and of these the best score."""
     order = ("correct", "error", "no_answer", "incorrect")
-    return min(verdicts, key=lambda verdict: order.index(verdict.status))
+    return min(verdicts, key=lambda verdict: (order.index(verdict.status), -(verdict.score or 0.0)))
 
 
 def _refused(found: str) -> str:

@@ -18,6 +18,8 @@ from verifiers.answer_text import quantity
 
 _SIDES = re.compile(r"=|\\approx|≈")
 _FRACTION = re.compile(r"\\frac\s*\{\s*-?([0-9]+)\s*\}\s*\{\s*-?([0-9]+)\s*\}|([0-9]+)\s*/\s*-?([0-9]+)")
+_TAIL = 200  # characters of a response in which the answer's calculation is looked for
+_CALCULATION = re.compile(r"[0-9($][0-9\s.,+*/×÷·()$-]*$")
 _CONSTANTS = frozenset(("pi", "e", "i"))
 _CALCULATIONS = frozenset(("floor", "ceil", "mod", "gcd", "lcm", "max", "min", "det"))
 
@@ -32,6 +34,22 @@ def is_worked_out(gold: str, answer: str) -> bool:
         return True
     fractions = _FRACTION.search(gold) is not None
     return any(_is_finished(side.strip(), fractions) for side in _SIDES.split(answer))
+
+
+def calculation(gold: str, answer: str, response: str) -> str:
+    """The calculation whose result an answer gives, where the gold is a plain number: "6 + 9" of "6 + 9 = 14 balls"; or "".
+
+    It stands in the answer itself, or before it in the response's last characters. gold, answer: canonical texts.
+    """
+    if quantity(gold) is None:
+        return ""
+    if quantity(answer) is None:
+        said = _SIDES.split(answer, maxsplit=1)[0].strip()
+    else:
+        before, equals, _ = response[-_TAIL:].rpartition("=")
+        found = _CALCULATION.search(before.rstrip()) if equals else None
+        said = found[0].strip() if found is not None else ""
+    return "" if not said or _is_finished(said, fractions=False) else said
 
 
 def _is_finished(text: str, fractions: bool) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from reasoner.records import PolicySample
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.signals.gae import ppo, step_ppo
-from reasoner.signals.group import dr_grpo, grpo, grpo_process, rloo
+from reasoner.signals.group import dr_grpo, grpo, grpo_process, maxrl, rloo, shrunk
 from reasoner.signals.tree_values import sibling_loo, spo_tree, tree_rl, vineppo
 from reasoner.tree import Tree
 
@@ -21,6 +21,8 @@ ADVANTAGES: dict[str, Callable[[Tree, AdvantageConfig], PolicySample]] = {
     "rloo": rloo,
     "grpo": grpo,
     "dr_grpo": dr_grpo,
+    "maxrl": maxrl,
+    "shrunk": shrunk,
     "grpo_process": grpo_process,
     "sibling_loo": sibling_loo,
     "spo_tree": spo_tree,

@@ -21,8 +21,13 @@ class AdvantageConfig(Config):
 
     method: Annotated[str, Entry("advantage method", "reasoner.signals.advantages:ADVANTAGES")] = Field(
         default="step_ppo",
-        description="with a critic: step_ppo | ppo; of groups: rloo | grpo | dr_grpo | grpo_process; "
-        "of trees: sibling_loo | vineppo | spo_tree | tree_rl; or module:function",
+        description="with a critic: step_ppo | ppo; of groups: rloo | grpo | dr_grpo | maxrl | shrunk | "
+        "grpo_process; of trees: sibling_loo | vineppo | spo_tree | tree_rl; or module:function",
+    )
+    prior: float = Field(
+        default=4.0,
+        gt=0,
+        description="of shrunk: how many draws the pass rate that curriculum predicts weighs in the baseline",
     )
     gamma: float = Field(default=1.0, gt=0, le=1, description="discount across steps; inside a step it is 1")
     lam: float = Field(

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from reasoner.records import PolicySample
+from reasoner.registry import UserError
 from reasoner.signals.backup import leaf_weights
 from reasoner.signals.credit import AdvantageConfig, Step, over_leaves, steps_of
 from reasoner.signals.reward import trajectory_rewards
-from reasoner.tree import Tree
+from reasoner.tree import ROOT, Tree
 
 EPSILON = 1e-6  # added to deviations, as TRL and prime-rl do (there 1e-4 and 1e-6)
 
@@ -23,18 +24,38 @@ def rloo(tree: Tree, config: AdvantageConfig) -> PolicySample:
     them, and would bias their gradient. Without others nothing is learned.
     """
     returns, weights = _returns(tree, config)
-    chain = {leaf: tree.path(leaf)[1].node for leaf in returns}
-    mass: defaultdict[int, float] = defaultdict(float)
-    total: defaultdict[int, float] = defaultdict(float)
-    for leaf, r in returns.items():
-        mass[chain[leaf]] += weights[leaf]
-        total[chain[leaf]] += weights[leaf] * r
+    chain, mass, total = _draws(tree, returns, weights)
 
     def advantage(leaf: int) -> float:
         own = chain[leaf]
         if len(mass) < 2:
             return 0.0
         return returns[leaf] - (sum(total.values()) - total[own]) / (sum(mass.values()) - mass[own])
+
+    return _flat(tree, config, advantage)
+
+
+def shrunk(tree: Tree, config: AdvantageConfig) -> PolicySample:
+    """As rloo, the others' mean drawn towards the pass rate that was predicted before the tree was drawn.
+
+    The prediction, from `tree.scores["pass_rate"]` at the prompt's end, weighs as much as `config.prior` other draws, so
+    small groups have a baseline with little noise, and one draw alone has one at all (SPO 2025, V0.5 2026). It does not
+    depend on what is judged: the gradient stays unbiased, however wrong it is.
+    """
+    returns, weights = _returns(tree, config)
+    chain, mass, total = _draws(tree, returns, weights)
+    if "pass_rate" not in tree.scores:
+        raise UserError(
+            f"the tree of {tree.problem.id!r} has no predicted pass rate, which advantage.method=shrunk reads; expected one of a "
+            "policy stage with a curriculum: take another method here"
+        )
+    expected = config.reward.outcome_weight * tree.scores["pass_rate"][ROOT][0]
+    prior = config.prior * sum(mass.values()) / max(1, len(mass))  # in the unit of the masses
+
+    def advantage(leaf: int) -> float:
+        own = chain[leaf]
+        others = sum(total.values()) - total[own] + prior * expected
+        return returns[leaf] - others / (sum(mass.values()) - mass[own] + prior)
 
     return _flat(tree, config, advantage)
 
@@ -51,6 +72,16 @@ def dr_grpo(tree: Tree, config: AdvantageConfig) -> PolicySample:
     returns, weights = _returns(tree, config)
     mean, _ = _moments(list(returns.values()), [weights[leaf] for leaf in returns])
     return _flat(tree, config, lambda leaf: returns[leaf] - mean)
+
+
+def maxrl(tree: Tree, config: AdvantageConfig) -> PolicySample:
+    """(return - mean) / mean over the group: what is seldom right weighs most (MaxRL 2026; ∇log of the pass rate with many).
+
+    Returns are taken to be 0 or more; a group without a success teaches nothing.
+    """
+    returns, weights = _returns(tree, config)
+    mean, _ = _moments(list(returns.values()), [weights[leaf] for leaf in returns])
+    return _flat(tree, config, lambda leaf: (returns[leaf] - mean) / mean if mean > EPSILON else 0.0)
 
 
 def grpo_process(tree: Tree, config: AdvantageConfig) -> PolicySample:
@@ -82,6 +113,19 @@ def _returns(tree: Tree, config: AdvantageConfig) -> tuple[dict[int, float], dic
     rewards = {leaf: trajectory_rewards(tree, leaf, config.reward) for leaf in weights}
     returns = {leaf: float(r.sum()) for leaf, r in rewards.items() if r is not None}
     return returns, {leaf: weights[leaf] for leaf in returns}
+
+
+def _draws(
+    tree: Tree, returns: dict[int, float], weights: dict[int, float]
+) -> tuple[dict[int, int], defaultdict[int, float], defaultdict[int, float]]:
+    """Which draw at the prompt each trajectory comes from; the mass of each draw, and its mass times return."""
+    chain = {leaf: tree.path(leaf)[1].node for leaf in returns}
+    mass: defaultdict[int, float] = defaultdict(float)
+    total: defaultdict[int, float] = defaultdict(float)
+    for leaf, r in returns.items():
+        mass[chain[leaf]] += weights[leaf]
+        total[chain[leaf]] += weights[leaf] * r
+    return chain, mass, total
 
 
 def _moments(values: list[float], weights: list[float]) -> tuple[float, float]:

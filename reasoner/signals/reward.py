@@ -11,6 +11,7 @@ from pydantic import Field
 from reasoner.config import Config, Entry
 from reasoner.registry import UserError, lookup
 from reasoner.tree import ROOT, Tree, outcome_reward
+from verifiers.verdict import Verdict
 
 CUT = ("length", "context")  # stop reasons of a completion that was not at its end
 
@@ -22,6 +23,12 @@ class RewardConfig(Config):
         default=1.0,
         ge=0,
         description="reward of a verified answer; 0 leaves the PRM alone and invites hacking",
+    )
+    partial_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="reward of a wrong answer that has the verifier's whole credit: its share of the tests that pass, half for "
+        "a sum of the right numbers with a wrong result; below outcome_weight",
     )
     prm_weight: float = Field(default=0.0, ge=0, description="weight of the PRM's reward, in the form below")
     prm_form: Annotated[str, Entry("form of the PRM's reward", "reasoner.signals.reward:FORMS")] = Field(
@@ -109,6 +116,11 @@ def is_judged(tree: Tree, leaf: int) -> bool:
     return leaf in tree.verdicts
 
 
+def partial_credit(verdict: Verdict | None) -> float:
+    """What a wrong answer has of the right one by its verifier, 0 to 1; 0 for a right one, which is paid already."""
+    return verdict.score or 0.0 if verdict is not None and verdict.status == "incorrect" else 0.0
+
+
 def trajectory_rewards(
     tree: Tree, leaf: int, config: RewardConfig, bootstraps: bool = False
 ) -> np.ndarray | None:
@@ -130,6 +142,8 @@ def trajectory_rewards(
     scores = tree.path_scores("prm", leaf) if prm is not None else None
     start = prm[ROOT][0] if prm is not None and ROOT in prm else 0.0
     rewards = step_rewards(outcome, scores, len(tree.step_ends(leaf)), config, start)
+    if config.partial_weight:
+        rewards[-1] += config.partial_weight * partial_credit(verdict)
     if config.orm_weight and "orm" in tree.scores and verdict is not None:
         rewards[-1] += config.orm_weight * (tree.scores["orm"][leaf][-1] - 0.5)
     if config.format_weight and verdict is not None and verdict.status == "no_answer":
@@ -145,7 +159,7 @@ BOUNDS: dict[str, tuple[float, float]] = {"min": (-1, 0), "progress": (-1, 1), "
 
 def return_range(config: RewardConfig) -> tuple[float, float] | None:
     """The least and the largest return that a state can have, undiscounted; None where the PRM's form has no bounds."""
-    low, high = 0.0, config.outcome_weight
+    low, high = 0.0, max(config.outcome_weight, config.partial_weight)
     if config.prm_weight:
         if config.prm_form not in BOUNDS:
             return None
@@ -161,6 +175,10 @@ def doubts(config: RewardConfig) -> list[str]:
     lookup(FORMS, config.prm_form, "form of the PRM's reward")
     if config.outcome_weight == 0:
         found.append("outcome_weight is 0: nothing ties the reward to right answers")
+    if config.partial_weight and config.partial_weight >= config.outcome_weight:
+        found.append(
+            "partial_weight is not below outcome_weight: an answer that is nearly right is paid as a right one"
+        )
     if config.prm_weight and config.prm_form == "sum":
         found.append(
             "prm_form is sum: each further step that the PRM likes is paid for, filler and repeats too"

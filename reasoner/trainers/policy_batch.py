@@ -18,9 +18,11 @@ from reasoner.losses import Sequences, value_of
 from reasoner.policy.heads import PolicyNet, ScoreNet, check_scores
 from reasoner.policy.machine import own_device
 from reasoner.policy.packing import Packed, batches, pack
+from reasoner.policy.split import split
 from reasoner.records import PolicySample, SFTExample
 from reasoner.scoring.published import PublishedPRM, score_published
 from reasoner.signals.backup import leaf_weights
+from reasoner.signals.reward import partial_credit
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import same_count, summed
 from reasoner.tree import ROOT, Problem, Tree
@@ -65,10 +67,16 @@ def right_share(tree: Tree) -> float | None:
     return sum(judged) / len(judged) if judged else None
 
 
+def _differs_in_part(tree: Tree, config: PolicyGradientStage) -> bool:
+    """Whether wrong answers are paid for how near they come, and come more or less near."""
+    judged = [v for v in tree.verdicts.values() if v.status != "error"]
+    return config.advantage.reward.partial_weight > 0 and len(set(map(partial_credit, judged))) > 1
+
+
 def is_usable(tree: Tree, config: PolicyGradientStage) -> bool:
-    """Whether a tree goes into the update, by the share of its right answers."""
+    """Whether a tree goes into the update, by the share of its right answers; answers that are paid alike teach nothing."""
     share = right_share(tree)
-    if share is None or (config.drop_uniform and share in (0.0, 1.0)):
+    if share is None or (config.drop_uniform and share in (0.0, 1.0) and not _differs_in_part(tree, config)):
         return False
     low, high = config.keep_between
     return low <= share <= high
@@ -157,13 +165,19 @@ def whiten(samples: Sequence[PolicySample], accelerator: Accelerator) -> list[Po
             {i: (x - mean) / (deviation + 1e-4) for i, x in s.advantages.items()},
             s.weights,
             s.targets,
+            s.count,
         )
         for s in samples
     ]
 
 
 def grouped(samples: Sequence[PolicySample], config: PolicyGradientStage, device) -> list[list[PolicySample]]:
-    """Micro-batches of one minibatch; every process makes the same number, empty ones at the end."""
+    """Micro-batches of one minibatch; every process makes the same number, empty ones at the end.
+
+    A tree larger than `tokens_per_batch` is split over several, but for gspo, whose ratios are of all that shares a token.
+    """
+    if config.loss != "gspo":
+        samples = [part for s in samples for part in split(s, config.tokens_per_batch)]
     return [
         [samples[i] for i in numbers]
         for numbers in same_count(batches([s.tree for s in samples], config.tokens_per_batch), device)
@@ -193,7 +207,7 @@ def prepare(
     targets = [(b, t) for b, s in enumerate(samples) for t in s.targets]
     total = weights_N.sum().item()
     if config.advantage.normalise == "constant":
-        total = float(len(samples) * config.max_tokens)
+        total = sum(s.count for s in samples) * config.max_tokens
     return Batch(
         packed=packed,
         advantages_N=packed.flat([s.advantages for s in samples] or [{}]),

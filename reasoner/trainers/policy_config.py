@@ -22,13 +22,13 @@ from reasoner.trainers.spikes import SpikeConfig
 from reasoner.trainers.starts import Starts
 
 # methods whose advantages are differences between the chains of a problem
-ALONE_IN_VAIN = ("rloo", "grpo", "dr_grpo", "sibling_loo", "spo_tree", "tree_rl", "vineppo")
+ALONE_IN_VAIN = ("rloo", "grpo", "dr_grpo", "maxrl", "sibling_loo", "spo_tree", "tree_rl", "vineppo")
 
 
 # methods whose baselines or rewards-to-go begin anew at each step's end
 BY_STEP = ("step_ppo", "grpo_process", "vineppo")
 # methods that give every token what its whole trajectory earns, whichever step earned it
-OF_THE_WHOLE = ("rloo", "grpo", "dr_grpo")
+OF_THE_WHOLE = ("rloo", "grpo", "dr_grpo", "maxrl", "shrunk")
 
 
 class PRMRefresh(Config):
@@ -167,6 +167,11 @@ class PolicyGradientStage(Config):
             raise ValueError(
                 f"advantage.method {method} compares the chains of a problem, and tree.num_roots=1 draws one; expected "
                 "several: raise tree.num_roots, or take ppo or step_ppo, which have a critic"
+            )
+        if method == "shrunk" and self.curriculum is None:
+            raise ValueError(
+                "advantage.method shrunk reads the pass rate that a curriculum predicts, and there is none; expected curriculum: "
+                "{} (with uniform: 1 it chooses nothing and predicts)"
             )
         if self.screen and not 1 < self.screen < tree.num_roots:
             raise ValueError(

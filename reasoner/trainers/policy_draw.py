@@ -15,7 +15,7 @@ from reasoner.records import SFTExample
 from reasoner.scoring.outcome import Judged, judge_while
 from reasoner.search.branch import tree_of
 from reasoner.search.grow import Growth, StepStop, grow
-from reasoner.trainers.curriculum import Answers, History, choose, observe
+from reasoner.trainers.curriculum import Answers, History, choose, expected, observe
 from reasoner.trainers.policy_batch import is_usable, right_share
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import from_everyone, summed
@@ -125,6 +125,10 @@ def draw(
         trees, judged = rollout(
             chosen, engine, prompting, config, seed, round, [times[i] for i in own], [slots[i].given for i in own]
         )  # fmt: skip
+        if config.curriculum is not None:
+            for tree in trees:  # as it was expected before any of it was drawn
+                right, wrong = expected(tree.problem, at.history, config.curriculum, round)
+                tree.scores["pass_rate"] = {ROOT: [right / (right + wrong)]}
         found.judged += judged
         found.problems += chosen
         found.trees += trees

@@ -88,6 +88,7 @@ def test_no_method_pays_for_the_token_limit(method):
     for stop_reason, verdict in product(("eos", "length"), (CORRECT, None)):
         tree = make_tree([1], *[(0, 1, [5, 6], [0, 1])] * 3, verdicts={1: CORRECT, 2: WRONG, 3: WRONG})
         tree.scores["value"] = tree.scores["token_value"] = {ROOT: [0.5]} | {i: [0.6, 0.7] for i in (1, 2, 3)}
+        tree.scores["pass_rate"] = {ROOT: [0.4]}
         object.__setattr__(tree.nodes[3], "stop_reason", stop_reason)
         if verdict is None:
             del tree.verdicts[3]
@@ -125,6 +126,35 @@ def test_undiscounted_advantages_are_the_reward_less_the_value_at_the_root(leaf,
     for step in steps:  # γ = λ = 1 inside a step: each of its tokens has the step's advantage
         tokens = np.concatenate([whole[node][start:end] for node, start, end in step.spans])
         assert tokens == pytest.approx(whole[step.end[0]][step.end[1]])
+
+
+@pytest.mark.parametrize(("prior", "rate", "baselines"), [
+    (1, 0.8, [1.8 / 3, 1.8 / 3, 2.8 / 3]),  # of a right draw: the other right one, the wrong one, and 0.8 once
+    (4, 0.5, [3 / 6, 3 / 6, 4 / 6]),
+])  # fmt: skip
+def test_a_baseline_is_drawn_towards_the_predicted_pass_rate(prior, rate, baselines):
+    tree = make_tree([1], *[(0, 1, [5, 6], [1])] * 4, verdicts={1: CORRECT, 2: CORRECT, 3: WRONG, 4: ERROR})
+    tree.scores["pass_rate"] = {ROOT: [rate]}
+    found = ADVANTAGES["shrunk"](tree, AdvantageConfig(method="shrunk", prior=prior))
+    expected = [r - b for r, b in zip([1, 1, 0], baselines, strict=True)]
+    assert [found.advantages[i].tolist() for i in (1, 2, 3)] == [pytest.approx([a, a]) for a in expected]
+    assert found.weights[4].sum() == 0
+
+
+def test_one_draw_alone_is_held_against_the_predicted_pass_rate():
+    tree = make_tree([1], (0, 1, [5, 6], [1]), verdicts={1: CORRECT})
+    tree.scores["pass_rate"] = {ROOT: [0.3]}
+    config = AdvantageConfig(method="shrunk", reward=RewardConfig(outcome_weight=2))
+    assert ADVANTAGES["shrunk"](tree, config).advantages[1].tolist() == pytest.approx([1.4, 1.4])
+
+
+def test_what_is_seldom_right_weighs_most():
+    tree = make_tree([1], *[(0, 1, [5], [0])] * 4, verdicts={1: CORRECT, 2: WRONG, 3: WRONG, 4: WRONG})
+    found = ADVANTAGES["maxrl"](tree, AdvantageConfig(method="maxrl"))
+    assert [found.advantages[i][0] for i in (1, 2, 3, 4)] == pytest.approx([3, -1, -1, -1])
+    for same, verdict in ((0, WRONG), (0, CORRECT)):
+        tree.verdicts = dict.fromkeys((1, 2, 3, 4), verdict)
+        assert ADVANTAGES["maxrl"](tree, AdvantageConfig(method="maxrl")).advantages[1][0] == same
 
 
 def test_shared_tokens_get_the_weighted_mean_and_errors_weigh_nothing():

@@ -11,7 +11,7 @@ from reasoner.search.branch import WHOLE_CHAIN, BranchConfig
 from reasoner.search.places import RULES
 from reasoner.signals.advantages import ADVANTAGES
 from reasoner.signals.credit import AdvantageConfig
-from reasoner.tree import Tree
+from reasoner.tree import ROOT, Tree
 
 POLICY = Tabular.random(depth=3, num_actions=2, seed=1)
 EXACT = POLICY.exact_gradient()
@@ -21,6 +21,7 @@ def expected_gradient(grow, method: str, critic=None, lam: float = 1, policy: Ta
     config = AdvantageConfig(method=method, gamma=1, lam=lam)
     total, mass = np.zeros_like(policy.exact_gradient()), 0.0
     for chance, tree in every(grow):
+        tree.scores["pass_rate"] = {ROOT: [0.2]}
         if critic is not None:
             critic(tree)
         total += chance * policy.surrogate_gradient(ADVANTAGES[method](tree, config))
@@ -50,7 +51,7 @@ def test_the_exact_gradient_is_that_of_the_value():
     assert np.abs(EXACT).max() > 0.01
 
 
-@pytest.mark.parametrize("method", ["rloo", "sibling_loo"])
+@pytest.mark.parametrize("method", ["rloo", "sibling_loo", "shrunk"])
 @pytest.mark.parametrize(
     "grow", [lambda c: fan(POLICY, c, 2), lambda c: uneven(POLICY, c), lambda c: pruned(POLICY, c)],
     ids=["fan", "uneven", "pruned"],
@@ -126,6 +127,7 @@ def all_trees(
     for _, tree in found:
         policy.score_exactly(tree)
         shifted = {i: [0.3 + 0.5 * v for v in values] for i, values in tree.scores["value"].items()}
+        tree.scores["pass_rate"] = {ROOT: [0.2]}  # a prediction that is wrong
         tree.scores["value"] = tree.scores["token_value"] = shifted  # a critic that is wrong
     return found
 
@@ -139,7 +141,7 @@ def under_a_rule(
     return sum(chance * policy.surrogate_gradient(ADVANTAGES[method](tree, config)) for chance, tree in trees)  # pyright: ignore[reportReturnType]
 
 
-UNBIASED = ["rloo", "sibling_loo", "step_ppo", "ppo", "vineppo"]
+UNBIASED = ["rloo", "shrunk", "sibling_loo", "step_ppo", "ppo", "vineppo"]
 
 
 @pytest.mark.parametrize("is_ragged", [False, True], ids=["even", "ragged"])

@@ -12,6 +12,7 @@ from reasoner.signals.reward import (
     length_cost,
     min_form,
     progress,
+    return_range,
     step_rewards,
     trajectory_rewards,
 )
@@ -106,6 +107,21 @@ def test_a_small_orm_weight_never_overrules_the_verifier():
     right.scores["orm"], wrong.scores["orm"] = {1: [0.0]}, {1: [1.0]}
     assert trajectory_rewards(right, 1, config).sum() > trajectory_rewards(wrong, 1, config).sum()
     assert doubts(config) == []
+
+
+def test_a_verifiers_partial_credit_is_paid_where_it_is_asked_for():
+    config = RewardConfig(partial_weight=0.8)
+    of = {}
+    for name, verdict in (
+        ("right", CORRECT), ("half", Verdict("incorrect", "wrong", 0.5)), ("nothing", Verdict("incorrect", "wrong", 0.0)),
+        ("unscored", Verdict("incorrect", "wrong")), ("silent", Verdict("no_answer", "unparseable", 0.5)),
+    ):  # fmt: skip
+        tree = make_tree([1], (0, 1, [5, 6], [0, 1]), verdicts={1: verdict})
+        of[name] = trajectory_rewards(tree, 1, config).tolist()
+        assert trajectory_rewards(tree, 1, RewardConfig()).sum() == (name == "right")
+    assert of == {"right": [0, 1], "half": [0, 0.4], "nothing": [0, 0], "unscored": [0, 0], "silent": [0, 0]}
+    assert doubts(config) == [] and "partial_weight is not below" in doubts(RewardConfig(partial_weight=1.0))[0]
+    assert return_range(RewardConfig(partial_weight=2.0)) == (0, 2)
 
 
 def test_doubts():

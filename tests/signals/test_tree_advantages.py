@@ -107,6 +107,7 @@ def test_a_group_of_errors_weighs_nothing(method):
     tree = fan(ERROR, ERROR)
     tree.scores["value"] = {0: [0.5], 1: [0.5, 0.5], 2: [0.5, 0.5]}
     tree.scores["token_value"] = tree.scores["value"]
+    tree.scores["pass_rate"] = {0: [0.5]}
     sample = ADVANTAGES[method](tree, AdvantageConfig(method=method))
     assert all((w == 0).all() for w in sample.weights.values())
     assert all(np.isfinite(a).all() for a in sample.advantages.values())

@@ -78,7 +78,7 @@ def test_what_hangs_on_no_step_may_have_any_rule(tmp_path, rule, method):
     weight = 0.2 if method in OF_THE_WHOLE else 0
     asked = config(
         tmp_path, f"prompt.steps.rule={rule}", of("ppo", "advantage.method", method),
-        of("ppo", "advantage.reward.prm_weight", str(weight)),
+        of("ppo", "advantage.reward.prm_weight", str(weight)), of("ppo", "curriculum", "{}"),
     )  # fmt: skip
     if rule in LOOK_AHEAD and method in BY_STEP:
         with pytest.raises(UserError, match=f"advantage.method {method} begins anew"):

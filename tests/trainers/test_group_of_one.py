@@ -18,12 +18,13 @@ def stage(**options):
 def learns_alone(method: str) -> bool:
     tree = make_tree([1, 2], (0, 2, [10, 20, 30], [1, 2]), verdicts={1: CORRECT})
     tree.scores["value"], tree.scores["token_value"] = {0: [0.3], 1: [0.4, 0.4]}, {0: [0.3], 1: [0.4] * 3}
+    tree.scores["pass_rate"] = {0: [0.5]}
     return bool(abs(ADVANTAGES[method](tree, AdvantageConfig(method=method)).advantages[1]).max())
 
 
 @pytest.mark.parametrize("method", ADVANTAGES)
 def test_a_method_without_an_advantage_of_one_is_refused(method):
-    options = {"advantage": {"method": method}, "drop_uniform": False}
+    options = {"advantage": {"method": method}, "drop_uniform": False, "curriculum": {}}
     assert (method in ALONE_IN_VAIN) == (not learns_alone(method))
     for tree in (ONE, {"num_roots": 1, "num_rounds": 0}):
         if method in ALONE_IN_VAIN:

@@ -26,6 +26,7 @@ from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_update import kl_moved, update_once
 from reasoner.trainers.prm_refresh import labelled
 from reasoner.tree import Problem, Tree
+from verifiers import Verdict
 
 
 def moved(a, b) -> float:
@@ -249,6 +250,10 @@ def test_which_trees_are_used():
     tree.verdicts = dict.fromkeys(range(1, 5), WRONG)
     assert not is_usable(tree, PolicyGradientStage())
     assert is_usable(tree, PolicyGradientStage(drop_uniform=False))
+    paid = PolicyGradientStage.model_validate({"advantage": {"reward": {"partial_weight": 0.5}}})
+    assert not is_usable(tree, paid)  # wrong alike
+    tree.verdicts[2] = Verdict("incorrect", "wrong", 0.5)
+    assert is_usable(tree, paid) and not is_usable(tree, PolicyGradientStage())
     tree.verdicts = dict.fromkeys(range(1, 5), ERROR)
     assert not is_usable(tree, PolicyGradientStage(drop_uniform=False))
 

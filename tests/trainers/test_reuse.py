@@ -28,7 +28,7 @@ from reasoner.trainers.policy_draw import Position, draw, plain_of, position_of
 from reasoner.trainers.policy_update import still_effective, update_once
 from reasoner.trainers.replay import Kept, Replay, chosen, effective, kept, young
 from reasoner.trainers.starts import Inside, Starts, adapt, add, chain_of, own_chain, shown_chains, take
-from reasoner.tree import Problem, Tree
+from reasoner.tree import ROOT, Problem, Tree
 from tests.trainers.test_policy_gradient import TEXTS, moved, problems, train
 
 ONE = Accelerator(cpu=True)
@@ -251,6 +251,25 @@ def test_a_screened_tree_is_the_tree_that_it_would_have_been(folder):
         ends[2 if len(first) == 1 else 4] += 1
     assert min(ends.values()) > 0
     assert sum(screened.statuses.values()) == 24  # of the first two of each: the rest is not drawn blindly
+
+
+def test_a_baseline_reads_what_was_expected_before_the_tree_was_drawn(folder, tmp_path):
+    """A round's prediction knows the answers of those before, and not its own; one draw a problem teaches all the same."""
+    prompting = Prompting(load_tokenizer(str(folder)), PromptConfig())
+    engine = LocalEngine(load_model(str(folder)), [prompting.eos_id], 8, max_context=64)
+    options = {"problems_per_round": 6, "max_tokens": 6, "curriculum": {"uniform": 1.0}, "drop_uniform": False,
+               "tree": {"num_roots": 1, "num_points": 0}, "advantage": {"method": "shrunk"}}  # fmt: skip
+    config = validate(PolicyGradientStage, options, "")
+    right = problems("small_verifiers:has", {"text": ""})
+    at = Position()
+    for round, rate in ((0, [0.5, 0.5]), (1, [0.7, 0.95])):
+        drawn = draw(right, at, round, engine, prompting, config, 0, ONE)
+        for tree in drawn.trees:
+            assert rate[0] <= tree.scores["pass_rate"][ROOT][0] <= rate[1]
+    _, rows = train(folder, tmp_path, options | {"rounds": 1})
+    assert rows[0]["ppo/grad_norm"] > 0
+    with pytest.raises(ConfigError, match="shrunk reads the pass rate that a curriculum predicts"):
+        validate(PolicyGradientStage, options | {"curriculum": None}, "")
 
 
 def test_all_of_it_in_the_loop_and_after_a_kill(folder, tmp_path):

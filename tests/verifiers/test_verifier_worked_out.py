@@ -42,6 +42,22 @@ def test_what_is_worked_out_is_right(gold, answer):
     assert verify("math", rf"So it is \boxed{{{answer}}}.", {"answer": gold}).status == "correct"
 
 
+@pytest.mark.parametrize(("gold", "response", "score"), [
+    ("15", "6 + 9 = 14 balls", 0.5), ("15", "So she has 6 + 9 = 14.", 0.5), ("15", "6+9", 0.5), ("15", r"\boxed{6+9=14}", 0.5),
+    ("5", "20 / 4 = 6 nuts", 0.5), ("15", "$6 + $9 = $14", 0.5), ("15", "(2 + 3) * 3 = 14", 0.5),
+    ("15", "6 * 9 = 54", 0.0), ("15", "15 = 14", 0.0), ("15", "6 * 9 = 15 = 54", 0.0), ("15", "14", 0.0), ("15", "= 14", 0.0),
+    ("15", "6 + 9 is what is asked, so it is 14", 0.0), ("x", "6 + 9 = 14", 0.0), ("15", "6 + 9 =" + " " * 300 + "14", 0.0),
+])  # fmt: skip
+def test_a_right_calculation_with_a_wrong_result_scores_a_half(gold, response, score):
+    verdict = verify("math", response, {"answer": gold, "extract": "last_math"})
+    assert (verdict.status, verdict.score) == ("incorrect", score)
+
+
+def test_of_several_golds_the_nearest_scores():
+    verdict = verify("math", "6 + 9 = 14", {"answer": ["x", "15", "7"], "extract": "last_math"})
+    assert (verdict.status, verdict.score) == ("incorrect", 0.5)
+
+
 def test_one_of_several_golds_may_be_the_calculation():
     assert verify("math", r"\boxed{6 + 9}", {"answer": ["15", "6 + 9"]}).status == "correct"
     assert verify("math", "6 + 9", {"answer": "15", "extract": "last_math"}).status == "incorrect"
