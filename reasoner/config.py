@@ -12,7 +12,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reasoner.registry import UserError, imported, lookup, nearest
-from reasoner.store import no_utf8, write_text
 
 
 class ConfigError(UserError, ValueError):
@@ -127,6 +126,8 @@ def _parse(text: str, where: str) -> Any:
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError for a missing file, broken YAML, a key twice, or no mapping."""
+    from reasoner.store import no_utf8  # it loads Arrow, which no help needs
+
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -261,6 +262,8 @@ def save_resolved(model: BaseModel, path: str | Path) -> None:
     text = yaml.dump(
         model.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
     )
+    from reasoner.store import write_text
+
     write_text(path, text)
 
 

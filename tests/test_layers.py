@@ -1,6 +1,7 @@
 """Keeps the layers: lower never imports higher, and each heavy library stays where it belongs."""
 
 import ast
+import os
 import subprocess
 import sys
 import tomllib
@@ -226,3 +227,19 @@ def test_layer_one_loads_without_torch():
     code = f"import sys, {names}; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stdout == "False\n"
+
+
+def test_help_is_there_at_once_and_the_shell_completes():
+    """Half a second on one core: none of the libraries that take long to load."""
+    code = (
+        "import sys, time; sys.argv = ['reasoner', *sys.argv[1:]]; from reasoner.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'numpy') if m in sys.modules], time.process_time())"
+    )
+    run = [sys.executable, "-c", code]
+    shown = subprocess.run([*run, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded, _, seconds = shown.stdout.splitlines()[-1].rpartition(" ")
+    assert "Commands" in shown.stdout and loaded == "[]" and float(seconds) < 2
+    asks = {**os.environ, "_REASONER_COMPLETE": "complete_bash", "COMP_WORDS": "reasoner ev", "COMP_CWORD": "1"}
+    shown = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True, env=asks)
+    assert shown.stdout.splitlines()[0] == "evaluate"
