@@ -61,9 +61,10 @@ def _folders(trees: Path) -> list[tuple[str, Path]]:
         if not isinstance(stage, dict) or (stage.get("kind"), stage.get("trees")) != ("label", trees.name):
             continue
         name, kinds = stage.get("name"), stage.get("kinds")
-        for kind in kinds if isinstance(kinds, list) else []:
-            if _is_name(name) and _is_name(kind) and (folder := run / "records" / name / kind).is_dir():
-                found.append((spelled(f"{name} {kind}"), folder))
+        if not isinstance(kinds, list) or not _is_name(name):
+            continue
+        named = ((kind, run / "records" / str(name) / kind) for kind in kinds if _is_name(kind))
+        found += [(spelled(f"{name} {kind}"), folder) for kind, folder in named if folder.is_dir()]
     return found
 
 

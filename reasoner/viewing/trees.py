@@ -101,12 +101,13 @@ class Facts(NamedTuple):
     counts: dict[State, Counts]
     labels: dict[State, dict[str, float]]
 
-    def at(self, i: int, k: int | None, end: int) -> dict[str, Any]:
-        """At the end of a node's step `k` (None: of a part of one), which is so many tokens into it."""
-        scores = self.tree.scores.items() if k is not None else ()
+    def at(self, i: int, k: int, end: int) -> dict[str, Any]:
+        """At the end of a node's step `k`, which is so many tokens into it."""
         return {
             "value": number(self.values[i][end]),
-            "scores": {name: number(of[i][k]) for name, of in scores if k < len(of.get(i, ()))},
+            "scores": {
+                name: number(of[i][k]) for name, of in self.tree.scores.items() if k < len(of.get(i, ()))
+            },
             "counts": as_told(self.counts.get((i, end))),
             "labels": {name: number(y) for name, y in self.labels.get((i, end), {}).items()},
         }
