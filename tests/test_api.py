@@ -34,12 +34,14 @@ def model(tmp_path_factory):
 def test_the_page_runs_as_it_stands(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    (verifier,) = (block for block in BLOCKS if "def says" in block)
-    (tmp_path / "units.py").write_text(verifier)
+    modules = dict(re.findall(r"`(\w+)\.py`:\n\n```python\n(.*?)```", PAGE, flags=re.DOTALL))
+    assert list(modules) == ["units", "mine"]
+    for name, text in modules.items():
+        (tmp_path / f"{name}.py").write_text(text)
     names: dict = {}
     for block in BLOCKS:
-        assert len(block.splitlines()) <= 10
-        if block != verifier:
+        assert len([line for line in block.splitlines() if line.strip()]) < 10
+        if block not in modules.values():
             exec(block.replace("MODEL", str(model)), names)  # our own page, not a model's text
     shown = capsys.readouterr().out
     assert re.match(r"(0\.\d+|1\.0)\n", shown)
@@ -49,8 +51,11 @@ def test_the_page_runs_as_it_stands(model, tmp_path, monkeypatch, capsys):
     assert (names["policy"] / "model.safetensors").is_file() and (
         tmp_path / "runs/ppo/metrics.jsonl"
     ).is_file()
-    assert len(names["trees"][0].leaves()) == 8
-    assert {v.status for v in names["trees"][0].verdicts.values()} <= {"correct", "incorrect"}
+    assert {v.status for v in names["of_units"][0].verdicts.values()} <= {"correct", "incorrect"}
+    assert len(names["of_units"][0].leaves()) == 8
+    assert [tree.problem.prompt for tree in names["trees"]] == ["0 + 2", "1 + 2"]  # of the page's own source
+    branched = {n.offset for tree in names["trees"] for n in tree.nodes if n.parent > 0}
+    assert branched == {2} and (tmp_path / "runs/mine/metrics.jsonl").is_file()
 
 
 def test_scores_are_those_of_every_step(model, tmp_path):
