@@ -6,8 +6,10 @@ parts share carries loss in the first of them only; the others compute it again,
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from reasoner.policy.labelled import Labelled, State
 from reasoner.policy.packing import num_tokens
 from reasoner.records import PolicySample
 from reasoner.tree import ROOT, Node, Tree
@@ -54,11 +56,38 @@ def split(sample: PolicySample, room: int) -> list[PolicySample]:
     return found
 
 
+def split_labelled(data: Labelled, room: int) -> list[Labelled]:
+    """As `split`, of labelled states; for losses that are sums over single states, which do not compare them."""
+    if num_tokens(data.tree) <= room:
+        return [data]
+    found = []
+    for tree, states, at in split_states(data.tree, data.states, room):
+        ends = {new for new, old in enumerate(at) if old in data.ends}
+        labels = [data.labels[i] for i in at]
+        solutions = 0 if found else data.num_solutions
+        found.append(Labelled(tree, states, labels, list(states), solutions, ends, data.end_weight))
+    return found
+
+
+def split_states(
+    tree: Tree, states: Sequence[State], room: int
+) -> Iterator[tuple[Tree, list[State], list[int]]]:
+    """Parts of a tree of at most `room` tokens each with the states that are in none before: as they are named there,
+    and their places among `states`."""
+    if num_tokens(tree) <= room:
+        yield tree, list(states), list(range(len(states)))
+        return
+    seen: set[int] = set()
+    for lengths in parts(tree, room):
+        own, number = _cut(tree, lengths)
+        at = [i for i, (node, _) in enumerate(states) if node in number and node not in seen]
+        yield own, [(number[states[i][0]], states[i][1]) for i in at], at
+        seen |= lengths.keys()
+
+
 def _part(sample: PolicySample, lengths: dict[int, int], seen: set[int]) -> PolicySample:
     """A part of a sample, whose nodes in `seen` carry no loss."""
-    tree, number = sample.tree, {old: new for new, old in enumerate(lengths)}
-    own = Tree(tree.problem, [_beginning(tree.nodes[i], n, number) for i, n in lengths.items()],
-               {number[i]: v for i, v in tree.verdicts.items() if i in number}, {}, tree.occurrence, tree.given)  # fmt: skip
+    own, number = _cut(sample.tree, lengths)
     return PolicySample(
         own,
         {number[i]: sample.advantages[i][:n] for i, n in lengths.items() if i in sample.advantages},
@@ -70,6 +99,14 @@ def _part(sample: PolicySample, lengths: dict[int, int], seen: set[int]) -> Poli
         [t._replace(node=number[t.node]) for t in sample.targets if t.node in number and t.node not in seen],
         0.0 if seen else sample.count,
     )
+
+
+def _cut(tree: Tree, lengths: dict[int, int]) -> tuple[Tree, dict[int, int]]:
+    """The part of a tree, without scores, and its nodes' new numbers."""
+    number = {old: new for new, old in enumerate(lengths)}
+    nodes = [_beginning(tree.nodes[i], n, number) for i, n in lengths.items()]
+    verdicts = {number[i]: v for i, v in tree.verdicts.items() if i in number}
+    return Tree(tree.problem, nodes, verdicts, {}, tree.occurrence, tree.given), number
 
 
 def _beginning(node: Node, length: int, number: dict[int, int]) -> Node:

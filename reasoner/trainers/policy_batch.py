@@ -18,7 +18,7 @@ from reasoner.losses import Sequences, value_of
 from reasoner.policy.heads import PolicyNet, ScoreNet, check_scores
 from reasoner.policy.machine import own_device
 from reasoner.policy.packing import Packed, batches, pack
-from reasoner.policy.split import split
+from reasoner.policy.split import split, split_states
 from reasoner.records import PolicySample, SFTExample
 from reasoner.scoring.published import PublishedPRM, score_published
 from reasoner.signals.backup import leaf_weights
@@ -116,23 +116,30 @@ def score_states(
     device = own_device()
     was_training = net.training
     net.eval()
-    for numbers in same_count(batches(trees, max_tokens), device):
+    cut = [
+        (t, *part)
+        for t, tree in enumerate(trees)
+        for part in split_states(tree, STATES[name](tree), max_tokens)
+    ]
+    found: list[dict[int, float]] = [{} for _ in trees]  # by place among the states
+    for numbers in same_count(batches([tree for _, tree, *_ in cut], max_tokens), device):
         beat()
-        of_batch = [trees[t] for t in numbers] or [blank()]
-        packed = pack(of_batch, device)
-        at = [STATES[name](tree) for tree in of_batch]
-        flat = [packed.state(b, *state) for b, states in enumerate(at) for state in states]
+        of_batch = [cut[i] for i in numbers]
+        packed = pack([tree for _, tree, *_ in of_batch] or [blank()], device)
+        flat = [packed.state(b, *state) for b, (_, _, states, _) in enumerate(of_batch) for state in states]
         with torch.no_grad():
             logits_S = net(
-                packed.ids_BT, packed.positions_BT, packed.mask_B1TT, torch.tensor(flat, device=device),
-                packed.source_N, packed.target_N,
+                packed.ids_BT, packed.positions_BT, packed.mask_B1TT,
+                torch.tensor(flat, dtype=torch.long, device=device), packed.source_N, packed.target_N,
             )  # fmt: skip
-        values = iter(value_of(check_scores(logits_S, name), bounds).tolist())
-        for tree, states in zip(of_batch, at, strict=True):
-            scores: dict[int, list[float]] = {}
-            for node, _ in states:
-                scores.setdefault(node, []).append(next(values))
-            tree.scores[name] = scores
+        values = value_of(check_scores(logits_S, name), bounds).tolist()
+        places = [(t, place) for t, _, _, at in of_batch for place in at]
+        for (t, place), value in zip(places, values, strict=True):
+            found[t][place] = value
+    for tree, of_tree in zip(trees, found, strict=True):
+        tree.scores[name] = {}
+        for place, (node, _) in enumerate(STATES[name](tree)):
+            tree.scores[name].setdefault(node, []).append(of_tree[place])
     net.train(was_training)
 
 

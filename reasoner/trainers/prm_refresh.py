@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from reasoner.losses import step_bce
 from reasoner.policy.labelled import Labelled, idle
 from reasoner.policy.packing import batches, num_tokens
+from reasoner.policy.split import split_labelled
 from reasoner.signals.step_labels import is_from_prompt
 from reasoner.trainers.loop import Session, clip_and_step
 from reasoner.trainers.policy_config import PRMRefresh
@@ -59,8 +60,9 @@ def refresh(
         (mass,) = summed([sum(len(d.labels) for d in own)], accelerator)
         if not mass:
             continue
-        for numbers in same_count(batches([d.tree for d in own], tokens_per_batch), accelerator.device):
-            part = [own[i] for i in numbers] or [idle()]
+        cut = [d for o in own for d in split_labelled(o, tokens_per_batch)]
+        for numbers in same_count(batches([d.tree for d in cut], tokens_per_batch), accelerator.device):
+            part = [cut[i] for i in numbers] or [idle()]
             labels_S = torch.tensor([y for d in part for y in d.labels], device=accelerator.device)
             losses_S = step_bce(read(prm, part, accelerator.device), labels_S)
             loss = losses_S.sum() * bool(numbers) * accelerator.num_processes / mass

@@ -27,6 +27,7 @@ from reasoner.policy.labelled import Labelled, divided, idle
 from reasoner.policy.models import load_tokenizer
 from reasoner.policy.packing import batches, num_tokens, pack
 from reasoner.policy.shard import Sharding, is_sharded, shard, shard_base
+from reasoner.policy.split import split_labelled
 from reasoner.registry import UserError, lookup
 from reasoner.trainers.checkpoint import Trained, fingerprint_of, go_on, save_checkpoint
 from reasoner.trainers.gates import check_packed
@@ -143,11 +144,14 @@ def train_reward_model(
         # DDP means gradients over processes; the loss is a mean over the labels of all of them
         share = accelerator.num_processes / max(1e-8, mass(loss_of, batch))
         total = torch.zeros((), device=accelerator.device)
+        pieces = (
+            own if loss_of.compares else [d for o in own for d in split_labelled(o, config.tokens_per_batch)]
+        )
         for numbers in same_count(
-            batches([d.tree for d in own], config.tokens_per_batch), accelerator.device
+            batches([d.tree for d in pieces], config.tokens_per_batch), accelerator.device
         ):
             # a process without work joins the others' backward with a loss of zero
-            part = [own[i] for i in numbers] or [idle()]
+            part = [pieces[i] for i in numbers] or [idle()]
             logits_S = read(net, part, accelerator.device)
             part_loss = weighted_sum(loss_of, logits_S, part) * share * bool(numbers)
             accelerator.backward(part_loss)
@@ -217,6 +221,7 @@ def score(
     scores: list[float] = []
     labels: list[float] = []
     at_end: list[bool] = []
+    data = [part for d in data for part in split_labelled(d, max_tokens)]
     for numbers in batches([d.tree for d in data], max_tokens):
         with torch.no_grad():
             scores += read(net, [data[i] for i in numbers], device).tolist()

@@ -9,13 +9,16 @@ import torch
 from accelerate import Accelerator
 from small_models import CORRECT, WRONG, branching_tree, make_tree, small_lm
 
+from reasoner.losses import step_bce
 from reasoner.policy.heads import PolicyNet, ScoreNet
+from reasoner.policy.labelled import Labelled
 from reasoner.policy.packing import num_tokens
-from reasoner.policy.split import parts, split
+from reasoner.policy.split import parts, split, split_labelled
 from reasoner.signals.advantages import ADVANTAGES
-from reasoner.trainers.policy_batch import Models, grouped, prepare, score_states
+from reasoner.trainers.policy_batch import Models, grouped, prepare, score_states, step_states
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_update import update_once
+from reasoner.trainers.reward_model import read, score
 from reasoner.tree import ROOT, Tree
 
 CPU = Accelerator(cpu=True)
@@ -127,3 +130,38 @@ def test_gspo_keeps_its_trees_whole():
     sample = ADVANTAGES["grpo"](grown(1), config.advantage)
     assert [len(group) for group in grouped([sample], config, "cpu")] == [1]
     assert np.isfinite(sum(w.sum() for w in sample.weights.values()))
+
+
+def test_a_reward_model_learns_and_scores_the_parts_as_the_whole():
+    torch.manual_seed(0)
+    net = ScoreNet(small_lm("qwen2"))
+    torch.nn.init.normal_(net.head.weight, std=0.1)
+    tree = grown(7)
+    states = step_states(tree)
+    data = Labelled(tree, states, [(i % 5) / 4 for i in range(len(states))], list(states), 3, {1, 4}, 0.5)
+    room = max(sum(part.values()) for part in parts(tree, 1))
+    cut = split_labelled(data, room)
+    assert len(cut) > 2 and all(num_tokens(d.tree) <= room for d in cut)
+    assert [sum(len(d.labels) for d in cut), sum(d.num_solutions for d in cut), sum(len(d.ends) for d in cut)] == [
+        len(states), 3, 2,
+    ]  # fmt: skip
+
+    def gradient(of: list[Labelled]) -> list[torch.Tensor]:
+        net.zero_grad()
+        for d in of:
+            weights = torch.tensor([d.weight(i) for i in range(len(d.labels))])
+            (step_bce(read(net, [d], "cpu"), torch.tensor(d.labels)) * weights).sum().backward()
+        return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+    for a, b in zip(gradient([data]), gradient(cut), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    whole, in_parts = (sorted(zip(*score(net, [data], most, "cpu"), strict=True)) for most in (4096, room))
+    assert [x[1:] for x in whole] == [x[1:] for x in in_parts]
+    assert [x[0] for x in whole] == pytest.approx([x[0] for x in in_parts], abs=1e-5)
+    other = grown(7)
+    score_states(net, [tree], "prm", 4096)
+    score_states(net, [other], "prm", room)
+    assert tree.scores["prm"].keys() == other.scores["prm"].keys()
+    for node, of_node in tree.scores["prm"].items():
+        assert other.scores["prm"][node] == pytest.approx(of_node, abs=1e-5)
+    assert len({round(x, 3) for of_node in tree.scores["prm"].values() for x in of_node}) > 5

@@ -74,7 +74,10 @@ def moved(a, b) -> float:
 @pytest.mark.parametrize(
     "options",
     [
-        *({"advantage": {"method": m}} for m in sorted(ADVANTAGES)),
+        *(
+            {"advantage": {"method": m}, "curriculum": {} if m == "shrunk" else None}
+            for m in sorted(ADVANTAGES)
+        ),
         {"loss": "gspo", "advantage": {"method": "grpo", "normalise": "sequences"}},
         {"loss": "cispo", "advantage": {"method": "dr_grpo", "normalise": "constant"}},
         {"kl_weight": 0.1, "kl_estimator": "k2", "entropy_weight": 0.01, "epochs": 2, "max_resamples": 1},
@@ -89,10 +92,12 @@ def test_every_method_moves_the_policy(folder, tmp_path, options):
     assert rows[0]["ppo/skipped"] == 0 and rows[0]["ppo/kept"] > 0
 
 
-def test_eight_small_batches_are_one_large_one(folder, tmp_path):
+def test_many_small_batches_are_one_large_one(folder, tmp_path):
+    """Trees are split too where a batch is smaller than they are; gradients are compared in policy/test_split."""
     one, _ = train(folder, tmp_path / "one", {"tokens_per_batch": 1 << 14})
     many, _ = train(folder, tmp_path / "many", {"tokens_per_batch": 1})
-    assert moved(one, many) < 5e-5  # AdamW divides by a gradient's own size, which magnifies rounding
+    # AdamW divides by a gradient's own size, which magnifies rounding
+    assert moved(one, many) < 3e-4 < moved(one, load_model(str(folder)).state_dict()) / 3
 
 
 def test_a_run_stops_after_the_round_that_spends_its_tokens(folder, tmp_path):
@@ -214,7 +219,7 @@ def test_a_problem_that_comes_twice_draws_two_trees(folder, tmp_path):
 @pytest.mark.parametrize("method", sorted(ADVANTAGES))
 def test_advantages_are_scaled_where_the_method_is_defined_so(folder, tmp_path, method):
     """What the default does is what `whiten` set to the method's own definition does, and not the other."""
-    options = {"rounds": 1, "advantage": {"method": method}}
+    options = {"rounds": 1, "advantage": {"method": method}, "curriculum": {} if method == "shrunk" else None}
     plain, _ = train(folder, tmp_path / "plain", options)
     same, _ = train(folder, tmp_path / "same", options | {"whiten": method in ("ppo", "step_ppo")})
     other, _ = train(folder, tmp_path / "other", options | {"whiten": method not in ("ppo", "step_ppo")})

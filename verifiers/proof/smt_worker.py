@@ -1,6 +1,8 @@
 """The solver's side of constraints, inside the sandbox: z3 reads the reference, and the response as smt_text has read it."""
 
 import json
+from collections.abc import Sequence
+from functools import lru_cache
 
 import z3
 
@@ -13,10 +15,9 @@ def answer(payload: bytes) -> bytes:
     """A question {statement, ask, said} as JSON → [status, reason, detail] as JSON."""
     question = json.loads(payload)
     try:
-        asserted = list(z3.parse_smt2_string(question["statement"]))  # pyright: ignore[reportArgumentType]
+        asserted, names = _read(statement := question["statement"])
     except z3.Z3Exception as problem:
         return _reply("error", "internal_error", f"the reference: {str(problem)[:200]}")
-    names = _constants(asserted)
     functions = [name for name, term in names.items() if term is None]
     if functions or not asserted:
         return _reply(
@@ -27,14 +28,21 @@ def answer(payload: bytes) -> bytes:
         return _reply(
             "error", "internal_error", f"unknown question {question['ask']!r}, expected model or formula"
         )
-    return check(asserted, names, question["said"])
+    return check(statement, question["said"])
+
+
+@lru_cache(maxsize=256)
+def _read(statement: str) -> tuple[tuple, dict]:
+    """What a statement asserts, and its constants; kept, since many answers to one statement come together."""
+    asserted = tuple(z3.parse_smt2_string(statement))  # pyright: ignore[reportArgumentType]
+    return asserted, _constants(asserted)
 
 
 def _reply(status: str, reason: str, detail: str = "") -> bytes:
     return json.dumps([status, reason, detail]).encode()
 
 
-def _constants(terms: list) -> dict:
+def _constants(terms: Sequence) -> dict:
     """name → the constant; None for a function with arguments."""
     found, seen, stack = {}, set(), list(terms)
     while stack:
@@ -48,9 +56,10 @@ def _constants(terms: list) -> dict:
     return found
 
 
-def _model(asserted: list, names: dict, said: str) -> bytes:
+def _model(statement: str, said: str) -> bytes:
     if smt_text.says_unsat(said):
-        return _unsat(asserted)
+        return _unsat(statement)
+    asserted, names = _read(statement)
     try:
         given = smt_text.values(said)
     except smt_text.Unreadable as problem:
@@ -77,9 +86,10 @@ def _holds(term) -> bool:
     return solver.check() == z3.unsat
 
 
-def _unsat(asserted: list) -> bytes:
+@lru_cache(maxsize=256)
+def _unsat(statement: str) -> bytes:
     solver = z3.Solver()
-    solver.add(asserted)
+    solver.add(*_read(statement)[0])
     found = solver.check()
     if found == z3.unsat:
         return _reply("correct", "ok")
@@ -88,7 +98,8 @@ def _unsat(asserted: list) -> bytes:
     return _reply("error", "internal_error", f"the solver does not know: {solver.reason_unknown()}")
 
 
-def _formula(asserted: list, names: dict, said: str) -> bytes:
+def _formula(statement: str, said: str) -> bytes:
+    asserted, names = _read(statement)
     try:
         text = smt_text.formula(said, set(names))
         given = z3.parse_smt2_string(f"(assert {text}\n)", decls=names)[0]
