@@ -134,25 +134,28 @@ def mutual(sources: dict[str, str]) -> list[str]:
     return [f"{one}, {other}" for one, other in sorted(edges) if one < other and (other, one) in edges]
 
 
-def test_the_wheel_holds_every_package_and_every_config():
+def test_the_wheel_holds_every_package_config_and_launch_file():
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
     there = {module.removesuffix(".__init__") for module, path in all_modules() if path.name == "__init__.py"}
-    assert set(setuptools["packages"]) == there | {"reasoner.configs"}, "name the package in pyproject.toml"
-    folder, (pattern,) = (
-        setuptools["package-dir"]["reasoner.configs"],
-        setuptools["package-data"]["reasoner.configs"],
+    assert set(setuptools["packages"]) == there | {"reasoner.configs", "reasoner.launch"}, (
+        "name the package in pyproject.toml"
     )
-    files = {p for p in (ROOT / "configs").rglob("*") if p.is_file() and p.suffix != ".md"}
-    assert set((ROOT / folder).glob(pattern)) == files
+    carried = {
+        package: {path for one in patterns
+                  for path in (ROOT / setuptools["package-dir"].get(package, package.replace(".", "/"))).glob(one)}
+        for package, patterns in setuptools["package-data"].items()
+    }  # fmt: skip
+    assert carried.pop("reasoner.configs") == {p for p in files_in("configs") if p.suffix != ".md"}
+    launch = carried.pop("reasoner.launch")
+    assert launch == files_in("launch") and ROOT / "launch/accelerate/two_processes.yaml" in launch
     # what documents show is for those who read them in the repository
     not_run = (".py", ".md", ".png", ".pyc")
-    beside = {p for p in (ROOT / "reasoner").rglob("*.*") if p.suffix not in not_run}
-    carried = {
-        path
-        for package, patterns in setuptools["package-data"].items() if package != "reasoner.configs"
-        for one in patterns for path in (ROOT / package.replace(".", "/")).glob(one)
-    }  # fmt: skip
-    assert carried == beside, "name the files in pyproject.toml"
+    beside = {p for p in files_in("reasoner") if p.suffix and p.suffix not in not_run}
+    assert set().union(*carried.values()) == beside, "name the files in pyproject.toml"
+
+
+def files_in(folder: str) -> set[Path]:
+    return {p for p in (ROOT / folder).rglob("*") if p.is_file()}
 
 
 def test_ray_in_one_file():
@@ -240,6 +243,11 @@ def test_help_is_there_at_once_and_the_shell_completes():
     shown = subprocess.run([*run, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded, _, seconds = shown.stdout.splitlines()[-1].rpartition(" ")
     assert "Commands" in shown.stdout and loaded == "[]" and float(seconds) < 2
-    asks = {**os.environ, "_REASONER_COMPLETE": "complete_bash", "COMP_WORDS": "reasoner ev", "COMP_CWORD": "1"}
+    asks = {
+        **os.environ,
+        "_REASONER_COMPLETE": "complete_bash",
+        "COMP_WORDS": "reasoner ev",
+        "COMP_CWORD": "1",
+    }
     shown = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True, env=asks)
     assert shown.stdout.splitlines()[0] == "evaluate"
