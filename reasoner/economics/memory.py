@@ -60,15 +60,16 @@ class TrainingMemory:
     gradients: float
     optimizer: float
     activations: float
+    recomputed: float  # of one layer, where layers are computed again
     logits: float
     scratch: float  # the optimizer's own, while it steps
 
     @property
     def total(self) -> float:
-        """The most at once: as the backward pass begins, or as the optimizer steps, when activations have made room."""
-        return (
-            self.weights + self.optimizer + max(self.activations + self.logits, self.gradients + self.scratch)
-        )
+        """The most at once: as the backward pass begins, as it ends, or as the optimizer steps."""
+        begins = self.activations + max(self.logits, self.recomputed)
+        ends = self.gradients + max(self.scratch, self.recomputed)
+        return self.weights + self.optimizer + max(begins, ends)
 
 
 def training_memory(
@@ -92,13 +93,15 @@ def training_memory(
     """
     shape, parameters = shape_of(config), count_parameters(config)
     moved, frozen = trained_and_frozen(config, trained, rank, bytes_per_value)
+    kept, recomputed = activation_bytes(
+        shape, config, tokens, bytes_per_value, checkpointing, longest, trained == "full"
+    )
     return TrainingMemory(
         weights=(frozen + moved * SINGLE) / shards,
         gradients=moved * SINGLE / shards,
         optimizer=2 * moved * SINGLE / shards,
-        activations=activation_bytes(
-            shape, config, tokens, bytes_per_value, checkpointing, longest, trained == "full"
-        ),
+        activations=kept,
+        recomputed=recomputed,
         logits=logit_bytes(shape, tokens, logit_elements),
         scratch=step_scratch(parameters, moved, trained, on_gpu) / shards,
     )
@@ -128,6 +131,23 @@ def logit_bytes(shape: Shape, tokens: int, bound: int | None = None) -> float:
     return 3.0 * SINGLE * (elements if bound is None else min(bound, elements))
 
 
+TILE_TOKENS, TILE_ENTRIES = 4096, 32768  # of a tile of logits in TRL 1.16 (trl/kernels/chunked_logprob.py)
+
+
+def tiled_logit_bytes(
+    shape: Shape, tokens: int, bytes_per_value: float, trains_head: bool, on_gpu: bool
+) -> float:
+    """Of TRL's losses, whose logits come in tiles of 4,096 tokens and 32,768 entries of the vocabulary, or as wide without them.
+
+    As a tile's gradient is made, a GPU's kernel needs nothing beside it; elsewhere there are seven more of its size in
+    float32, and a mask. The gradients of hidden states and output layer are summed up in float32.
+    """
+    rows = min(tokens, TILE_TOKENS)
+    beside = 0.0 if on_gpu else (7 * SINGLE + 1.0) * rows * min(shape.vocab, TILE_ENTRIES)
+    sums = SINGLE * shape.hidden * (tokens + (shape.vocab if trains_head else 0))
+    return rows * TILE_ENTRIES * bytes_per_value + beside + sums
+
+
 def step_scratch(parameters: Parameters, moved: float, trained: str, on_gpu: bool) -> float:
     """What torch's AdamW holds beside its moments while it steps.
 
@@ -146,13 +166,14 @@ def activation_bytes(
     checkpointing: bool,
     longest: int = 0,
     trains_norms: bool = True,
-) -> float:
-    """What the backward pass needs of the forward pass, with fused attention (no score matrices).
+) -> tuple[float, float]:
+    """(what the backward pass needs of the forward pass, what of a layer is there while it is computed again), with fused
+    attention (no score matrices).
 
     Per token and layer: of each of two norms its input in float32 and its output, and where its weight is trained the
     scaled input; queries, attention's output, keys and values; the gate, the up projection, the activation and their
     product (4 × intermediate). A mask (`longest`) is kept by every layer, and with one torch's attention wants keys and
-    values of every head. With checkpointing each layer's input is kept, and one layer whole while it is computed again.
+    values of every head. With checkpointing each layer's input is kept, and one layer at a time is computed again.
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     inner = getattr(text, "intermediate_size", None) or 4 * shape.hidden
@@ -161,5 +182,5 @@ def activation_bytes(
     values = (shape.heads + kept_heads) * (shape.key_dim + shape.value_dim) + 4 * inner + longest
     of_layer = 2 * norm + values * bytes_per_value
     if checkpointing:
-        return tokens * (shape.layers * shape.hidden * bytes_per_value + of_layer)
-    return tokens * shape.layers * of_layer
+        return tokens * shape.layers * shape.hidden * bytes_per_value, tokens * of_layer
+    return tokens * shape.layers * of_layer, 0.0

@@ -77,15 +77,17 @@ class PolicyMemory:
     gradients: float
     optimizer: float
     activations: float
+    recomputed: float
     logits: float
     engine: float
     scratch: float
 
     @property
     def total(self) -> float:
-        """The most at once: as a backward pass begins, or as the optimizers step."""
+        """The most at once: as a backward pass begins, as it ends, or as the optimizers step."""
         held = self.weights + self.optimizer + self.engine
-        return held + max(self.activations + self.logits, self.gradients + self.scratch)
+        begins = self.activations + max(self.logits, self.recomputed)
+        return held + max(begins, self.gradients + max(self.scratch, self.recomputed))
 
 
 def policy_memory(
@@ -119,7 +121,7 @@ def policy_memory(
         weights = num_trained * moved * SINGLE + len(others) * parameters.total * bytes_per_value
     else:
         weights = frozen + (num_trained + len(others)) * moved * SINGLE
-    activations = activation_bytes(
+    kept, recomputed = activation_bytes(
         shape, config, tokens, bytes_per_value, checkpointing, longest, trained == "full"
     )
     logits = logit_bytes(shape, tokens if sampled is None else sampled, CHUNK_ELEMENTS)
@@ -129,7 +131,8 @@ def policy_memory(
         weights=weights / shards,
         gradients=num_trained * moved * SINGLE / shards,
         optimizer=num_trained * 2 * moved * SINGLE / shards,
-        activations=activations + waiting,
+        activations=kept + waiting,
+        recomputed=recomputed,
         logits=max(logits, of_critic),
         engine=engine.total,
         scratch=step_scratch(parameters, moved, trained, on_gpu) / shards,

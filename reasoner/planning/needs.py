@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reasoner.economics.hardware import Hardware
-from reasoner.economics.memory import activation_bytes, logit_bytes, training_memory
-from reasoner.economics.policy_memory import engine_memory, policy_memory
+from reasoner.economics.memory import activation_bytes, logit_bytes, tiled_logit_bytes, training_memory
+from reasoner.economics.policy_memory import EngineMemory, PolicyMemory, engine_memory, policy_memory
 from reasoner.economics.shape import count_parameters, shape_of
 from reasoner.planning.lengths import ProblemSet
-from reasoner.planning.work import Work
+from reasoner.planning.work import Work, chains_of
 from reasoner.policy.adapters import LoRA
 from reasoner.policy.logprobs import CHUNK_ELEMENTS
 from reasoner.signals.advantages import CRITIC
@@ -48,19 +48,43 @@ def _way(stage: Any) -> tuple[str, int]:
     return ("4bit" if stage.lora.four_bit else "lora"), stage.lora.r
 
 
-def _training(stage: Any, config: Any, longest: int, hardware: Hardware, tokens: int, copies: int) -> Need:
+def _training(
+    stage: Any, config: Any, longest: int, hardware: Hardware, tokens: int, logits: float, copies: int = 0
+) -> Need:
+    """`logits` are the bytes of what becomes of the vocabulary's logits."""
     trained, rank = _way(stage)
-    packed = hasattr(stage, "tokens_per_batch")
     memory = training_memory(
-        config, tokens, trained, rank, hardware.value_bytes, _checkpoints(stage), longest=longest if packed else 0,
-        logit_elements=CHUNK_ELEMENTS if packed else None, on_gpu=hardware.is_gpu,
+        config, tokens, trained, rank, hardware.value_bytes, _checkpoints(stage), _shards(stage, hardware),
+        longest=longest if hasattr(stage, "tokens_per_batch") else 0, logit_elements=0, on_gpu=hardware.is_gpu,
     )  # fmt: skip
+    memory = replace(memory, logits=logits, **(OFFLOADED if _keeps_on_cpu(stage, hardware) else {}))
     parts = {k: float(v) for k, v in vars(memory).items()}
     total = memory.total
     if copies and trained == "full":  # a reference beside, which an adapter's base is itself
-        parts["reference"] = count_parameters(config).total * hardware.value_bytes
+        parts["reference"] = count_parameters(config).total * hardware.value_bytes / _shards(stage, hardware)
         total += parts["reference"]
     return Need(parts, total)
+
+
+def _logits(stage: Any, config: Any, hardware: Hardware, tokens: int) -> float:
+    """Of TRL's losses, or where the model is cut of those of our own loop."""
+    shape = shape_of(config)
+    if getattr(stage, "shard", None) is not None:
+        return logit_bytes(shape, tokens, CHUNK_ELEMENTS)
+    return tiled_logit_bytes(shape, tokens, hardware.value_bytes, stage.lora is None, hardware.is_gpu)
+
+
+OFFLOADED = {"weights": 0.0, "gradients": 0.0, "optimizer": 0.0, "scratch": 0.0}
+
+
+def _shards(stage: Any, hardware: Hardware) -> int:
+    """Over how many devices weights, gradients and moments are cut."""
+    return hardware.count if getattr(stage, "shard", None) is not None else 1
+
+
+def _keeps_on_cpu(stage: Any, hardware: Hardware) -> bool:
+    shard = getattr(stage, "shard", None)
+    return hardware.is_gpu and shard is not None and shard.offload
 
 
 def _checkpoints(stage: Any) -> bool:
@@ -75,11 +99,18 @@ def _rows(stage: Any, hardware: Hardware) -> int:
 
 
 def imitating(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
-    return _training(stage, config, longest, hardware, _rows(stage, hardware) * longest, 0)
+    tokens = _rows(stage, hardware) * longest
+    return _training(stage, config, longest, hardware, tokens, _logits(stage, config, hardware, tokens))
 
 
 def preferring(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
-    return _training(stage, config, longest, hardware, 2 * _rows(stage, hardware) * longest, 1)
+    tokens = 2 * _rows(stage, hardware) * longest
+    return _training(stage, config, longest, hardware, tokens, _logits(stage, config, hardware, tokens), 1)
+
+
+def comparing(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
+    """Both sides of each pair, and one logit for each instead of the vocabulary's."""
+    return _training(stage, config, longest, hardware, 2 * _rows(stage, hardware) * longest, 0.0)
 
 
 def distilling(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
@@ -90,7 +121,11 @@ def distilling(stage: Any, config: Any, longest: int, hardware: Hardware, work: 
 
 
 def judging(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
-    return _training(stage, config, longest, hardware, stage.tokens_per_batch, 0)
+    """Packed solutions, as many as fit, but no more than there are in an update."""
+    most = -(-stage.batch_size // hardware.count) * longest
+    tokens = max(longest, min(stage.tokens_per_batch, most))
+    logits = logit_bytes(shape_of(config), tokens, CHUNK_ELEMENTS) if stage.reads == "likelihood" else 0.0
+    return _training(stage, config, longest, hardware, tokens, logits)
 
 
 def on_policy(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
@@ -98,32 +133,61 @@ def on_policy(stage: Any, config: Any, longest: int, hardware: Hardware, work: W
     reward = stage.advantage.reward
     frozen = ["ref"] if stage.kl_weight else []
     frozen += [n for n in ("prm", "orm") if getattr(stage, n) and getattr(reward, f"{n}_weight") > 0]
-    engine = engine_memory(
-        config, stage.num_slots, longest, hardware.value_bytes,
-        float(stage.problems_per_round * stage.tree.num_roots * longest) / hardware.count, trained != "full",
-    )  # fmt: skip
-    tokens = max(stage.tokens_per_batch, longest)
+    is_local, shards = stage.engine.kind == "local", _shards(stage, hardware)
+    finished = float(stage.problems_per_round * stage.tree.num_roots * longest) / hardware.count
+    engine = (
+        engine_memory(config, stage.num_slots, longest, hardware.value_bytes, finished, trained != "full")
+        if is_local
+        else SERVED
+    )
     memory = policy_memory(
-        config, tokens, longest, engine, trained, rank, stage.advantage.method in CRITIC, frozen,
-        hardware.value_bytes, stage.gradient_checkpointing, micro_batches=2, on_gpu=hardware.is_gpu,
+        config, _positions(stage, longest, hardware, work), longest, engine, trained, rank,
+        stage.advantage.method in CRITIC, frozen, hardware.value_bytes, stage.gradient_checkpointing, shards,
+        micro_batches=2, on_gpu=hardware.is_gpu,
     )  # fmt: skip
-    return Need({k: float(v) for k, v in vars(memory).items()}, memory.total)
+    if _keeps_on_cpu(stage, hardware):
+        memory = replace(memory, **OFFLOADED)
+    parts, total = _parts(memory)
+    if shards > 1 and is_local:  # each draws from a whole copy
+        parts["sampler"] = float(count_parameters(config).total * hardware.value_bytes)
+        total += parts["sampler"]
+    return Need(parts, total)
+
+
+SERVED = EngineMemory(0.0, 0.0, 0.0, 0.0)  # of an engine on servers
+
+
+def _parts(memory: PolicyMemory) -> tuple[dict[str, float], float]:
+    return {k: float(v) for k, v in vars(memory).items()}, memory.total
+
+
+def _positions(stage: Any, longest: int, hardware: Hardware, work: Work) -> int:
+    """Packed positions of a pass: tokens_per_batch, a whole tree where it is larger, and no more than an update has."""
+    whole, inside = chains_of(stage.tree)
+    prompt = max(1, longest - stage.max_tokens)
+    of_tree = int(prompt + (whole + inside / 2) * min(stage.max_tokens, max(1.0, work.sequence - prompt)))
+    trees = -(-stage.problems_per_round // (hardware.count * stage.minibatches))
+    return max(longest, of_tree, min(stage.tokens_per_batch, trees * max(longest, of_tree)))
 
 
 def drawing(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
+    """The models that draw and score; servers have their own memory."""
+    weights = count_parameters(config).total * hardware.value_bytes
+    models = sum(bool(getattr(stage, name, None)) for name in ("prm", "orm"))
+    if stage.engine.kind != "local":
+        return Need({"weights": models * weights, "engine": 0.0}, models * weights)
     engine = engine_memory(
         config, stage.num_slots, longest, hardware.value_bytes, work.decoded + work.prefilled
     )
-    weights = count_parameters(config).total * hardware.value_bytes
-    models = 1 + sum(bool(getattr(stage, name, None)) for name in ("prm", "orm"))
-    parts = {"weights": models * weights, "engine": engine.total}
+    parts = {"weights": (1 + models) * weights, "engine": engine.total}
     return Need(parts, sum(parts.values()))
 
 
 Needed = Callable[[Any, Any, int, Hardware, Work], Need]
 NEEDS: tuple[tuple[tuple[str, ...], Needed], ...] = (
     (("rounds", "problems_per_round", "tree"), on_policy),
-    (("labels", "trl", "batch_size"), preferring),
+    (("labels", "trl", "batch_size", "beta"), preferring),
+    (("labels", "trl", "batch_size"), comparing),
     (("teacher", "trl", "batch_size"), distilling),
     (("problems", "trl", "batch_size"), imitating),
     (("labels", "tokens_per_batch"), judging),
@@ -203,10 +267,8 @@ def largest_micro_batch(
         ).total
 
     fixed = total(0)
-    of_token = (
-        activation_bytes(shape, config, 1, hardware.value_bytes, True, sequence, trained == "full")
-        + logit_bytes(shape, 1)
-    )  # fmt: skip
+    kept = activation_bytes(shape, config, 1, hardware.value_bytes, True, sequence, trained == "full")
+    of_token = sum(kept) + logit_bytes(shape, 1)
     high = max(0, int((room - fixed) / max(1.0, of_token))) * 4 + 1
     low = 0
     while low < high:

@@ -37,6 +37,7 @@ from reasoner.trainers.policy_gradient import train_policy
 from reasoner.tree import Problem
 
 LORA = LoRA(r=16, alpha=32)
+PROMPT = "1 + 2 = 3\n" * 4
 
 
 class LiveBytes(TorchDispatchMode):
@@ -92,21 +93,28 @@ def reward_models(base: Path, out: Path) -> None:
         net.save(load_tokenizer(str(base)), out / name)
 
 
-def five_models(
-    base: Path, adapters: Path, args: argparse.Namespace, checkpointing: bool, rounds: int = 1
-) -> int:
-    """Peak of rounds of step-level PPO: policy, reference, critic, PRM and ORM."""
-    prompting = Prompting(load_tokenizer(str(base)), PromptConfig())
-    prompt = "1 + 2 = 3\n" * 4
-    length = args.tokens - len(prompting.prompt_ids(prompt))
-    problems = [Problem(str(i), prompt, "math", {"answer": "1"}) for i in range(args.batch)]
+def policy_stage(
+    prompting: Prompting, args: argparse.Namespace, checkpointing: bool, rounds: int, lora: LoRA | None
+) -> PolicyGradientStage:
+    """Step-level PPO on single chains, as long as `args.tokens` with their prompt."""
     reward = RewardConfig(prm_weight=0.1, orm_weight=0.1)
-    config = PolicyGradientStage(
-        rounds=rounds, problems_per_round=args.batch, max_tokens=length, minibatches=1, drop_uniform=False,
-        tree=BranchConfig(num_roots=1, num_rounds=0), advantage=AdvantageConfig(reward=reward), kl_weight=0.01,
-        lora=LORA, gradient_checkpointing=checkpointing, num_slots=args.batch, tokens_per_batch=args.tokens * args.batch,
-        whiten=False, optimizer=OptimizerConfig(lr=1e-6), critic_optimizer=OptimizerConfig(lr=1e-6),
+    return PolicyGradientStage(
+        rounds=rounds, problems_per_round=args.batch, max_tokens=args.tokens - len(prompting.prompt_ids(PROMPT)),
+        minibatches=1, drop_uniform=False, tree=BranchConfig(num_roots=1, num_rounds=0),
+        advantage=AdvantageConfig(reward=reward), kl_weight=0.01, lora=lora, gradient_checkpointing=checkpointing,
+        num_slots=args.batch, tokens_per_batch=args.tokens * args.batch, whiten=False,
+        optimizer=OptimizerConfig(lr=1e-6), critic_optimizer=OptimizerConfig(lr=1e-6),
     )  # fmt: skip
+
+
+def five_models(
+    base: Path, adapters: Path, args: argparse.Namespace, checkpointing: bool, rounds: int = 1,
+    lora: LoRA | None = LORA,
+) -> int:  # fmt: skip
+    """Peak of rounds of step-level PPO: policy, reference, critic, PRM and ORM; five whole models without `lora`."""
+    prompting = Prompting(load_tokenizer(str(base)), PromptConfig())
+    problems = [Problem(str(i), PROMPT, "math", {"answer": "1"}) for i in range(args.batch)]
+    config = policy_stage(prompting, args, checkpointing, rounds, lora)
     ledger = Ledger()
     with tempfile.TemporaryDirectory() as out, LiveBytes() as live, ledger.stage("ppo"):
         train_policy(str(base), prompting, problems, config, Session(Path(out), ledger), str(adapters / "critic"),
