@@ -21,6 +21,8 @@ from reasoner.interrupt import going_on
 from reasoner.ledger import Ledger
 from reasoner.parts import are_of, begin_parts, give_up_parts, marked, read_whole, unmark_damaged, write_whole
 from reasoner.planning.booked import flops_of
+from reasoner.planning.free import free_here
+from reasoner.planning.peaks import check_memory
 from reasoner.planning.room import check_room
 from reasoner.policy.machine import use
 from reasoner.registry import UserError
@@ -69,9 +71,10 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
             out, _wandb_options(config, state.is_main_process), config.model_dump(mode="json"), config.title
         ) as tracked,
     ):
+        told: dict[str, str] = {}
         if state.is_main_process:
             finished = _take_up(config, out)
-            _check_data_and_room(config, out, set(finished))
+            told = _check_data_and_room(config, out, set(finished))
             save_resolved(config, out / "config.yaml")
         wait_for_everyone()
         check_shared(out, from_everyone(held_by(out))[0])
@@ -103,6 +106,8 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
             ledger.counts.pop(stage.name, None)
             ledger.processes.pop(stage.name, None)
             wait_for_everyone()
+            if line := told.get(stage.name):
+                print(line, file=sys.stderr)
             if stage.kind in EVERYWHERE or state.is_main_process:
                 _run_whole(stage, config, out, ledger, state.is_main_process, progress, tracked)
             wait_for_everyone()
@@ -261,11 +266,13 @@ def check(config: RunConfig) -> None:
     check_needs(config.stages, config.prompt.steps.rule)
 
 
-def _check_data_and_room(config: RunConfig, out: Path, finished: set[str]) -> None:
-    """Of the stages that are to run: the problems in files, and the room for what they write."""
+def _check_data_and_room(config: RunConfig, out: Path, finished: set[str]) -> dict[str, str]:
+    """Of the stages that are to run: the problems in files, and the room on disk and in memory; what is told of each."""
     open_stages = [s for s in config.stages if s.name not in finished]
     check_problems(open_stages, config.problems, lambda line: print(line, file=sys.stderr))
     check_room(config.stages, config.problems, out, finished.__contains__)
+    free = free_here(PartialState().num_processes)
+    return check_memory(config.stages, config.problems, config.prompt, free, finished.__contains__)
 
 
 def _by_name(key: str, config: RunConfig) -> str:

@@ -21,6 +21,16 @@ from reasoner.run_config import RunConfig
 from reasoner.stages.references import NamesProblems, named
 
 QUICKLY = 300  # rows of a file that are read at the start of a run
+COUNTED = 600  # items of a problem set whose tokens are counted
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """In tokens, of the items of a stage's problem sets: prompts, worked solutions with their end, and both together."""
+
+    prompts: list[int]
+    solutions: list[int]
+    demonstrations: list[int]
 
 
 @dataclass
@@ -32,6 +42,8 @@ class Case:
     path: Path | None = None
     overrides: list[str] = field(default_factory=list)
     told: dict[str, list[str]] = field(default_factory=dict)  # by problem set, what reading it warned of
+    promptings: dict[str, Prompting | None] = field(default_factory=dict)  # by where the architecture is from
+    counted: dict[tuple[int, tuple[str, ...]], Lengths] = field(default_factory=dict)  # by prompting and sets
 
     @cached_property
     def machine(self) -> Machine:
@@ -94,10 +106,28 @@ class Case:
     @cached_property
     def prompting(self) -> Prompting | None:
         """How the first model is prompted; None where no tokenizer is at hand."""
-        first = next((o for o in self.origins.values() if o), "")
-        if isinstance(first, TinyModel) and self.quickly:
+        return self._prompting_of(next((o for o in self.origins.values() if o), ""))
+
+    def _prompting_of(self, origin: TinyModel | str) -> Prompting | None:
+        key = origin if isinstance(origin, str) else origin.model_dump_json()
+        if key not in self.promptings:
+            skipped = not origin or (isinstance(origin, TinyModel) and self.quickly)
+            self.promptings[key] = None if skipped else prompting_of(origin, self.config.prompt, self.items)
+        return self.promptings[key]
+
+    def lengths(self, stage: Any) -> Lengths | None:
+        """Of the stage's problems, as its own model is prompted; None without a tokenizer or problems."""
+        prompting, names = self._prompting_of(self.origins[stage.name]), tuple(getattr(stage, "problems", ()))
+        if prompting is None or not any(self.items.get(n) for n in names):
             return None
-        return prompting_of(first, self.config.prompt, self.items) if first else None
+        key = (id(prompting), names)
+        if key not in self.counted:
+            items = [i for n in names for i in self.items.get(n, ())[:COUNTED]]
+            prompts = [len(prompting.prompt_ids(i.problem.prompt)) for i in items]
+            solutions = [len(prompting.completion_ids(i.solution)) if i.solution else 0 for i in items]
+            both = [p + s for p, s in zip(prompts, solutions, strict=True) if s]
+            self.counted[key] = Lengths(prompts, [n for n in solutions if n], both)
+        return self.counted[key]
 
     @cached_property
     def solutions(self) -> list[tuple[str, Item]]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from reasoner.doctor import models, problems, surroundings, tokens
+from reasoner.doctor import lengths, models, problems, surroundings, tokens
 from reasoner.doctor.case import Case
 from reasoner.doctor.findings import SEVERITIES, Finding
 from reasoner.registry import UserError
@@ -21,13 +21,12 @@ FREE: dict[str, Check] = {
     "delimiter": tokens.delimiter,
     "thinking": tokens.thinking,
     "vocabulary": tokens.vocabulary,
-    "lengths": tokens.lengths,
+    "lengths": lengths.lengths,
     "golds": problems.golds,
     "duplicates": problems.duplicates,
     "formats": surroundings.formats,
     "four_bit": surroundings.four_bit,
     "adapters": surroundings.adapters,
-    "memory": surroundings.memory,
     "disk": surroundings.disk,
     "tracking": surroundings.tracking,
     "versions": surroundings.versions,
@@ -35,6 +34,7 @@ FREE: dict[str, Check] = {
 }
 DEAR: dict[str, Check] = {
     "references": surroundings.references,  # which a run checks itself before all else
+    "memory": surroundings.memory,  # and this too
     "solutions": problems.solutions,
     "contamination": problems.contamination,
     "few": problems.few,

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import torch
 from packaging.requirements import Requirement
 
-from reasoner.economics.hardware import Hardware
+from reasoner.planning.free import Free, free_memory
 from reasoner.policy.machine import has_bfloat16, on_cpu
 
 
@@ -29,19 +28,15 @@ class Machine:
     four_bit: bool = False
 
     @property
-    def hardware(self) -> Hardware:
-        """As a row of the table, with what is free now; its speeds are not known and not used."""
-        return Hardware(
-            memory_gb=max(self.free_memory, 1.0) / 1e9, bandwidth_gbs=1, tflops=1, dollars_per_hour=0, count=1,
-            bits=16 if self.on_gpu else 32,
-        )  # fmt: skip
+    def free(self) -> Free:
+        return Free(self.free_memory, on_gpu=self.on_gpu)
 
 
 def this_machine(out: Path) -> Machine:
     return Machine(
         on_gpu=not on_cpu(),
         bfloat16=has_bfloat16(),
-        free_memory=_free_memory(),
+        free_memory=free_memory(),
         free_disk=shutil.disk_usage(_existing(out)).free,
         outdated=_outdated(),
         logged_in=_logged_in(),
@@ -52,17 +47,6 @@ def this_machine(out: Path) -> Machine:
 def _existing(path: Path) -> Path:
     path = path.expanduser().absolute()
     return next(p for p in (path, *path.parents) if p.is_dir())
-
-
-def _free_memory() -> float:
-    """Of the GPU, else what the system can still give; without Linux all of it."""
-    if not on_cpu():
-        return float(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024.0 * int(next(x for x in lines if x.startswith("MemAvailable")).split()[1])
-    except (OSError, StopIteration):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _outdated() -> tuple[str, ...]:

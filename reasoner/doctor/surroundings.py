@@ -8,20 +8,15 @@ from typing import Any
 
 from reasoner.doctor.case import Case
 from reasoner.doctor.findings import Finding
-from reasoner.economics.hardware import hardware_table
 from reasoner.economics.memory import lora_parameters
 from reasoner.economics.shape import inner_linears
 from reasoner.pipeline import check
-from reasoner.planning.lengths import ProblemSet, counters, measure_sets
-from reasoner.planning.needs import nearest_fit, need_of
-from reasoner.planning.of_model import gigabytes
+from reasoner.planning.lengths import counters, measure_sets
+from reasoner.planning.peaks import facts_of, peaks
 from reasoner.planning.room import check_room
-from reasoner.planning.work import Facts, Work, work_of
 from reasoner.registry import UserError
 from verifiers.sandbox import pool
 from verifiers.sandbox.probe import at_least
-
-TIGHT = 0.9  # share of the free memory from which it is worth a word
 
 
 def references(case: Case) -> Iterator[Finding]:
@@ -82,36 +77,17 @@ def adapters(case: Case) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _facts(case: Case) -> Facts:
-    sets = measure_sets(case.config.problems, case.items, *counters(case.prompting))
-    shown = [s.solution for s in sets.values() if s.solution]
-    usual = sum(shown) / len(shown) if shown else 1e9
-    return Facts(sets, lambda most: min(usual, most), {s.name: s for s in case.config.stages}, {})
-
-
 def memory(case: Case) -> Iterator[Finding]:
     """Every stage fits what is free now."""
-    free, facts, done = case.machine.hardware, _facts(case), {}
-    for key, stage in case.stages():
-        config = case.architecture(stage)
-        work = work_of(stage, Facts(facts.sets, facts.completion, facts.stages, done)) or Work()
-        done[stage.name] = work
-        if config is None:
-            continue
-        names = [n for n in getattr(stage, "problems", ()) or facts.sets if n in facts.sets]
-        given = max(
-            (facts.sets[n] for n in names), key=lambda s: s.longest_prompt, default=ProblemSet(0, 0, 0, 0, 0)
-        )
-        need = need_of(stage, config, given, free, work)
-        if need is None or need.total <= TIGHT * free.device_bytes:
-            continue
-        near = nearest_fit(stage, config, given, free, hardware_table(), work)
-        over = need.total > free.device_bytes
-        yield Finding(
-            "memory", "error" if over else "warning", key, f"{stage.name} needs about {gigabytes(need.total)} and "
-            f"{gigabytes(free.device_bytes)} are free",
-            f"the nearest choice that fits: {near}" if near else "take a smaller model",
-        )  # fmt: skip
+    stages = case.config.stages
+    facts = facts_of(stages, measure_sets(case.config.problems, case.items, *counters(case.prompting)))
+    for peak in peaks(stages, facts, case.architecture, case.machine.free.hardware):
+        if peak.is_tight:
+            near = peak.nearest()
+            yield Finding(
+                "memory", "error" if peak.is_over else "warning", f"stages.{peak.number}", peak.told(),
+                f"the nearest choice that fits: {near}" if near else "take a smaller model",
+            )  # fmt: skip
 
 
 def disk(case: Case) -> Iterator[Finding]:

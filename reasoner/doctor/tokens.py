@@ -12,7 +12,6 @@ from reasoner.policy.vocabulary import end_of_turn, generation_ends, opening
 
 PROBE = "A baker has 24 rolls and sells 9 of them. How many are left?"
 THINKING = ("<think>", "</think>")
-MOST = 0.75  # share of the worked solutions that may be longer than answers
 
 
 def template(case: Case) -> Iterator[Finding]:
@@ -166,31 +165,3 @@ def vocabulary(case: Case) -> Iterator[Finding]:
                 "take the tokenizer that belongs to the model, or resize its embeddings",
             )  # fmt: skip
             return
-
-
-def lengths(case: Case) -> Iterator[Finding]:
-    """Prompts, solutions and max_tokens are within the model's positions, and solutions within max_tokens."""
-    prompting = case.prompting
-    if prompting is None:
-        return
-    for key, stage in case.stages():
-        config = case.architecture(stage)
-        items = [i for n in getattr(stage, "problems", ()) for i in case.items.get(n, ())[: 2 * 300]]
-        if config is None or not items or stage.kind == "init":
-            continue
-        room = getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 40
-        prompts = [len(prompting.prompt_ids(i.problem.prompt)) for i in items]
-        most = getattr(stage, "max_tokens", 0)
-        solved = [len(prompting.encode(i.solution)) + 1 for i in items if i.solution]
-        after = most or max(solved, default=0)
-        if max(prompts) + after > room:
-            yield Finding(
-                "lengths", "error", f"{key}.max_tokens" if most else key,
-                f"the longest prompt has {max(prompts):,} tokens and {after:,} follow; the model has {room:,} positions",
-                "lower max_tokens, or leave long problems out",
-            )  # fmt: skip
-        elif most and solved and sum(n > most for n in solved) > MOST * len(solved):
-            yield Finding(
-                "lengths", "warning", f"{key}.max_tokens", f"{sum(n > most for n in solved)} of {len(solved)} worked solutions "
-                f"are longer than the {most:,} tokens that answers may have", f"raise max_tokens to {max(solved):,}",
-            )  # fmt: skip

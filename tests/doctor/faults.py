@@ -147,6 +147,22 @@ def answers_cut_short(p: Plant) -> None:
     p.config["stages"][1]["max_tokens"] = 3
 
 
+def some_answers_cut_short(p: Plant) -> None:
+    """Four of 28 solutions, of 25 tokens and more."""
+    p.train += [
+        {**row(f"{i}+1", str(i + 1)), "solution": f"{i}+1" + "+0" * 40 + f"={i + 1}\n#### {i + 1}"}
+        for i in range(30, 34)
+    ]
+
+
+def demonstrations_longer_than_the_model(p: Plant) -> None:
+    p.train.append({**row("7+1", "8"), "solution": "7+1=8\n" * 100 + "#### 8"})
+
+
+def demonstrations_cut(p: Plant) -> None:
+    p.config["stages"][0]["trl"] = {"max_length": 9}
+
+
 def unreadable_gold(p: Plant) -> None:
     p.train.append({"prompt": "What?", "answer": "\\frac{"})
 
@@ -267,6 +283,9 @@ PLANTED = [
     (tokens_without_embeddings, "vocabulary", "error", "stages.0.model"),
     (problem_longer_than_the_model, "lengths", "error", "stages.1.max_tokens"),
     (answers_cut_short, "lengths", "warning", "stages.1.max_tokens"),
+    (some_answers_cut_short, "lengths", "warning", "stages.1.max_tokens"),
+    (demonstrations_longer_than_the_model, "lengths", "warning", "stages.0.problems"),
+    (demonstrations_cut, "lengths", "warning", "stages.0.trl.max_length"),
     (unreadable_gold, "golds", "warning", "problems.train"),
     (solutions_that_miss_their_answer, "solutions", "warning", "problems.train"),
     (two_answers_to_one_problem, "duplicates", "warning", "problems.train"),

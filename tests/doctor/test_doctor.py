@@ -48,14 +48,17 @@ def shipped() -> list[str]:
 
 @pytest.mark.parametrize("name", shipped())
 def test_nothing_is_found_in_what_is_shipped(name):
-    """All of the demo's and the smoke configs; evaluate_demo needs the models of a finished demo, and says so."""
+    """All of the demo's and the smoke configs; evaluate_demo needs the models of a finished demo, and says so.
+
+    Smoke configs cut answers short, to be quick.
+    """
     case = Case(resolved(Path(name), []))
     case.machine = AMPLE  # type: ignore[misc]
     found = [f for f in examine(case).findings if f.severity != "note"]
     if "evaluate" in name:
         assert found and {f.check for f in found} <= {"references"}
     else:
-        assert found == []
+        assert [f for f in found if "smoke" not in name or f.check != "lengths"] == []
 
 
 def test_nothing_is_found_in_gsm8k_with_a_local_model(shared_data, plant):
