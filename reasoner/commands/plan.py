@@ -25,6 +25,9 @@ def plan(
     completion: Annotated[
         float | None, typer.Option(min=1, help="mean tokens of an answer, if you know them")
     ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="also write it as a picture into this .svg: memory and time by stage")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print plain values instead of tables")] = False,
 ) -> None:
     """What fits, how fast it can be at best, and what a run will cost, on each machine.
@@ -33,12 +36,16 @@ def plan(
     """
     from reasoner.economics.hardware import hardware as machine
     from reasoner.economics.hardware import hardware_table
+    from reasoner.planning import picture as pictures
     from reasoner.planning import text
     from reasoner.registry import UserError
+    from reasoner.store import write_text
 
     names = [name.strip() for name in hardware.split(",") if name.strip()]
     if not names:
         raise UserError("--hardware names no machine; expected some, as H100,4090")
+    if picture is not None and picture.suffix != ".svg":
+        raise UserError(f"got --picture {picture}; expected a file that ends with .svg")
     machines = {name: machine(name, hardware_file) for name in names}
     table = hardware_table(hardware_file)
     if config.endswith(YAML):
@@ -48,13 +55,16 @@ def plan(
         found: dict[str, Any] = plan_run(
             resolved(Path(config), overrides or []), machines, table, completion, against
         )
-        show = text.of_run
+        show, draw = text.of_run, pictures.of_run
     else:
         if overrides or against or completion:
             raise UserError(
                 f"{config} is a model; expected a YAML with overrides, --against and --completion"
             )
-        found, show = _of_model(config, machines, table), text.of_model
+        found = _of_model(config, machines, table)
+        show, draw = text.of_model, pictures.of_model
+    if picture is not None:
+        write_text(picture, draw(found))
     print(json.dumps(found, indent=2) if as_json else show(found))
 
 
