@@ -162,12 +162,12 @@ def _parts(memory: PolicyMemory) -> tuple[dict[str, float], float]:
 
 
 def _positions(stage: Any, longest: int, hardware: Hardware, work: Work) -> int:
-    """Packed positions of a pass: tokens_per_batch, a whole tree where it is larger, and no more than an update has."""
+    """Packed positions of a pass: tokens_per_batch, a whole path where it is longer, and no more than an update has."""
     whole, inside = chains_of(stage.tree)
     prompt = max(1, longest - stage.max_tokens)
     of_tree = int(prompt + (whole + inside / 2) * min(stage.max_tokens, max(1.0, work.sequence - prompt)))
     trees = -(-stage.problems_per_round // (hardware.count * stage.minibatches))
-    return max(longest, of_tree, min(stage.tokens_per_batch, trees * max(longest, of_tree)))
+    return max(longest, min(stage.tokens_per_batch, trees * max(longest, of_tree)))
 
 
 def drawing(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from reasoner.evals.charts import draw_line, draw_text, nice_ticks, safe
 from reasoner.planning.of_model import gigabytes
 from reasoner.planning.text import duration, money
+from reasoner.report.charts import draw_line, draw_text, nice_ticks, safe
 
 WIDTH, LEFT, ROW = 1000.0, 170.0, 26.0
 MEMORY, TIME = (LEFT, 560.0), (690.0, 880.0)  # from where to where the two fields of a machine are drawn

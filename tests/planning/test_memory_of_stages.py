@@ -14,8 +14,8 @@ from reasoner.ledger import Ledger
 from reasoner.planning.lengths import ProblemSet
 from reasoner.planning.needs import need_of
 from reasoner.planning.work import Work
+from reasoner.policy.labelled import from_outcomes
 from reasoner.records import OutcomeLabel, PreferencePair, SFTExample
-from reasoner.signals.labelled import from_outcomes
 from reasoner.stages.dpo import DPO
 from reasoner.stages.reward_models import ORM, PairwiseORM
 from reasoner.stages.sft import SFT
