@@ -34,6 +34,8 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "smoke"
     done = reasoner("run", RUN, f"out={out}", "--json")
     assert done.returncode == 0, done.stderr[-2000:]
+    last = f"next: reasoner view {out}   reasoner show {out}   reasoner chat {out}/models/"
+    assert done.stderr.splitlines()[-1].startswith(last), done.stderr[-2000:]
     return out, json.loads(done.stdout)
 
 

@@ -15,6 +15,7 @@ from reasoner.policy import models
 from reasoner.registry import UserError
 from reasoner.store import write_trees
 from reasoner.tree import Node
+from verifiers import Verdict
 
 
 def drawn(tree) -> list[str]:
@@ -51,6 +52,20 @@ def test_text_cannot_steer_the_terminal():
     assert r"[red]x[/red]\x1b[2J\n\u202e" in shown and "\x1b" not in shown and "\u202e" not in shown
 
 
+def test_a_text_of_ten_megabytes_is_cut_and_says_so():
+    tree = make_tree([1], (0, 1, [5], [0]))
+    tree.verdicts[1] = Verdict("incorrect", "wrong", answer="\x1b[2J" + "8" * 10_000_000)
+    text = "\x1b]0;title\x07" + "ab " * 3_333_333
+    console = Console(file=io.StringIO(), width=120)
+    console.print(drawing(tree, describe(tree, lambda ids: text)))
+    shown = console.file.getvalue()
+    assert (
+        len(shown) < 20_000 and "\x1b" not in shown and "\x07" not in shown and r"\x1b]0;title\x07" in shown
+    )
+    told = " ".join(shown.replace("│", "").split())
+    assert told.count("(9,998,009 more characters)") == 2 and told.count("(9,998,005 more characters)") == 1
+
+
 def test_folders_ids_and_stages(tmp_path, capsys):
     trees = [
         replace(branching_tree(), problem=replace(branching_tree().problem, id=f"sum-{i}")) for i in range(3)
@@ -82,7 +97,9 @@ def test_the_list_names_whole_ids_in_80_columns():
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80 and "…" not in console.file.getvalue()
     assert id in "".join(line[:18].strip() for line in lines)
-    assert {"nodes", "leaves", "correct", "judged", "value", "tokens", "pruned"} <= set(" ".join(lines).split())
+    assert {"nodes", "leaves", "correct", "judged", "value", "tokens", "pruned"} <= set(
+        " ".join(lines).split()
+    )
 
 
 def test_text_by_a_hub_name_or_numbers_and_why(tmp_path, capsys, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from reasoner.commands.doctor import tell_quickly
+from reasoner.commands.onward import next_commands
 from reasoner.commands.quiet import quiet
 
 
@@ -46,6 +47,7 @@ def execute(config, as_json: bool) -> None:
         show_rows(rows, as_json)
     console.print(f"report: {config.out}/report.html   metrics: {config.out}/metrics.json")
     tell_of_no_answers(rows)
+    console.print(f"next: {'   '.join(next_commands(config))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_rows(rows, as_json: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -80,6 +82,8 @@ def chat(
 
     answerer = _answerer(model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think)
     console = Console()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text are no reason to end
     messages: list[dict[str, str]] = []
     while question := _line(console):
         if not answerer.solver.prompting.config.chat:

@@ -20,6 +20,7 @@ from reasoner.store import read_trees, to_json
 from reasoner.tree import ROOT, Tree
 from reasoner.viewing.texts import decoder
 
+MAX_SHOWN = 2_000  # characters of a text in the terminal; --json has all
 STYLES = {"correct": "green", "incorrect": "red", "no_answer": "yellow", "error": "magenta"}
 
 
@@ -163,8 +164,10 @@ def _print(shown: Table | Branches) -> None:
 
 
 def _printable(text: str) -> str:
-    """One line without control characters: a model's text must not steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """One line without control characters, not endless: a model's text must not steer the terminal or fill it."""
+    left_out = f" … ({len(text) - MAX_SHOWN:,} more characters)" if len(text) > MAX_SHOWN else ""
+    shown = text[:MAX_SHOWN]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown) + left_out
 
 
 def _number(x: float) -> float | None:

@@ -10,6 +10,8 @@ from reasoner.evals.solve import Solved, solve
 from reasoner.evals.tools import Solver
 from reasoner.registry import UserError
 
+MOST_CHARACTERS = 64  # for each token of room, on average; what has more is not tokenized to find that out
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -40,7 +42,12 @@ class Answerer:
 
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Tokens of a conversation; UserError where it has no room, or the model takes no conversations."""
-        prompting = self.solver.prompting
+        prompting, room = self.solver.prompting, self.solver.engine.max_context
+        characters = sum(len(message["content"]) for message in messages)
+        if characters > MOST_CHARACTERS * room:
+            raise UserError(
+                f"got {characters:,} characters; expected room for them and an answer in {room} tokens"
+            )
         if prompting.config.chat:
             ids = prompting.conversation_ids(messages)
         else:
