@@ -261,3 +261,14 @@ def test_algebra_that_is_killed_from_outside_is_no_answer():
     (server,) = _children_of(slot)
     os.kill(server, signal.SIGKILL)
     assert verify("math", response, reference).status == "correct"  # asked again of another child
+
+
+def test_an_environment_behind_a_link_judges_as_one_without(tmp_path):
+    """What algebra imports when it is first asked lies behind the link too, which the sandbox's own root does not have."""
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    link = tmp_path / "site-packages"
+    link.symlink_to(packages)
+    told = "from verifiers import verify; print(verify('math', 'max(6, 15)', {'answer': '15', 'worked_out': False}).status)"
+    start = f"import sys; sys.path = [p for p in sys.path if p != {packages!r}] + [{str(ROOT)!r}, {str(link)!r}]; {told}"
+    found = subprocess.run([sys.executable, "-S", "-c", start], capture_output=True, text=True, timeout=60)
+    assert (found.stdout.strip(), found.stderr) == ("correct", "")

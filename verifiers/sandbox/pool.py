@@ -115,7 +115,7 @@ class Slot:
             "without": list(without),
             "visible": list(visible),
             "uid": _free_uid(),
-            "path": [_PROJECT, *(path for path in sys.path if _is_library(path) and path != _PROJECT)],
+            "path": [_PROJECT, *map(os.path.realpath, filter(_is_library, sys.path))],
             "hidden": [] if _is_library(_PROJECT) else [_PROJECT],
         }
         # The Python options: no user site, no site, no script folder; the environment is empty anyway.
