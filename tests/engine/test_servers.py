@@ -91,7 +91,9 @@ def test_what_an_earlier_run_left_is_ended_and_a_process_of_the_same_number_is_n
     another.wait()
 
 
-@pytest.mark.parametrize("torn", ['{"pid": 12', "[]", '{"pid": 12}', '{"pid": null, "started": 3}', "\x00\x17"])
+@pytest.mark.parametrize(
+    "torn", ['{"pid": 12', "[]", '{"pid": 12}', '{"pid": null, "started": 3}', "\x00\x17"]
+)
 def test_a_torn_record_of_a_server_stops_no_run_and_ends_no_process(tmp_path, torn, caplog):
     record = tmp_path / f"{os.getpid()}.json"
     record.write_text(torn)

@@ -37,9 +37,8 @@ def trained(out: Path, engine: dict | None, lora: bool) -> tuple[list[dict], Pat
     return [m for m in map(json.loads, lines) if "ppo/length" in m], out
 
 
-@pytest.mark.parametrize(
-    "lora", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["adapter", "all weights"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [True, False], ids=["adapter", "all weights"])
 def test_step_level_ppo_through_servers_looks_like_the_local_engines(tmp_path, program, lora):
     engine = {"kind": "vllm", "spawn": 1, "executable": program, "tolerance": 1e-3}
     remote, out = trained(tmp_path / "remote", engine, lora)

@@ -251,6 +251,7 @@ def ranks_of(pid: int) -> dict[int, int]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_goes_on_with_the_parts_that_are_left(config, one, tmp_path):
     """Two processes and then one in the rollout, two in the completion."""
     out, config = tmp_path / "killed", up_to("prm", config, tmp_path)
@@ -274,6 +275,7 @@ def test_killed_again_and_again_it_goes_on_with_the_parts_that_are_left(config, 
         assert b["rollout"]["policy"][counter] >= 0.95 * a["rollout"]["policy"][counter]
 
 
+@pytest.mark.slow
 def test_another_config_begins_a_half_done_stage_anew(config, one, tmp_path):
     out = tmp_path / "changed"
     killed(1, up_to("verify", config, tmp_path), out, "rollout", 3)

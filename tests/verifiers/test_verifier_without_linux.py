@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
 HIDE = """
 import os, signal, sys
@@ -50,6 +52,7 @@ def test_the_probe_says_it():
     assert "needs Linux" in done.stdout and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_whole_training_run(tmp_path):
     # the libraries are loaded first: they take the platform's name for which files to load
     code = "import datasets, trl, reasoner.pipeline, reasoner.cli\n" + HIDE + "reasoner.cli.main()"
