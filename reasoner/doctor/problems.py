@@ -54,7 +54,7 @@ def duplicates(case: Case) -> Iterator[Finding]:
     """No problem comes twice, with another answer or in other letters."""
     for name, items in case.items.items():
         for told in case.told.get(name, ()):
-            contradicted = " 0 of them" not in told
+            contradicted = "answers differ" in told
             yield Finding(
                 "duplicates", "warning" if contradicted else "note", f"problems.{name}", told,
                 "keep each problem once, with the right answer",

@@ -9,7 +9,7 @@ from reasoner.commands.shipped import names
 from reasoner.doctor.case import Case
 from reasoner.doctor.checks import DEAR, FREE, examine
 from reasoner.doctor.findings import Finding, line_of
-from tests.doctor.faults import AMPLE, PLANTED, Plant
+from tests.doctor.faults import AMPLE, PLANTED, Plant, solved_never
 
 
 def found_in(plant: Plant) -> list[Finding]:
@@ -36,6 +36,25 @@ def test_a_planted_fault_is_found(plant, fault, check, severity, key):
     assert all(f.remedy and "\n" not in f.text for f in found)
     if key:
         assert "line" in line_of(plant.folder / "run.yaml", key) or key.split(".")[0] not in plant.config
+
+
+def test_a_row_that_comes_twice_alike_is_left_out_and_no_warning(plant):
+    plant.train.append(plant.train[0])
+    found = found_in(plant)
+    assert [f.severity for f in found if f.check == "duplicates"] == ["note"]
+
+
+def test_what_an_earlier_stage_will_have_trained_is_not_judged_by_its_base(plant):
+    solved_never(plant)
+    plant.config["stages"][1]["model"] = "sft"
+    assert [f for f in found_in(plant) if f.check == "reach"] == []
+
+
+def test_a_few_problems_tell_nothing_of_the_reach(plant, monkeypatch):
+    monkeypatch.setattr("reasoner.doctor.models.SECONDS", 0.005)
+    solved_never(plant)
+    (found,) = [f for f in found_in(plant) if f.check == "reach"]
+    assert found.severity == "note" and "of 4 problems" in found.text
 
 
 def test_every_check_is_in_the_table_of_faults():
