@@ -105,22 +105,24 @@ def policy_memory(
     micro_batches: int = 1,
     on_gpu: bool = False,
     sampled: int | None = None,
+    implicit: bool = False,
 ) -> PolicyMemory:
     """`tokens` packed positions at once, none of whose paths is longer than `longest`, of policy, critic and frozen models.
 
     `sampled` of the positions have a log-probability; None: all.
 
     With an adapter (`trained` lora or 4bit) all are adapters on one base, the reference that base alone; else each is a
-    copy. The critic's backward pass follows the policy's, whose gradients wait; with several micro-batches both wait.
+    copy. The critic's backward pass follows the policy's, whose gradients wait; with several micro-batches both wait. An
+    `implicit` PRM learns once these are gone.
     """
     shape, parameters = shape_of(config), count_parameters(config)
     moved, frozen = trained_and_frozen(config, trained, rank, bytes_per_value)
     others = [name for name in frozen_models if trained == "full" or name != "ref"]
     num_trained = 1 + critic
     if trained == "full":
-        weights = num_trained * moved * SINGLE + len(others) * parameters.total * bytes_per_value
+        weights = (num_trained + implicit) * moved * SINGLE + len(others) * parameters.total * bytes_per_value
     else:
-        weights = frozen + (num_trained + len(others)) * moved * SINGLE
+        weights = frozen + (num_trained + implicit + len(others)) * moved * SINGLE
     kept, recomputed = activation_bytes(
         shape, config, tokens, bytes_per_value, checkpointing, longest, trained == "full"
     )
@@ -130,7 +132,7 @@ def policy_memory(
     return PolicyMemory(
         weights=weights / shards,
         gradients=num_trained * moved * SINGLE / shards,
-        optimizer=num_trained * 2 * moved * SINGLE / shards,
+        optimizer=(num_trained + implicit) * 2 * moved * SINGLE / shards,
         activations=kept + waiting,
         recomputed=recomputed,
         logits=max(logits, of_critic),

@@ -62,8 +62,8 @@ def _two_rows(net: ScoreNet) -> tuple[torch.Tensor, torch.Tensor]:
             [torch.zeros(1), net.head.bias]
         ).detach()
     raise UserError(
-        "this reward model reads the log-probabilities of all tokens so far (reads: likelihood), which no classifier of "
-        "transformers does; expected a head on the hidden state: train it with reads: state, or score with this program"
+        "this reward model reads the log-probabilities of all tokens so far (reads: likelihood or implicit), which no classifier "
+        "of transformers does; expected a head on the hidden state: train it with reads: state, or score with this program"
     )
 
 

@@ -124,14 +124,17 @@ def judging(stage: Any, config: Any, longest: int, hardware: Hardware, work: Wor
     """Packed solutions, as many as fit, but no more than there are in an update."""
     most = -(-stage.batch_size // hardware.count) * longest
     tokens = max(longest, min(stage.tokens_per_batch, most))
-    logits = logit_bytes(shape_of(config), tokens, CHUNK_ELEMENTS) if stage.reads == "likelihood" else 0.0
-    return _training(stage, config, longest, hardware, tokens, logits)
+    reads_all = stage.reads in ("likelihood", "implicit")
+    logits = logit_bytes(shape_of(config), tokens, CHUNK_ELEMENTS) if reads_all else 0.0
+    return _training(stage, config, longest, hardware, tokens, logits, copies=int(stage.reads == "implicit"))
 
 
 def on_policy(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
     trained, rank = _way(stage)
     reward = stage.advantage.reward
-    frozen = ["ref"] if stage.kl_weight else []
+    implicit = stage.implicit_prm is not None
+    frozen = ["ref"] if stage.kl_weight or (implicit and trained == "full") else []
+    frozen += ["its reference"] if implicit and trained != "full" else []
     frozen += [n for n in ("prm", "orm") if getattr(stage, n) and getattr(reward, f"{n}_weight") > 0]
     is_local, shards = stage.engine.kind == "local", _shards(stage, hardware)
     finished = float(stage.problems_per_round * stage.tree.num_roots * longest) / hardware.count
@@ -143,7 +146,7 @@ def on_policy(stage: Any, config: Any, longest: int, hardware: Hardware, work: W
     memory = policy_memory(
         config, _positions(stage, longest, hardware, work), longest, engine, trained, rank,
         stage.advantage.method in CRITIC, frozen, hardware.value_bytes, stage.gradient_checkpointing, shards,
-        micro_batches=2, on_gpu=hardware.is_gpu,
+        micro_batches=2, on_gpu=hardware.is_gpu, implicit=implicit,
     )  # fmt: skip
     if _keeps_on_cpu(stage, hardware):
         memory = replace(memory, **OFFLOADED)

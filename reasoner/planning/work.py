@@ -114,6 +114,7 @@ def on_policy(stage: Any, facts: Facts) -> Work:
     reward = stage.advantage.reward
     read = (bool(stage.prm) and reward.prm_weight > 0) + (bool(stage.orm) and reward.orm_weight > 0)
     again = stage.epochs * stage.minibatches > 1
+    implicit = stage.implicit_prm is not None  # scored by two models, and by its reference where it learns
     tokens = a_round.decoded * rounds
     prompts = a_round.prefilled * rounds
     shown = rounds * stage.epochs * stage.minibatches * stage.ptx_batch if stage.ptx_weight else 0.0
@@ -122,9 +123,9 @@ def on_policy(stage: Any, facts: Facts) -> Work:
         prefilled=prompts,
         reused=a_round.reused * rounds,
         decoded=tokens,
-        scored=tokens * (critic + bool(stage.kl_weight) + again) + (tokens + prompts) * read,
-        trained=tokens * stage.epochs * (1 + critic) + shown * (given.prompt + given.solution),
-        prompts=prompts * stage.epochs * (1 + critic),
+        scored=tokens * (critic + bool(stage.kl_weight) + again) + (tokens + prompts) * (read + 3 * implicit),
+        trained=tokens * (stage.epochs * (1 + critic) + implicit) + shown * (given.prompt + given.solution),
+        prompts=prompts * (stage.epochs * (1 + critic) + implicit),
         verifications=a_round.verifications * rounds,
         trajectories=a_round.trajectories * rounds,
     )

@@ -7,6 +7,7 @@ and set again where gradient checkpointing repeats one, so passes of several ada
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -211,13 +212,10 @@ class SharedBase:
         if checkpointing:
             recompute_layers(self.lm, self.around)
 
-    def new(self, name: str, like: str, copy: bool = True, trained: bool = True) -> Adapter:
-        """An adapter shaped like another, with its weights too or (copy=False) one that changes nothing yet."""
+    def new(self, name: str, like: str, trained: bool = True) -> Adapter:
+        """An adapter with the shape and the weights of another."""
         self.peft.add_adapter(name, self.peft.peft_config[like])
-        if copy:
-            set_peft_model_state_dict(
-                self.peft, get_peft_model_state_dict(self.peft, adapter_name=like), name
-            )
+        set_peft_model_state_dict(self.peft, get_peft_model_state_dict(self.peft, adapter_name=like), name)
         return self._added(name, trained)
 
     def load(self, name: str, folder: str | Path, trained: bool = True) -> Adapter:
@@ -333,6 +331,14 @@ class Adapter(torch.nn.Module):
         config.inference_mode = True
         config.save_pretrained(str(folder))
         note_base(folder, self.shared.path)
+
+
+def as_it_starts(lm: Any) -> Any:
+    """A frozen copy of a causal LM; of an Adapter another one on the same base."""
+    if isinstance(lm, Adapter):
+        assert lm.name is not None
+        return lm.shared.new("reference", like=lm.name, trained=False)
+    return copy.deepcopy(lm).requires_grad_(False).eval()
 
 
 def causal_lm(model: Any) -> Any:

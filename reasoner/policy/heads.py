@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-from reasoner.policy.adapters import load_merged
+from reasoner.policy.adapters import as_it_starts, load_merged
 from reasoner.policy.attention import layer_masks
 from reasoner.policy.logprobs import LogitHead, token_logprobs
 from reasoner.policy.models import check_finite, save
@@ -28,6 +28,7 @@ from reasoner.registry import UserError
 from reasoner.store import whole
 
 HEAD_FILE = "score_head.safetensors"
+REFERENCE = "reference"  # folder with the model that an implicit reward refers to
 
 
 class PolicyNet(torch.nn.Module):
@@ -84,11 +85,44 @@ class Likelihood(torch.nn.Module):
         return torch.stack([least_S, total_S], -1) @ self.weight.T + self.bias
 
 
+class Implicit(torch.nn.Module):
+    """Reads beta · Σ log(π / π_ref) of the tokens written so far: an implicit reward (Yuan et al. 2024, equation 3).
+
+    Fitted to verdicts alone (cross-entropy at the end of whole solutions), it is the logit of a right end; what a token adds
+    to it is that token's process reward. `reference` is the model as it starts. It is no part of this net: nothing trains
+    it, and it is saved beside.
+    """
+
+    beta: torch.Tensor
+
+    def __init__(self, reference, beta: float = 0.05):
+        super().__init__()
+        self.register_buffer("beta", torch.tensor([beta]))
+        self._reference = [PolicyNet(reference).eval()]  # in a list, so that it is no submodule
+
+    @property
+    def reference(self):
+        return self._reference[0].lm
+
+    @torch.no_grad()
+    def before(self, *packed) -> torch.Tensor:
+        """The reference's log-probabilities of a packed batch's sampled tokens."""
+        return self._reference[0](*packed)[0]
+
+    def forward(self, total_S) -> torch.Tensor:
+        return (self.beta * total_S)[:, None]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Implicit:
+        """A move to another device takes the reference along."""
+        self._reference[0]._apply(fn)
+        return super()._apply(fn, recurse)
+
+
 class ScoreNet(torch.nn.Module):
     """A causal LM that reads one number (a logit) at the last token of a state.
 
     `head` is what reads it: a linear layer on the hidden state (if none is given, one of zeros), two tokens of the
-    vocabulary (LabelTokens) or the log-probabilities of the tokens that lead there (Likelihood).
+    vocabulary (LabelTokens) or the log-probabilities of the tokens that lead there (Likelihood, Implicit).
     """
 
     def __init__(self, lm, head: torch.nn.Module | None = None):
@@ -99,22 +133,32 @@ class ScoreNet(torch.nn.Module):
     def forward(self, ids_BT, positions_BT, mask_B1TT, at_S, source_N, target_N) -> torch.Tensor:
         hidden_BTD = packed_hidden(self.lm, ids_BT, positions_BT, mask_B1TT)
         hidden_XD = hidden_BTD.flatten(0, 1)
-        if not isinstance(self.head, Likelihood):
+        if not isinstance(self.head, Likelihood | Implicit):
             return self.head(hidden_XD[at_S].float())[:, 0]
         ids_X = ids_BT.flatten()
         logprobs_N, _ = token_logprobs(hidden_XD[source_N], LogitHead(self.lm), ids_X[target_N])
+        if isinstance(self.head, Implicit):
+            logprobs_N = logprobs_N - self.head.before(ids_BT, positions_BT, mask_B1TT, source_N, target_N)
         logprobs_X = logprobs_N.new_zeros(len(ids_X)).index_put((target_N,), logprobs_N)
         width = ids_BT.shape[1]
         rows_S = at_S // width
         of_state_ST = logprobs_X.view(-1, width)[rows_S] * mask_B1TT[rows_S, 0, at_S % width]
-        return self.head(of_state_ST.amin(-1), of_state_ST.sum(-1))[:, 0]
+        total_S = of_state_ST.sum(-1)
+        if isinstance(self.head, Implicit):
+            return self.head(total_S)[:, 0]
+        return self.head(of_state_ST.amin(-1), total_S)[:, 0]
 
     def save(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-        """The language model in its own format, the head beside it. Weights that are no numbers are a UserError."""
+        """The language model in its own format, the head and what it refers to beside it.
+
+        Weights that are no numbers are a UserError.
+        """
         check_finite(self.head, "reward model's head")
         with whole(folder):
             save(self.lm, tokenizer, folder)
             save_file({k: v.contiguous() for k, v in self.head.state_dict().items()}, folder / HEAD_FILE)
+            if isinstance(self.head, Implicit):
+                save(self.head.reference, tokenizer, folder / REFERENCE)
 
     @classmethod
     def load(cls, folder: Path, lm=None, dtype: torch.dtype | None = None) -> ScoreNet:
@@ -126,7 +170,7 @@ class ScoreNet(torch.nn.Module):
             raise UserError(f"{folder} has no {HEAD_FILE}; expected a reward model that this program trained")
         saved = load_file(folder / HEAD_FILE)
         lm = load_merged(str(folder), dtype) if lm is None else lm
-        net = cls(lm, _head_like(saved, lm))
+        net = cls(lm, _head_like(saved, lm, folder / REFERENCE, dtype))
         net.head.load_state_dict(saved)
         return net
 
@@ -163,8 +207,12 @@ def check_scores(logits_S: torch.Tensor, name: str) -> torch.Tensor:
     return logits_S
 
 
-def _head_like(saved: dict[str, torch.Tensor], lm) -> torch.nn.Module:
-    """A head of the kind that was saved."""
+def _head_like(
+    saved: dict[str, torch.Tensor], lm, reference: Path | None = None, dtype: torch.dtype | None = None
+) -> torch.nn.Module:
+    """A head of the kind that was saved; the `reference` of an implicit reward is loaded from its folder."""
+    if "beta" in saved:
+        return Implicit(load_merged(str(reference), dtype).requires_grad_(False))
     if "label_ids" in saved:
         good, bad = saved["label_ids"].tolist()
         return LabelTokens(lm, (good, bad))
@@ -182,6 +230,7 @@ def _zero_head(lm) -> torch.nn.Linear:
 HEADS: dict[str, Callable[[Any], torch.nn.Module]] = {
     "state": _zero_head,
     "likelihood": lambda lm: Likelihood(),
+    "implicit": lambda lm: Implicit(as_it_starts(lm)),
 }
 
 

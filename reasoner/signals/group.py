@@ -24,7 +24,7 @@ def rloo(tree: Tree, config: AdvantageConfig) -> PolicySample:
     them, and would bias their gradient. Without others nothing is learned.
     """
     returns, weights = _returns(tree, config)
-    chain, mass, total = _draws(tree, returns, weights)
+    chain, mass, total = draws(tree, returns, weights)
 
     def advantage(leaf: int) -> float:
         own = chain[leaf]
@@ -43,7 +43,7 @@ def shrunk(tree: Tree, config: AdvantageConfig) -> PolicySample:
     depend on what is judged: the gradient stays unbiased, however wrong it is.
     """
     returns, weights = _returns(tree, config)
-    chain, mass, total = _draws(tree, returns, weights)
+    chain, mass, total = draws(tree, returns, weights)
     if "pass_rate" not in tree.scores:
         raise UserError(
             f"the tree of {tree.problem.id!r} has no predicted pass rate, which advantage.method=shrunk reads; expected one of a "
@@ -115,7 +115,7 @@ def _returns(tree: Tree, config: AdvantageConfig) -> tuple[dict[int, float], dic
     return returns, {leaf: weights[leaf] for leaf in returns}
 
 
-def _draws(
+def draws(
     tree: Tree, returns: dict[int, float], weights: dict[int, float]
 ) -> tuple[dict[int, int], defaultdict[int, float], defaultdict[int, float]]:
     """Which draw at the prompt each trajectory comes from; the mass of each draw, and its mass times return."""

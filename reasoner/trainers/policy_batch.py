@@ -59,6 +59,7 @@ class Models:
     ref: PolicyNet | None
     prm: Any | None
     orm: ScoreNet | None = None
+    implicit: Any | None = None
 
 
 def right_share(tree: Tree) -> float | None:
@@ -96,7 +97,9 @@ def token_states(tree: Tree) -> list[tuple[int, int]]:
     return [_prompt_end(tree), *after]
 
 
-STATES = {"value": step_states, "token_value": token_states, "prm": step_states, "orm": step_states}
+STATES = {
+    "value": step_states, "token_value": token_states, "prm": step_states, "orm": step_states, "implicit": token_states,
+}  # fmt: skip
 
 
 def _prompt_end(tree: Tree) -> tuple[int, int]:

@@ -39,6 +39,15 @@ class PRMRefresh(Config):
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5, schedule="constant", warmup=0.0)
 
 
+class ImplicitPRM(Config):
+    """Process rewards without process labels (PRIME, Cui et al. 2025): a copy of the policy learns the verdicts."""
+
+    beta: float = Field(0.05, gt=0, description="reward of a token: beta · (log π_φ − log π_ref)")
+    weight: float = Field(1.0, gt=0, description="what their advantages weigh beside those of `advantage`")
+    updates: int = Field(1, ge=1, description="updates in a round, each on a part of its trees")
+    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-6, schedule="constant", warmup=0.0)
+
+
 class PolicyGradientStage(Config):
     """PPO on trees of rollouts; the defaults are step-level PPO with a critic."""
 
@@ -133,6 +142,10 @@ class PolicyGradientStage(Config):
     prm_refresh: PRMRefresh | None = Field(
         None, description="train the PRM on the policy's trees as they come"
     )
+    implicit_prm: ImplicitPRM | None = Field(
+        None,
+        description="reward tokens by a model that learns from verdicts alone, e.g. {} with advantage.method rloo (PRIME)",
+    )
     alarms: Annotated[AlarmConfig, MayChange()] = AlarmConfig()
     spikes: Annotated[SpikeConfig, MayChange()] = SpikeConfig()
     audit: Annotated[Literal["off", "light", "full"], MayChange()] = Field(
@@ -177,6 +190,12 @@ class PolicyGradientStage(Config):
             raise ValueError(
                 f"got screen={self.screen} and tree.num_roots={tree.num_roots}; expected 2 or more first chains, and fewer "
                 "than there are in all: lower screen, or raise tree.num_roots"
+            )
+        if self.implicit_prm is not None and (self.shard is not None or is_alone):
+            got = "shard" if self.shard is not None else "tree.num_roots=1"
+            raise ValueError(
+                f"got implicit_prm with {got}; expected several chains a problem, whose rewards are held against each other, and "
+                "whole weights: raise tree.num_roots, and leave shard out"
             )
         if is_alone and self.drop_uniform:
             raise ValueError(

@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,19 +29,20 @@ from reasoner.records import PolicySample, SFTExample
 from reasoner.registry import UserError, lookup
 from reasoner.scoring.reward_models import is_ours
 from reasoner.signals.advantages import ADVANTAGES, CRITIC, WHITENED
+from reasoner.signals.implicit import with_implicit_rewards
 from reasoner.signals.reward import doubts, return_range
 from reasoner.trainers.alarms import WATCHED, alarms
 from reasoner.trainers.checkpoint import Trained, fingerprint_of, load_checkpoint, save_checkpoint
 from reasoner.trainers.gates import check_liveness, check_packed, check_room, check_same_tokens, sampler_gap
-from reasoner.trainers.loop import OptimizerConfig, Session, by_share, by_steps, make_optimizer
-from reasoner.trainers.policy_batch import Models, score_states, verified_chains, whiten
+from reasoner.trainers.loop import Session
+from reasoner.trainers.policy_batch import Models, is_usable, score_states, verified_chains, whiten
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_draw import Position, Round, draw, plain_of, position_of
-from reasoner.trainers.policy_models import cut, load_models
+from reasoner.trainers.policy_models import cut, learners, load_models, prepare_training
 from reasoner.trainers.policy_report import book, describe, reuse, why_barren
 from reasoner.trainers.policy_reuse import is_used_up, keep, minibatches, trees_again
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
-from reasoner.trainers.prm_refresh import refresh
+from reasoner.trainers.prm_refresh import by_verdict, refresh
 from reasoner.trainers.ranks import check_supported, highest, make_accelerator, wait_for_everyone
 from reasoner.trainers.round_audit import RoundAudit
 from reasoner.trainers.sampler import open_sampler
@@ -151,7 +152,7 @@ def _set_up(
     bring_weights = None
     if config.shard is not None:
         sampler, bring_weights = cut(models, config)
-    trained = _prepare_training(models, config, accelerator, lambda: spent_share(at, config))
+    trained = prepare_training(models, config, accelerator, lambda: spent_share(at, config))
     for net in (models.ref, models.prm, models.orm):
         if isinstance(net, torch.nn.Module) and not (
             is_sharded(net) or any(p.requires_grad for p in net.parameters())
@@ -222,13 +223,25 @@ def learn(drawn: Round, round: int, loop: Loop) -> tuple[dict[str, float], Mappi
     metrics |= reuse(drawn.trees, trees_before, config, accelerator)
     metrics |= {"verdict_wait": max(j.wait_share for j in drawn.judged), "kl_step": kl_step}
     metrics |= {"epochs": seen["epochs"]} if config.min_effective else {}
-    kept_up = config.prm_refresh
-    if kept_up is not None and models.prm is not None and (round + 1) % kept_up.every == 0:
-        metrics["prm_loss"] = refresh(
-            models.prm, loop.trained.optimizers[-1], drawn.trees, kept_up, config.tokens_per_batch, loop.session,
-            accelerator,
-        )  # fmt: skip
+    metrics |= _learn_rewards(drawn.trees, round, loop)
     return metrics, seen
+
+
+def _learn_rewards(trees: Sequence[Tree], round: int, loop: Loop) -> dict[str, float]:
+    """Update the reward models that are trained beside the policy on a round's trees; their losses."""
+    config, models, tokens, losses = loop.config, loop.models, loop.config.tokens_per_batch, {}
+    optimizers = dict(zip(learners(models, config), loop.trained.optimizers, strict=True))
+    kept_up, implicit = config.prm_refresh, config.implicit_prm
+    if kept_up is not None and models.prm is not None and (round + 1) % kept_up.every == 0:
+        losses["prm_loss"] = refresh(
+            models.prm, optimizers["prm"], trees, kept_up, tokens, loop.session, loop.accelerator
+        )
+    if implicit is not None:
+        losses["implicit_loss"] = refresh(
+            models.implicit, optimizers["implicit"], trees, implicit, tokens, loop.session, loop.accelerator,
+            lambda tree: by_verdict(tree) if is_usable(tree, config) else None, "implicit_prm",
+        )  # fmt: skip
+    return losses
 
 
 def _samples(trees: Sequence[Tree], loop: Loop) -> list[PolicySample]:
@@ -239,11 +252,14 @@ def _samples(trees: Sequence[Tree], loop: Loop) -> list[PolicySample]:
         (models.prm, "prm", (0.0, 1.0)),
         (models.orm, "orm", (0.0, 1.0)),
         (models.critic, value_of, return_range(config.advantage.reward)),
+        (models.implicit, "implicit", None),
     ):
         if net is not None:
             score_states(net, trees, name, config.tokens_per_batch, bounds)
     method = lookup(ADVANTAGES, config.advantage.method, "advantage method")
     samples = [method(t, config.advantage) for t in trees]
+    if config.implicit_prm is not None:
+        samples = [with_implicit_rewards(s, config.implicit_prm.weight, config.advantage) for s in samples]
     if config.advantage.method in WHITENED if config.whiten is None else config.whiten:
         samples = whiten(samples, loop.accelerator)
     return samples
@@ -270,37 +286,6 @@ def _keep(round: int, loop: Loop) -> None:
 def spent_share(at: Position, config: PolicyGradientStage) -> float:
     """Which part of `generated_tokens` is generated; 0 where there is no such limit."""
     return at.generated / config.generated_tokens if config.generated_tokens else 0.0
-
-
-def _prepare_training(
-    models: Models, config: PolicyGradientStage, accelerator: Accelerator, share: Callable[[], float]
-) -> Trained:
-    """Optimizers and schedules of the policy, of the critic and of a PRM that is refreshed, in this order.
-
-    The schedules follow the rounds, or `share` where the run is given tokens instead.
-    """
-
-    def schedule(optimizer, options: OptimizerConfig) -> torch.optim.lr_scheduler.LambdaLR:
-        if config.generated_tokens is not None:
-            return by_share(optimizer, options, share)
-        return by_steps(optimizer, options, config.rounds * config.epochs * config.minibatches)
-
-    optimizers = [make_optimizer(models.policy, config.optimizer)]
-    schedules = [schedule(optimizers[0], config.optimizer)]
-    if models.critic is not None:
-        optimizers.append(make_optimizer(models.critic, config.critic_optimizer))
-        schedules.append(schedule(optimizers[1], config.critic_optimizer))
-    if config.prm_refresh is not None and models.prm is not None:
-        optimizers.append(make_optimizer(models.prm, config.prm_refresh.optimizer))
-    if is_sharded(models.policy):
-        nets = [models.policy, models.critic, models.prm if config.prm_refresh is not None else None]
-        return Trained(optimizers, schedules, [net for net in nets if net is not None])
-    if models.critic is not None:
-        models.critic, optimizers[1] = accelerator.prepare(models.critic, optimizers[1])
-    models.policy, optimizers[0] = accelerator.prepare(models.policy, optimizers[0])
-    if config.prm_refresh is not None and models.prm is not None:
-        models.prm, optimizers[-1] = accelerator.prepare(models.prm, optimizers[-1])
-    return Trained(optimizers, schedules)
 
 
 def _resume(loop: Loop) -> int:
@@ -379,7 +364,8 @@ def _go_back(why: str, loop: Loop, oldest: bool = False) -> int:
 def _save(
     models: Models, prompting: Prompting, out: Path, config: PolicyGradientStage, accelerator: Accelerator
 ) -> None:
-    scorers = {"critic": models.critic, "prm": models.prm if config.prm_refresh is not None else None}
+    prm = models.prm if config.prm_refresh is not None else None
+    scorers = {"critic": models.critic, "prm": prm, "implicit_prm": models.implicit}
     is_main, is_cut = accelerator.is_main_process, is_sharded(models.policy)
     policy = gathered(models.whole) if is_cut else models.whole
     if is_main:

@@ -9,18 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
-from reasoner.policy.adapters import Adapter, LoRA, SharedBase, is_adapter, load_merged, load_trainable
-from reasoner.policy.heads import PolicyNet, ScoreNet, train_what_is_read
+from reasoner.policy.adapters import (
+    Adapter,
+    LoRA,
+    SharedBase,
+    as_it_starts,
+    is_adapter,
+    load_merged,
+    load_trainable,
+)
+from reasoner.policy.heads import Implicit, PolicyNet, ScoreNet, train_what_is_read
 from reasoner.policy.models import load_tokenizer
 from reasoner.policy.recompute import recompute_layers
-from reasoner.policy.shard import copy_to_sample_from, gather_into, shard, shard_base
+from reasoner.policy.shard import copy_to_sample_from, gather_into, is_sharded, shard, shard_base
 from reasoner.registry import UserError
 from reasoner.scoring.published import PublishedPRM
 from reasoner.scoring.reward_models import is_ours, load_reward_model
 from reasoner.signals.advantages import CRITIC
 from reasoner.store import read_json
-from reasoner.trainers.loop import check_cut
+from reasoner.trainers.checkpoint import Trained
+from reasoner.trainers.loop import OptimizerConfig, by_share, by_steps, check_cut, make_optimizer
 from reasoner.trainers.policy_batch import Models
 from reasoner.trainers.policy_config import PolicyGradientStage
 
@@ -53,16 +63,19 @@ def load_models(
             else ScoreNet(load_merged(model_path, whole))
         )
         train_what_is_read(critic)
-    ref = PolicyNet(copy.deepcopy(lm)) if config.kl_weight else None
+    ref = PolicyNet(as_it_starts(lm)) if config.kl_weight or config.implicit_prm else None
     refreshed = config.prm_refresh is not None
     prm = _published(prm_path, model_path, refreshed) or _whole(prm_path, refreshed)
     orm = _whole(orm_path, False)
-    if ref is not None:
-        ref.requires_grad_(False)
+    implicit = None
+    if config.implicit_prm is not None and ref is not None:
+        implicit = ScoreNet(copy.deepcopy(lm), Implicit(ref.lm, config.implicit_prm.beta)).eval()
     if config.gradient_checkpointing and config.shard is None:
-        for net in [lm] if critic is None else [lm, critic.lm]:
-            recompute_layers(net)
-    return Models(lm, PolicyNet(lm), critic, ref, prm, orm), lm
+        for net in (critic, implicit):
+            if net is not None:
+                recompute_layers(net.lm)
+        recompute_layers(lm)
+    return Models(lm, PolicyNet(lm), critic, ref if config.kl_weight else None, prm, orm, implicit), lm
 
 
 def cut(models: Models, config: PolicyGradientStage) -> tuple[Any, Callable[[], None]]:
@@ -112,7 +125,47 @@ def _on_one_base(
         )
     if orm_path is not None:
         orm = _score_net(shared, "orm", orm_path, trained=False).eval()
-    return Models(policy, PolicyNet(policy), critic, ref, prm, orm), policy
+    implicit = None
+    if config.implicit_prm is not None:
+        head = Implicit(as_it_starts(policy), config.implicit_prm.beta)
+        implicit = ScoreNet(shared.new("implicit", like="policy"), head).eval()
+    return Models(policy, PolicyNet(policy), critic, ref, prm, orm, implicit), policy
+
+
+def prepare_training(
+    models: Models, config: PolicyGradientStage, accelerator: Accelerator, share: Callable[[], float]
+) -> Trained:
+    """Optimizers of all that is trained, in the order of `learners`, and schedules of policy and critic.
+
+    The schedules follow the rounds, or `share` where the run is given tokens instead.
+    """
+
+    def schedule(optimizer, options: OptimizerConfig) -> torch.optim.lr_scheduler.LambdaLR:
+        if config.generated_tokens is not None:
+            return by_share(optimizer, options, share)
+        return by_steps(optimizer, options, config.rounds * config.epochs * config.minibatches)
+
+    trained = learners(models, config)
+    optimizers = {name: make_optimizer(getattr(models, name), options) for name, options in trained.items()}
+    schedules = [schedule(optimizers[n], trained[n]) for n in ("policy", "critic") if n in trained]
+    if is_sharded(models.policy):
+        return Trained([*optimizers.values()], schedules, [getattr(models, name) for name in trained])
+    for name in trained:
+        net, optimizers[name] = accelerator.prepare(getattr(models, name), optimizers[name])
+        setattr(models, name, net)
+    return Trained([*optimizers.values()], schedules)
+
+
+def learners(models: Models, config: PolicyGradientStage) -> dict[str, OptimizerConfig]:
+    """The networks that are trained, by their names in Models, in the order of their optimizers."""
+    refreshed, implicit = config.prm_refresh, config.implicit_prm
+    options = {
+        "policy": config.optimizer,
+        "critic": config.critic_optimizer,
+        "prm": refreshed.optimizer if refreshed is not None else None,
+        "implicit": implicit.optimizer if implicit is not None else None,
+    }
+    return {n: o for n, o in options.items() if o is not None and getattr(models, n) is not None}
 
 
 def _wanted(path: str | None, weight: float, name: str) -> str | None:

@@ -31,9 +31,12 @@ def book(
     session.ledger.add("verifier", verifier_seconds=core_seconds(trees), seconds_waiting=waiting_s)
     if models.critic is not None:
         session.ledger.add("critic", trained=tokens * epochs, scored=tokens)
+    read = sum(len(n.token_ids) for t in (*kept, *again) for n in t.nodes)
     for name, net in (("prm", models.prm), ("orm", models.orm)):
         if net is not None:
-            session.ledger.add(name, scored=sum(len(n.token_ids) for t in (*kept, *again) for n in t.nodes))
+            session.ledger.add(name, scored=read)
+    if models.implicit is not None:  # its reference reads as well, and once more where it learns
+        session.ledger.add("implicit_prm", scored=3 * read)
 
 
 def describe(

@@ -1,8 +1,8 @@
-"""Keep the PRM up with the policy: a few updates on the labels that the policy's own trees carry."""
+"""Keep reward models up with the policy: a few updates on what the policy's own trees say, to steps or as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from reasoner.policy.packing import batches, num_tokens
 from reasoner.policy.split import split_labelled
 from reasoner.signals.step_labels import is_from_prompt
 from reasoner.trainers.loop import Session, clip_and_step
-from reasoner.trainers.policy_config import PRMRefresh
+from reasoner.trainers.policy_config import ImplicitPRM, PRMRefresh
 from reasoner.trainers.ranks import same_count, summed
 from reasoner.trainers.reward_model import read
 from reasoner.tree import Tree, counts
@@ -40,16 +40,30 @@ def labelled(tree: Tree) -> Labelled | None:
     return found if found.states else None
 
 
+def by_verdict(tree: Tree) -> Labelled | None:
+    """The verdicts at the ends of chains, and nothing inside; None where there are none.
+
+    Of a tree that goes on from a given beginning there is none: what was given is no part of the chains' probability.
+    """
+    found = Labelled(tree, num_solutions=1)
+    for leaf in tree.leaves() if not tree.given else []:
+        verdict = tree.verdicts.get(leaf)
+        if verdict is not None and verdict.status != "error" and tree.nodes[leaf].token_ids:
+            found.states.append((leaf, len(tree.nodes[leaf].token_ids)))
+            found.labels.append(float(verdict.status == "correct"))
+    return found if found.states else None
+
+
 def refresh(
-    prm, optimizer, trees: Sequence[Tree], config: PRMRefresh, tokens_per_batch: int, session: Session,
-    accelerator: Accelerator,
+    prm, optimizer, trees: Sequence[Tree], config: PRMRefresh | ImplicitPRM, tokens_per_batch: int, session: Session,
+    accelerator: Accelerator, label: Callable[[Tree], Labelled | None] = labelled, name: str = "prm",
 ) -> float:  # fmt: skip
     """`config.updates` steps, each the mean binary cross-entropy over its trees' labels on all processes; returns the mean.
 
     `trees` are this process's share of a round, of which each process draws every num_processes-th from its own number on:
     by its number in the round a tree is in the same update whoever drew it.
     """
-    numbered = enumerate(map(labelled, trees))
+    numbered = enumerate(map(label, trees))
     data = [
         (k * accelerator.num_processes + accelerator.process_index, d) for k, d in numbered if d is not None
     ]
@@ -69,6 +83,6 @@ def refresh(
             accelerator.backward(loss)
             loss_sum += float(loss.detach()) / accelerator.num_processes
         clip_and_step([prm], [optimizer], [config.optimizer.max_grad_norm], [True], accelerator)
-        session.ledger.add("prm", trained=sum(num_tokens(d.tree) for d in own))
+        session.ledger.add(name, trained=sum(num_tokens(d.tree) for d in own))
     prm.eval()
     return summed([loss_sum], accelerator)[0] / config.updates

@@ -13,10 +13,10 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reasoner.config import Config, Entry, MayChange
 from reasoner.interrupt import Stopped, deferring, stop_asked
@@ -47,7 +47,8 @@ class RewardModelStage(Config):
     reads: Annotated[str, Entry("reading", "reasoner.policy.heads:HEADS")] = Field(
         default="state",
         description="state (a new linear layer on the last token's hidden state) | likelihood (three weights on the log-"
-        "probabilities of the tokens written so far: for a model that can do a step better than check it)",
+        "probabilities of the tokens written so far: for a model that can do a step better than check it) | implicit (0.05 · "
+        "log(π/π_ref) of these tokens, π_ref the model as it starts: an orm learns process rewards so, from verdicts alone)",
     )
     label_tokens: list[str] = Field(
         default=[],
@@ -83,6 +84,12 @@ class RewardModelStage(Config):
         default=False,
         description="compute each layer again in the backward pass: less memory, about a third more time",
     )
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.reads == "implicit" and self.shard is not None:
+            raise ValueError("got reads: implicit with shard; expected whole weights: leave shard out")
+        return self
 
 
 @deferring()

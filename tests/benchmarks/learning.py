@@ -104,6 +104,7 @@ METHODS: dict[str, tuple[list[dict], float]] = {
     "step_dpo": (offline({"kind": "dpo", "pairs": "step_pairs"}), 4e-4),
     "grpo_trl": ([], 4e-4),
     "grpo": ([on_policy(FAN, advantage={"method": "grpo", "normalise": "sequences"}, whiten=False)], 4e-4),
+    "prime": ([on_policy(FAN, advantage={"method": "rloo"}, implicit_prm={"optimizer": {"lr": 1e-3}})], 4e-4),
     "ppo_outcome": ([on_policy(PAIR, advantage={"method": "ppo"}, drop_uniform=False, **CRITIC)], 4e-4),
     "step_ppo_prm": ([*REWARD_MODELS, on_policy(PAIR, drop_uniform=False, **STEP_PPO)], 4e-4),
     "step_ppo_tree": ([*REWARD_MODELS, on_policy(TREE, **STEP_PPO)], 4e-4),

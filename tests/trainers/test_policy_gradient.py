@@ -117,10 +117,11 @@ def test_rounds_that_end_before_the_tokens_are_told(folder, tmp_path, caplog):
     "length", [{"rounds": 4}, {"rounds": 50, "generated_tokens": 500}], ids=lambda length: "-".join(length)
 )
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path, length):
-    """Critic, refreshed PRM, self-imitation, dynamic sampling, the rate's place: all of it is in the checkpoint."""
+    """Critic, refreshed and implicit PRM, self-imitation, dynamic sampling, the rate's place: all is in the checkpoint."""
     options = length | {
         "save_every": 2, "imitate_self": True, "ptx_weight": 0.1, "ptx_batch": 2, "max_resamples": 1,
         "prm_refresh": {"every": 1}, "advantage": {"reward": {"prm_weight": 0.1}},
+        "implicit_prm": {"beta": 1.0, "optimizer": {"lr": 0.01}},
     }  # fmt: skip
     paths = {"prm_path": str(prm), "critic_path": str(prm)}
     whole, rows = train(folder, tmp_path / "whole", options, **paths)
@@ -139,6 +140,11 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path
     for net in ("critic", "prm"):
         a, b = (load_model(str(tmp_path / run / net)).state_dict() for run in ("whole", "cut"))
         assert moved(a, b) == 0 and moved(a, load_model(str(prm)).state_dict()) > 0
+    a, b = (load_model(str(tmp_path / run / "implicit_prm")).state_dict() for run in ("whole", "cut"))
+    reference = load_model(str(tmp_path / "cut" / "implicit_prm" / "reference")).state_dict()
+    assert moved(a, b) == 0 == moved(reference, load_model(str(folder)).state_dict()) and moved(a, reference) > 0
+    losses = [row["ppo/implicit_loss"] for row in rows]
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6) and len(set(losses)) == len(losses)
 
 
 def test_an_alarm_goes_back_to_the_older_checkpoint(folder, tmp_path):
