@@ -70,7 +70,8 @@ REFRESH = (
 )
 PPO = "max_tokens: 16, drop_uniform: false, optimizer: RATE, critic_optimizer: RATE, rounds"
 GRPO = (
-    "max_tokens: 16, advantage: {method: grpo}, tree: {num_roots: 8, num_points: 0}, optimizer: RATE, rounds"
+    "max_tokens: 16, advantage: {method: grpo}, tree: {num_roots: 8, num_points: 0}, optimizer: RATE, "
+    "implicit_prm: {updates: 2, optimizer: RATE}, rounds"
 )
 REUSED = (
     "max_tokens: 16, temperature: 1.7, advantage: {method: grpo}, tree: {num_roots: 6, num_points: 0}, screen: 3, "
@@ -136,7 +137,7 @@ def test_two_processes_end_with_the_weights_of_one(runs, stage, base):
     ]
     assert num == [1, 2]
     one, two = (runs[r] / "models" / f"{stage}_{base}" for r in ("one", "two"))
-    names = ["model", "critic"] if stage == "ppo" else ["model"]
+    names = ["model", *{"ppo": ["critic"], "grpo": ["implicit_prm"]}.get(stage, [])]
     for name in names:
         a, b = weights(one / name), weights(two / name)
         assert a.keys() == b.keys()
