@@ -19,6 +19,7 @@ from reasoner.tree import Problem
 from verifiers.extract import boxed
 
 Source = Callable[[SourceConfig], Iterator[Item]]
+_UNIT = re.compile(r"\s*\(([^()]*[^()\d\s.,/+*-][^()]*)\)\s*$")  # "(2 weeks)", and not "(1/3)"
 _CALCULATION = re.compile(r"[(]*\d[\d.()]*(?:[-+*/][\d.()]+)+")
 
 
@@ -86,14 +87,14 @@ def math_train(config: SourceConfig) -> Iterator[Item]:
 
 
 def asdiv(config: SourceConfig) -> Iterator[Item]:
-    """ASDiv (Miao et al. 2020): the unit in parentheses behind the answer is left out.
+    """ASDiv (Miao et al. 2020): the unit in parentheses behind the answer is left out, and a number there is none.
 
     Where the formula is one calculation with the answer as its result, it is the worked solution: "7 + 2 = 9 apples".
     """
     plain = mathematics("asdiv", "EleutherAI/asdiv", "CC BY-NC 4.0", solution="formula")
     for item in plain(config):
         given = item.problem.reference["answer"]
-        unit = re.search(r"\s*\(([^()]*)\)\s*$", given)
+        unit = _UNIT.search(given)
         answer = given[: unit.start()] if unit else given
         reference = {**item.problem.reference, "answer": answer}
         yield Item(Problem(**{**_fields(item.problem), "reference": reference}),

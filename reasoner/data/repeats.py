@@ -1,4 +1,4 @@
-"""One problem per prompt, and a word on the others."""
+"""One problem per prompt, in whichever way it is written, and a word on the others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 
 from reasoner.data.rows import Item
+from reasoner.data.splits import normalised
 from reasoner.registry import UserError
 
 
@@ -44,3 +45,25 @@ def one_per_prompt(items: Iterable[Item], of: str, is_generated: bool) -> Iterat
         f"{left_out:,} of {num:,} problems of {of} repeat the prompt of another and are left out{more}",
         stacklevel=1,
     )
+
+
+def distinct(items: Iterable[Item], alike: list[Item] | None = None) -> Iterator[Item]:
+    """The first item of each prompt.
+
+    Given `alike`, one whose prompt equals an earlier one but for case, spacing and marks (data/splits), and that has the same
+    reference, is left out as well and put down there. With another reference it may be another problem.
+    """
+    seen = set[bytes]()
+    for item in items:
+        prompt = item.problem.prompt
+        exact = text_key(prompt)
+        if exact in seen:
+            continue
+        seen.add(exact)
+        if alike is not None:
+            key = text_key(f"{normalised(prompt)}\n{item.problem.reference!r}")
+            if key in seen:
+                alike.append(item)
+                continue
+            seen.add(key)
+        yield item

@@ -147,3 +147,19 @@ class Case:
 def draws(stage: Any) -> bool:
     """Whether answers are drawn in a stage and then learned from."""
     return hasattr(stage, "tree") and hasattr(stage, "problems")
+
+
+WHOLE = ("init", "sft", "distill", "verify")  # kinds to which an answer is one whole
+OUTCOMES = ("rloo", "grpo", "dr_grpo", "maxrl", "shrunk")  # methods whose advantages are of whole answers
+
+
+def reads_steps(stage: Any) -> bool:
+    """Whether it matters to a stage where the steps of an answer end; of a kind that is not known here, it may."""
+    if stage.kind in WHOLE:
+        return False
+    if stage.kind == "evaluate":
+        return bool(stage.prm or stage.methods)
+    if stage.kind == "ppo":
+        branches = getattr(stage.tree, "num_points", 1) > 0
+        return bool(branches or stage.prm or stage.starts or stage.advantage.method not in OUTCOMES)
+    return True

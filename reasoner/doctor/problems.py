@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 
 from reasoner.data.golds import judgeable
+from reasoner.data.repeats import distinct
+from reasoner.data.rows import Item
 from reasoner.data.splits import HeldOut, normalised
 from reasoner.doctor.case import Case
 from reasoner.doctor.findings import Finding
+from reasoner.stages import MEASURES
 from verifiers import verify_many
 
-ALIKE = 0.02  # share of problems that may equal another but for case and marks
+ALIKE = 0.05  # share of problems that may equal another but for case and marks: they weigh double, and nothing else
+LEFT_OUT = 0.02  # share of a training set that may fall to the test set: a run leaves it out by itself
 REFUSED = 0.02  # share of worked solutions that may be judged wrong
 JUDGED = 60  # solutions that are judged
 HEARD = 0.5  # share of a generated training set that may fall to the test set
@@ -59,31 +63,51 @@ def duplicates(case: Case) -> Iterator[Finding]:
                 "duplicates", "warning" if contradicted else "note", f"problems.{name}", told,
                 "keep each problem once, with the right answer",
             )  # fmt: skip
-        alike = Counter(normalised(i.problem.prompt) for i in items)
-        again = sum(n - 1 for n in alike.values())
-        if not case.is_generated(name) and again > ALIKE * len(items):
-            text = next(k for k, n in alike.items() if n > 1)
+        if not case.is_generated(name):
+            yield from _alike(name, items, name in case.measured_on)
+
+
+def _alike(name: str, items: Sequence[Item], is_measured: bool) -> Iterator[Finding]:
+    """What equals another problem but for case, spacing and marks: with its answer it weighs double, or is left out."""
+    alike: list[Item] = []
+    firsts = [*distinct(items, alike), *alike]
+    answers: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        answers[normalised(item.problem.prompt)].add(repr(item.problem.reference))
+    several = [text for text, found in answers.items() if len(found) > 1]
+    outcome = "and are measured beside it" if is_measured else "and are left out"
+    for found, told, remedy in (
+        ([normalised(i.problem.prompt) for i in alike], outcome, "keep each problem once"),
+        (several, "with another answer", "correct the answers, and keep each problem once"),
+    ):
+        if found:
+            severity = "warning" if len(found) > ALIKE * len(firsts) else "note"
             yield Finding(
-                "duplicates", "warning", f"problems.{name}", f"{again} of {len(items)} problems equal another but for case, "
-                f"spacing and marks: {text[:60]!r}", "keep each problem once",
+                "duplicates", severity, f"problems.{name}", f"{len(found)} of {len(firsts)} problems equal another but for "
+                f"case, spacing and marks, {told}: {found[0][:60]!r}", remedy,
             )  # fmt: skip
 
 
 def contamination(case: Case) -> Iterator[Finding]:
-    """No training text holds a problem that is measured on. Generated sets meet by chance: what does is left out."""
+    """No training text holds a problem that is measured on.
+
+    A run leaves out what does, so that a little of it spoils nothing. Generated sets meet by chance.
+    """
     names = [n for n in case.measured_on if case.items.get(n)]
     if not names:
         return
     held_out = HeldOut((i.problem for n in names for i in case.items[n]), case.config.contamination)
+    learned = {n for _, s in case.stages() if s.kind not in MEASURES for n in getattr(s, "problems", ())}
     for name, items in case.items.items():
-        if name in names or not items:
+        if name in names or name not in learned or not items:
             continue
         found = [m for i in items for m in held_out.matches(i.problem.prompt, i.solution or "")[:1]]
         by_chance = case.is_generated(name) and all(case.is_generated(n) for n in names)
         if found and (not by_chance or len(found) > HEARD * len(items)):
+            severity = "warning" if len(found) > LEFT_OUT * len(items) else "note"
             how = ", ".join(f"{n} {kind}" for kind, n in Counter(m.how for m in found).items())
             yield Finding(
-                "contamination", "warning", f"problems.{name}", f"{len(found)} of {len(items)} texts hold a problem of "
+                "contamination", severity, f"problems.{name}", f"{len(found)} of {len(items)} texts hold a problem of "
                 f"{', '.join(names)} ({how}), as {found[0].problem_id}", "take them out; as they are, the run leaves them out",
             )  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from reasoner.data.prompting import Prompting
-from reasoner.doctor.case import Case
+from reasoner.doctor.case import Case, reads_steps
 from reasoner.doctor.findings import Finding
 from reasoner.policy.vocabulary import end_of_turn, generation_ends, opening
 
@@ -106,29 +106,33 @@ def stops(case: Case) -> Iterator[Finding]:
 
 
 def delimiter(case: Case) -> Iterator[Finding]:
-    """A step ends where the delimiter does, by the tokenizer's own tokens, and solutions have it."""
+    """A step ends where the delimiter does, by the tokenizer's own tokens, and solutions have it.
+
+    Worth no more than a note where no stage reads steps.
+    """
     prompting, text = case.prompting, case.config.prompt.delimiter
     if prompting is None or case.config.prompt.steps.rule != "delimiter":
         return
+    severity = "warning" if any(reads_steps(stage) for _, stage in case.stages()) else "note"
     shown = [i.solution or "" for _, i in case.solutions if len(i.solution or "") > len(text)]
     written = [s for s in shown if text in s.rstrip()]
     if shown and not written:
         yield Finding(
-            "delimiter", "warning", "prompt.delimiter", f"none of {len(shown)} solutions has {text!r} inside: each is one step",
+            "delimiter", severity, "prompt.delimiter", f"none of {len(shown)} solutions has {text!r} inside: each is one step",
             "set prompt.delimiter to what stands between their steps",
         )  # fmt: skip
     longest = max(written, key=len, default=f"3 + 4 = 7{text}7 + 5 = 12{text}12")
-    yield from _cut(prompting, longest, text)
+    yield from _cut(prompting, longest, text, severity)
 
 
-def _cut(prompting: Prompting, solution: str, text: str) -> Iterator[Finding]:
+def _cut(prompting: Prompting, solution: str, text: str, severity: str) -> Iterator[Finding]:
     ids: Any = prompting.encode(solution)
     steps = prompting.step_texts(ids, prompting.mark_steps(ids))
     ragged = [s for s in steps[:-1] if not s.endswith(text)]
     if len(steps) < 2 or ragged:
         told = f"a step of a solution is {ragged[0][-40:]!r}" if ragged else "a solution with it has one step"
         yield Finding(
-            "delimiter", "warning", "prompt.delimiter", f"no token ends with the delimiter {text!r} where it stands: {told}",
+            "delimiter", severity, "prompt.delimiter", f"no token ends with the delimiter {text!r} where it stands: {told}",
             "choose one that ends a token, as a line's end, or prompt.steps.rule=count",
         )  # fmt: skip
 

@@ -19,7 +19,7 @@ from accelerate import PartialState
 
 from reasoner.data.golds import Unreadable, each_judgeable
 from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
-from reasoner.data.repeats import text_key
+from reasoner.data.repeats import distinct
 from reasoner.data.sources import Item, SourceConfig, each_item, own_ids
 from reasoner.data.splits import ContaminationConfig, HeldOut, Match
 from reasoner.data.spool import Spool, spool
@@ -56,6 +56,8 @@ class Context:
     def items(self, names: list[str], to_judge: bool = True) -> list[Item]:
         """The items of the named sets, distinct by prompt, without any that holds a problem of a set that is measured on.
 
+        To learn from, a problem that is there in two ways of writing counts once; what is measured on stays as it is.
+
         Where answers to them will be judged, those whose reference the verifier cannot read are left out as well.
         """
         return own_ids(self._usable(names, to_judge))
@@ -79,15 +81,19 @@ class Context:
 
     def _usable(self, names: list[str], to_judge: bool) -> Iterator[Item]:
         """One after the other, under the ids that they come with; none at all is a UserError."""
-        items: Iterable[Item] = _distinct(item for name in names for item in self._set(name))
+        learned, alike = not set(names) & set(self.measured_on), list[Item]()
+        given = (item for name in names for item in self._set(name))
+        items: Iterable[Item] = distinct(given, alike if learned else None)  # benchmarks stay as published
         if to_judge:
             items = self._judgeable(items)
-        if not set(names) & set(self.measured_on):
+        if learned:
             items = self.clean(items, lambda i: (i.problem.prompt, i.solution or ""))
         is_some = False
         for item in items:
             is_some = True
             yield item
+        if alike:
+            self.session.log({"alike": len(alike), "alike_problems": [i.problem.id for i in alike]}, 0)
         if not is_some:
             raise UserError(
                 f"the problem sets {', '.join(names)} are empty once test problems are left out; expected at least one"
@@ -208,13 +214,3 @@ def turned(order: Sequence[R], by: int) -> list[R]:
     """The order from its place `by` on, and then what stands before it."""
     start = by % max(1, len(order))
     return [*order[start:], *order[:start]]
-
-
-def _distinct(items: Iterable[Item]) -> Iterator[Item]:
-    """The first item of each prompt."""
-    seen = set[bytes]()
-    for item in items:
-        key = text_key(item.problem.prompt)
-        if key not in seen:
-            seen.add(key)
-            yield item

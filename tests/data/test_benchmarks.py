@@ -60,6 +60,7 @@ def test_answers_and_questions_as_they_are_asked(shared_data):
         ("7+2=9", "9 (apples)", "7 + 2 = 9 apples"),
         ("((36-(10*2))/2)*10=80", "80 (square feet)", "((36 - (10 * 2)) / 2) * 10 = 80 square feet"),
         ("1.5*2=3", "3", "1.5 * 2 = 3"),
+        ("n:The unknown number; 5n+7=2n+6", "-(1/3)", None),  # a number in parentheses is no unit
         ("292/16=18 r4", "4 (cookies)", None),  # the result is not the answer
         ("LCM[13,17]=221", "221 (ducks)", None),
         ("56:84=2:3", "2:3", None),

@@ -71,6 +71,25 @@ def test_a_file_says_what_it_leaves_out(tmp_path):
         context(tmp_path, [{"prompt": "a", "answer": str(i)} for i in range(2)]).items(["shown"])
 
 
+def test_one_problem_in_two_ways_of_writing_is_learned_from_once_and_measured_as_published(tmp_path):
+    asked = (
+        ("How many is 1 + 2?", "3"),
+        ("how many is 1+2 .", "3"),
+        ("how many is 1+2", "4"),
+        ("How many is 2+2?", "3"),
+    )
+    rows = [{"prompt": p, "answer": a} for p, a in asked]
+    logged = []
+    shown = context(tmp_path, rows, logged)
+    kept = [i.problem.prompt for i in shown.items(["shown"])]
+    assert kept == [
+        p for n, (p, _) in enumerate(asked) if n != 1
+    ]  # with another answer it may be another problem
+    assert {"alike": 1, "alike_problems": ["rows/1"]} in logged
+    shown.measured_on = ("shown",)
+    assert len(shown.items(["shown"])) == 4
+
+
 def test_imitation_needs_solutions(tmp_path):
     rows = [{"prompt": p, "answer": "1"} for p in ("a", "b", "c")]
     with pytest.raises(UserError, match=r'none of the 3 problems of shown has a worked solution.*"solution"'):

@@ -9,7 +9,7 @@ from reasoner.commands.shipped import names
 from reasoner.doctor.case import Case
 from reasoner.doctor.checks import DEAR, FREE, examine
 from reasoner.doctor.findings import Finding, line_of
-from tests.doctor.faults import AMPLE, PLANTED, Plant, solved_never
+from tests.doctor.faults import AMPLE, PLANTED, Plant, row, solved_never
 
 
 def found_in(plant: Plant) -> list[Finding]:
@@ -44,6 +44,43 @@ def test_a_row_that_comes_twice_alike_is_left_out_and_no_warning(plant):
     assert [f.severity for f in found if f.check == "duplicates"] == ["note"]
 
 
+def test_a_delimiter_matters_where_steps_are_read(plant):
+    plant.config["prompt"]["delimiter"] = "\n\n"
+    assert [f.severity for f in found_in(plant) if f.check == "delimiter"] == ["warning"]
+    plant.config["stages"][1] |= {"tree": {"num_points": 0}, "advantage": {"method": "grpo"}}
+    assert [f.severity for f in found_in(plant) if f.check == "delimiter"] == ["note"]
+    plant.config["stages"].append({"kind": "label", "trees": "ppo", "model": "ppo"})
+    assert [f.severity for f in found_in(plant) if f.check == "delimiter"] == ["warning"]
+
+
+def test_what_the_run_leaves_out_by_itself_is_a_note_where_it_is_little(plant):
+    plant.train += [row(f"{i}+2", str(i + 2)) for i in range(100, 200)]
+    again, other = plant.train[:2]
+    plant.train += [
+        {**again, "prompt": f" {again['prompt']} ."},
+        {**row(f"{other['prompt']}.", "77")},
+        plant.test[0],
+    ]
+    plant.test += [
+        {**plant.test[1], "prompt": f"{plant.test[1]['prompt']}."},
+        *(row(f"{i}*7", str(7 * i)) for i in range(20, 40)),
+    ]
+    found = [f for f in found_in(plant) if f.check in ("duplicates", "contamination")]
+    assert {f.severity for f in found} == {"note"}
+    told = sorted((f.key, f.text.partition(":")[0]) for f in found)
+    assert told == [
+        ("problems.test", "1 of 31 problems equal another but for case, spacing and marks, and are measured beside it"),
+        ("problems.train", "1 of 127 problems equal another but for case, spacing and marks, and are left out"),
+        ("problems.train", "1 of 127 problems equal another but for case, spacing and marks, with another answer"),
+        ("problems.train", "1 of 127 texts hold a problem of test (1 exact), as test/0"),
+    ]  # fmt: skip
+
+
+def test_what_is_only_measured_on_or_never_read_is_not_compared(plant):
+    plant.config["problems"]["dev"] = plant.config["problems"]["test"]
+    assert [f for f in found_in(plant) if f.check == "contamination"] == []
+
+
 def test_what_an_earlier_stage_will_have_trained_is_not_judged_by_its_base(plant):
     solved_never(plant)
     plant.config["stages"][1]["model"] = "sft"
@@ -54,7 +91,7 @@ def test_a_few_problems_tell_nothing_of_the_reach(plant, monkeypatch):
     monkeypatch.setattr("reasoner.doctor.models.SECONDS", 0.005)
     solved_never(plant)
     (found,) = [f for f in found_in(plant) if f.check == "reach"]
-    assert found.severity == "note" and "of 4 problems" in found.text
+    assert found.severity == "note" and "of 2 problems" in found.text
 
 
 def test_every_check_is_in_the_table_of_faults():
@@ -78,24 +115,3 @@ def test_nothing_is_found_in_what_is_shipped(name):
         assert found and {f.check for f in found} <= {"references"}
     else:
         assert [f for f in found if "smoke" not in name or f.check != "lengths"] == []
-
-
-def test_nothing_is_found_in_gsm8k_with_a_local_model(shared_data, plant):
-    data = f"problems.train.0.path={shared_data / 'gsm8k' / 'train.jsonl.gz'}"
-    path = Path("configs/gsm8k/sft.yaml")
-    config = resolved(path, [data, f"stages.0.model={plant.model}", "problems.train.0.size=500"])
-    case = Case(config, path=path)
-    case.machine = AMPLE  # type: ignore[misc]
-    found = [f for f in examine(case).findings if f.severity != "note"]
-    # the tokenizer of this small model writes letters byte by byte: longer than its 256 positions, and no other finding
-    assert {f.check for f in found} <= {"lengths"}
-
-
-@pytest.mark.real
-def test_nothing_is_found_in_gsm8k_with_a_real_model(shared_data, real_model):
-    for name in ("sft", "ppo"):
-        overrides = [f"problems.train.0.path={shared_data / 'gsm8k' / 'train.jsonl.gz'}", f"stages.0.model={real_model}",
-                     "prompt={chat: true}"]  # fmt: skip
-        case = Case(resolved(Path(f"configs/gsm8k/{name}.yaml"), overrides))
-        case.machine = AMPLE  # type: ignore[misc]
-        assert [f for f in examine(case).findings if f.severity != "note"] == []
