@@ -23,7 +23,14 @@ Orm = Annotated[str | None, typer.Option(help="folder of an outcome reward model
 System = Annotated[str | None, typer.Option(help="system message where a conversation brings none")]
 MaxTokens = Annotated[int, typer.Option(help="longest completion, thinking included")]
 MaxContext = Annotated[int, typer.Option(help="tokens of conversation and answer together")]
-EndThink = Annotated[str, typer.Option(help="text that ends thinking in a completion")]
+EndThink = Annotated[
+    str | None,
+    typer.Option(help="text that ends thinking in a completion; else </think>", show_default=False),
+]
+ThinkingBudget = Annotated[
+    int | None,
+    typer.Option(min=0, help="tokens of a chain after which its thinking is closed, and the answer follows"),
+]
 
 
 def serve(
@@ -36,7 +43,8 @@ def serve(
     system: System = None,
     max_tokens: MaxTokens = 512,
     max_context: MaxContext = 4096,
-    end_think: EndThink = "</think>",
+    end_think: EndThink = None,
+    thinking_budget: ThinkingBudget = None,
     host: Annotated[
         str, typer.Option(help="address to listen at; anything but this machine's own is open to others")
     ] = "127.0.0.1",
@@ -54,7 +62,9 @@ def serve(
         raise UserError(f"serve needs {problem.name}; install it: pip install 'reasoner[serve]'") from problem
     name = Path(model).name if Path(model).is_dir() else model
     listening = listen(host, port)
-    answerer = _answerer(model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think)
+    answerer = _answerer(
+        model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think, thinking_budget
+    )
     typer.echo(f"http://{host}:{listening.getsockname()[1]}/v1 answers as {name} by {method}", err=True)
     config = uvicorn.Config(application(answerer, name, [host]), log_level="warning")
     uvicorn.Server(config).run([listening])
@@ -70,7 +80,8 @@ def chat(
     system: System = None,
     max_tokens: MaxTokens = 512,
     max_context: MaxContext = 4096,
-    end_think: EndThink = "</think>",
+    end_think: EndThink = None,
+    thinking_budget: ThinkingBudget = None,
     thinking: Annotated[bool, typer.Option(help="show what was thought before the answer")] = False,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
 ) -> None:
@@ -80,7 +91,9 @@ def chat(
     """
     from reasoner.evals.solve import printable
 
-    answerer = _answerer(model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think)
+    answerer = _answerer(
+        model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think, thinking_budget
+    )
     console = Console()
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # bytes that are no text are no reason to end
@@ -126,16 +139,24 @@ def listen(host: str, port: int) -> socket.socket:
         ) from problem
 
 
-def _answerer(model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think):
+def _answerer(
+    model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think, thinking_budget
+):
     from reasoner.commands.quiet import quiet
     from reasoner.commands.solve import config_of, prompt_for
     from reasoner.config import apply_overrides
+    from reasoner.data.prompting import load_prompting
     from reasoner.evals.load import load
-    from reasoner.serving.answerer import Answerer
+    from reasoner.search.methods import check_thinking
+    from reasoner.serving.answerer import Answerer, check_end
 
     quiet()
     raw = apply_overrides({"name": method, **({"num_samples": budget} if budget else {})}, options or [])
     asked = config_of({"model": model, "question": "-", "method": raw, "prm": prm, "orm": orm})
+    if thinking_budget is not None:
+        check_thinking(asked.method)
     prompt = prompt_for(model, {"system": system} if system else {})
+    if thinking_budget is not None:
+        check_end(end_think, load_prompting(model, prompt), model)
     solver = load(model, prm, orm, prompt=prompt, max_context=max_context)
-    return Answerer(solver, asked.method, max_tokens, end_think)
+    return Answerer(solver, asked.method, max_tokens, end_think, thinking_budget=thinking_budget)

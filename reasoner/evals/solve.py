@@ -13,6 +13,7 @@ from reasoner.engine.protocol import Completion, Request
 from reasoner.evals.tools import Solver, tools_of
 from reasoner.search.method import Choice
 from reasoner.search.methods import answer
+from reasoner.search.thinking import Thinking
 from reasoner.tree import ROOT, Problem, Tree
 
 MAX_SHOWN = 400
@@ -58,11 +59,12 @@ def solve(
     seed: int,
     show: Callable[[str], None] = lambda text: None,
     prompt_ids: Sequence[int] | None = None,
+    thinking: Thinking | None = None,
 ) -> Solved:
     """Answer a question; `show` gets the text of every continuation as it comes back.
 
     `prompt_ids` stand for the question where it is the last of a conversation. `verifier` names how the answer is read
-    and compared with other answers; nothing is verified.
+    and compared with other answers; nothing is verified. `thinking`: after how many tokens thoughts are closed.
     """
     problem = Problem("question", question, verifier, {})
     ids = solver.prompting.prompt_ids(question) if prompt_ids is None else prompt_ids
@@ -72,7 +74,8 @@ def solve(
     for booked in (solver.ledger.counts, solver.ledger.seconds):
         booked.pop("solve", None)  # of the question before
     with solver.ledger.stage("solve"):
-        (choice,) = answer([tree], replace(tools, engine=watched, verify=None), method)
+        tools = replace(tools, engine=watched, verify=None, thinking=thinking)
+        (choice,) = answer([tree], tools, method)
     text = "" if choice.leaf is None else solver.prompting.decode(tree.completion_ids(choice.leaf))
     return Solved(tree, choice, text, solver.ledger.counts["solve"], solver.ledger.seconds["solve"])
 

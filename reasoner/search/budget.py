@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -20,6 +21,7 @@ from reasoner.search.method import (
     from_end,
     from_root,
 )
+from reasoner.search.thinking import Thinking
 from reasoner.tree import Tree
 
 
@@ -32,7 +34,8 @@ class Budget(Sampled):
     min_thinking: int = Field(0, ge=0, description="tokens before which an end of thinking is suppressed")
     num_waits: int = Field(2, ge=0, description="most suppressed ends per chain")
     end_think: str = Field(
-        "", description="text, one token, that ends thinking; empty: the end-of-text token does"
+        "",
+        description="text that ends thinking, one token where an end is to be suppressed; empty: the end of text does",
     )
     end_text: str = Field(
         "\nFinal Answer:", description="text that asks for the answer where thinking is cut off"
@@ -46,40 +49,43 @@ def budget(trees: Sequence[Tree], tools: Tools, config: Budget) -> list[Choice]:
 
     Suppressed ends are cut off their node by branching in front of them; forced texts have no log-probabilities.
     """
-    stops = _think_stops(tools, config)
-    thinking = min(config.max_thinking or tools.growth.max_tokens, tools.growth.max_tokens)
-    ends = [nodes[0] for nodes in
-            extend(trees, [from_root(t, 1) for t in trees], tools, config.sampling, stops, thinking)]  # fmt: skip
-    for _ in range(config.num_waits):
-        short = [
-            i
-            for i, (t, end) in enumerate(zip(trees, ends, strict=True))
-            if t.nodes[end].stop_reason in ("eos", "stop")
-            and len(t.completion_ids(end)) < min(config.min_thinking, thinking)
-        ]
-        if not short:
-            break
-        branches = [[_instead_of_end(trees[i], ends[i], config.wait_text, tools)] for i in short]
-        new = extend([trees[i] for i in short], branches, tools, config.sampling, stops, thinking)
-        for i, (node,) in zip(short, new, strict=True):
+    most = min(config.max_thinking or tools.growth.max_tokens, tools.growth.max_tokens)
+    closing = config.end_think + config.end_text
+    within = replace(tools, thinking=Thinking(most, config.end_think, closing, config.answer_tokens))
+    roots = [from_root(t, 1) for t in trees]
+    if not config.min_thinking:
+        ends = [node for (node,) in extend(trees, roots, within, config.sampling)]
+    else:
+        stops = _think_stops(tools, config)
+        ends = [node for (node,) in extend(trees, roots, tools, config.sampling, stops, most)]
+        _wait(trees, ends, stops, most, tools, config)
+        going = [i for i, (t, end) in enumerate(zip(trees, ends, strict=True))
+                 if t.nodes[end].stop_reason in ("stop", "length")]  # fmt: skip
+        branches = [from_end(trees[i], ends[i], 1, INDEPENDENT) for i in going]
+        new = extend([trees[i] for i in going], branches, within, config.sampling)
+        for i, (node,) in zip(going, new, strict=True):
             ends[i] = node
-    _answer(trees, ends, thinking, tools, config)
     return [
         choice_among(t, [end], [1.0], 0, 1.0, tools, INDEPENDENT) for t, end in zip(trees, ends, strict=True)
     ]
 
 
-def _answer(trees: Sequence[Tree], ends: list[int], thinking: int, tools: Tools, config: Budget) -> None:
-    """Have the answer written where thinking ended by its own token, or was cut off; sets `ends`."""
-    closed = [i for i, end in enumerate(ends) if trees[i].nodes[end].stop_reason == "stop"]
-    cut = [i for i, end in enumerate(ends) if trees[i].nodes[end].stop_reason == "length"]
-    forced = tools.encode(config.end_think + config.end_text)
-    for i in cut:
-        ends[i] = force(trees[i], ends[i], len(trees[i].nodes[ends[i]].token_ids), forced, tools, "cut")
-    for numbers, limit in ((closed, None), (cut, thinking + len(forced) + config.answer_tokens)):
-        branches = [from_end(trees[i], ends[i], 1, INDEPENDENT) for i in numbers]
-        new = extend([trees[i] for i in numbers], branches, tools, config.sampling, max_tokens=limit)
-        for i, (node,) in zip(numbers, new, strict=True):
+def _wait(
+    trees: Sequence[Tree], ends: list[int], stops: frozenset[int], most: int, tools: Tools, config: Budget
+) -> None:
+    """Suppress ends that come before the least of thinking; sets `ends`."""
+    for _ in range(config.num_waits):
+        short = [
+            i
+            for i, (t, end) in enumerate(zip(trees, ends, strict=True))
+            if t.nodes[end].stop_reason in ("eos", "stop")
+            and len(t.completion_ids(end)) < min(config.min_thinking, most)
+        ]
+        if not short:
+            break
+        branches = [[_instead_of_end(trees[i], ends[i], config.wait_text, tools)] for i in short]
+        new = extend([trees[i] for i in short], branches, tools, config.sampling, stops, most)
+        for i, (node,) in zip(short, new, strict=True):
             ends[i] = node
 
 

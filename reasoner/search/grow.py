@@ -59,7 +59,10 @@ class StepStop:
 
 @dataclass(frozen=True)
 class Growth:
-    """How continuations are drawn: `seed` and `round` fix all noise; `max_tokens` bounds a whole completion."""
+    """How continuations are drawn: `seed` and `round` fix all noise; `max_tokens` bounds a whole completion.
+
+    With `is_part` that is where a completion pauses, and others will go on with it.
+    """
 
     mark_steps: StepMarker
     max_tokens: int
@@ -68,6 +71,7 @@ class Growth:
     round: int = 0
     stop_ids: frozenset[int] = frozenset()
     step_stop: StepStop = field(default_factory=StepStop)
+    is_part: bool = False
 
 
 @dataclass
@@ -165,7 +169,27 @@ def grow(
         for t in ready:
             go_on(t)
         admit()
-    _check_drawn(from_prompts, growth.max_tokens)
+    _check_drawn(from_prompts, growth)
+
+
+def grow_once(
+    trees: Sequence[Tree], branches: Sequence[Sequence[Branch]], engine: Engine, growth: Growth
+) -> list[list[int]]:
+    """One wave over all trees: continue each tree's branches; the new nodes' ids, in the order of the branches."""
+    wanted = {id(tree): list(of_tree) for tree, of_tree in zip(trees, branches, strict=True)}
+    first = [len(tree.nodes) for tree in trees]
+    grow(trees, engine, lambda tree, wave: wanted[id(tree)] if wave == 0 else [], growth)
+    return [list(range(start, len(tree.nodes))) for start, tree in zip(first, trees, strict=True)]
+
+
+def put_in(
+    tree: Tree, parent: int, offset: int, token_ids: Sequence[int], growth: Growth, reason: str
+) -> int:
+    """Add tokens that nobody sampled (they have no log-probabilities); the new node's id."""
+    ends = tuple(growth.mark_steps(token_ids, (), tree.completion_ids(parent, offset)))
+    return tree.add(
+        Node(parent, offset, tuple(token_ids), step_ends=ends, stop_reason=reason, drawn="forced")
+    )
 
 
 def _next_wave(t: int, at: _Growing, policy: BranchPolicy, growth: Growth) -> list[Request]:
@@ -182,7 +206,7 @@ def _next_wave(t: int, at: _Growing, policy: BranchPolicy, growth: Growth) -> li
     return []
 
 
-def _check_drawn(reasons: Counter[str], max_tokens: int) -> None:
+def _check_drawn(reasons: Counter[str], growth: Growth) -> None:
     """A UserError where not one prompt was continued by numbers: the engine, the model or the prompts are broken.
 
     A warning where none of many came to an end: the model may end its turns with a token that nobody named.
@@ -193,8 +217,8 @@ def _check_drawn(reasons: Counter[str], max_tokens: int) -> None:
             f"all {reasons.total()} continuations of prompts broke off: {why}; expected tokens: check that weights, dtype, "
             "tokenizer and prompts belong together"
         )
-    if set(reasons) == {"length"} and reasons.total() >= MANY:
-        _warn_endless(max_tokens)
+    if set(reasons) == {"length"} and reasons.total() >= MANY and not growth.is_part:
+        _warn_endless(growth.max_tokens)
 
 
 @lru_cache(maxsize=16)

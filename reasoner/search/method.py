@@ -17,8 +17,9 @@ from reasoner.config import Config, Entry
 from reasoner.engine.protocol import Engine, Sampling
 from reasoner.registry import UserError, lookup
 from reasoner.search.answers import answer_classes, read_answer
-from reasoner.search.grow import Branch, Growth, grow
-from reasoner.tree import ROOT, Node, Tree
+from reasoner.search.grow import Branch, Growth, grow_once, put_in
+from reasoner.search.thinking import Thinking, grow_within
+from reasoner.tree import ROOT, Tree
 
 INDEPENDENT, TREE = "independent", "tree"
 
@@ -51,7 +52,8 @@ class Tools:
     `prm` sets tree.scores["prm"] at every step end; `orm` gives a score in [0, 1] per leaf; `verify` sets
     tree.verdicts on leaves (only for problems whose answers can be checked when they are asked).
     `measure` gives one number per token of each node by the name of the measure; `first_tokens` the k most
-    probable tokens after each prefix; `aggregates` turn a PRM's step scores into the score of a trajectory.
+    probable tokens after each prefix; `aggregates` turn a PRM's step scores into the score of a trajectory. `thinking`
+    is the budget of each chain's thoughts, which `extend` keeps.
     """
 
     engine: Engine
@@ -65,6 +67,7 @@ class Tools:
     first_tokens: Callable[[Sequence[Sequence[int]], int], list[list[int]]] | None = None
     aggregates: Mapping[str, Callable[[Sequence[float]], float]] = field(default_factory=dict)
     on_progress: Callable[[int, int], None] = lambda done, total: None
+    thinking: Thinking | None = None
 
 
 @dataclass(frozen=True)
@@ -106,27 +109,21 @@ def extend(
     max_tokens: int | None = None,
     one_step: bool = False,
 ) -> list[list[int]]:
-    """One wave over all trees: continue each tree's branches; the new nodes' ids, in the order of the branches.
+    """One wave over all trees: continue each tree's branches; the last new node of each, in the order of the branches.
 
-    With `one_step` each continuation pauses where its first step ends.
+    With `one_step` each continuation pauses where its first step ends. A budget of thinking closes thoughts.
     """
-    wanted = {
-        id(tree): [replace(b, one_step=one_step) for b in of_tree]
-        for tree, of_tree in zip(trees, branches, strict=True)
-    }
-    first = [len(tree.nodes) for tree in trees]
     growth = replace(
         tools.growth,
         sampling=sampling,
         stop_ids=stop_ids,
         max_tokens=max_tokens or tools.growth.max_tokens,
+        is_part=(max_tokens or tools.growth.max_tokens) < tools.growth.max_tokens,
     )
-
-    def one_wave(tree: Tree, wave: int) -> list[Branch]:
-        return wanted[id(tree)] if wave == 0 else []
-
-    grow(trees, tools.engine, one_wave, growth)
-    return [list(range(start, len(tree.nodes))) for start, tree in zip(first, trees, strict=True)]
+    wanted = [[replace(b, one_step=one_step) for b in of_tree] for of_tree in branches]
+    if tools.thinking is None:
+        return grow_once(trees, wanted, tools.engine, growth)
+    return grow_within(tools.thinking, trees, wanted, tools.engine, growth, tools.decode, tools.encode)
 
 
 def from_root(tree: Tree, num: int, drawn: str = "independent") -> list[Branch]:
@@ -141,12 +138,7 @@ def from_end(tree: Tree, node: int, num: int = 1, drawn: str = "search") -> list
 
 def force(tree: Tree, parent: int, offset: int, token_ids: Sequence[int], tools: Tools, reason: str) -> int:
     """Add tokens that nobody sampled (they have no log-probabilities); the new node's id."""
-    ends = tuple(
-        tools.growth.mark_steps(token_ids, (), tree.completion_ids(parent, offset) if parent else ())
-    )
-    return tree.add(
-        Node(parent, offset, tuple(token_ids), step_ends=ends, stop_reason=reason, drawn="forced")
-    )
+    return put_in(tree, parent, offset, token_ids, tools.growth, reason)
 
 
 def is_finished(tree: Tree, node: int) -> bool:

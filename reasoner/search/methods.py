@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from reasoner.registry import UserError
 from reasoner.search.allocate import Adaptive, adaptive
 from reasoner.search.beam import Beam, beam
 from reasoner.search.budget import Budget, budget
@@ -58,8 +59,25 @@ MethodConfig = Annotated[
 ]
 
 
+# methods in which a budget of thinking cannot be kept, and why
+OWN_THOUGHTS = {
+    "mcts": "draws in a search of its own",
+    "budget": "has max_thinking of its own",
+}
+
+
+def check_thinking(config) -> None:
+    """A UserError for a method that no budget of thinking goes with."""
+    if why := OWN_THOUGHTS.get(config.name):
+        raise UserError(
+            f"{config.name} {why}; expected no budget of thinking, or a method of chains, as greedy or majority"
+        )
+
+
 def answer(trees: Sequence[Tree], tools: Tools, config) -> list[Choice]:
     """Run the configured method: grow the trees (each holding its prompt) and choose one answer per problem."""
+    if tools.thinking is not None:
+        check_thinking(config)
     return METHODS[config.name](trees, tools, config)
 
 

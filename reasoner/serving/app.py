@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from reasoner.registry import UserError
 from reasoner.serving.answerer import Answer, Answerer
-from reasoner.serving.protocol import MAX_BYTES, Asked, Refused, pieces, read, whole
+from reasoner.serving.protocol import BUDGETS, MAX_BYTES, Asked, Refused, pieces, read, whole
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 SIGN_OF_LIFE_S = 10.0  # between comments in a stream whose answer is not chosen yet
@@ -35,7 +35,10 @@ def application(answerer: Answerer, model: str, hosts: Sequence[str] = ()) -> St
 
     async def answer(asked: Asked, ids: list[int]) -> Answer:
         async with turn:
-            return await run_in_threadpool(answerer.answer, ids, asked.question, asked.max_tokens, asked.seed)
+            return await run_in_threadpool(
+                answerer.answer, ids, asked.question, asked.max_tokens, asked.seed,
+                thinking_budget=asked.thinking_budget,
+            )  # fmt: skip
 
     async def ask(request: Request, is_chat: bool) -> Response:
         try:
@@ -90,6 +93,10 @@ async def _body(request: Request) -> bytes:
 
 
 def _prompt_ids(answerer: Answerer, asked: Asked) -> list[int]:
+    try:
+        answerer.thinking(asked.thinking_budget)
+    except UserError as problem:
+        raise Refused(400, str(problem), BUDGETS[0]) from problem
     try:
         if asked.is_chat:
             return answerer.prompt_ids(asked.messages)

@@ -12,6 +12,8 @@ from reasoner.serving.answerer import Answer
 ROLES = ("system", "developer", "user", "assistant")
 MAX_BYTES = 1 << 20  # of a request
 PIECE = 40  # characters of a streamed piece
+# what a budget of thinking is called: by vLLM, and by Qwen's own service
+BUDGETS = ("thinking_token_budget", "thinking_budget")
 
 
 class Refused(Exception):
@@ -37,6 +39,7 @@ class Asked:
     seed: int
     stream: bool
     with_usage: bool
+    thinking_budget: int | None = None
 
     @property
     def is_chat(self) -> bool:
@@ -67,6 +70,8 @@ def read(body: bytes, model: str, is_chat: bool) -> Asked:
     longest = given.get("max_completion_tokens", given.get("max_tokens"))
     seed = given.get("seed") or 0
     stream = given.get("stream")
+    called = next((name for name in BUDGETS if given.get(name) is not None), BUDGETS[0])
+    thoughts = given.get(called)
     for name, value, is_fit, expected in (
         (
             "max_tokens",
@@ -75,6 +80,12 @@ def read(body: bytes, model: str, is_chat: bool) -> Asked:
             "a whole number above 0",
         ),
         ("seed", seed, _is_int(seed), "a whole number"),
+        (
+            called,
+            thoughts,
+            thoughts is None or (_is_int(thoughts) and thoughts >= -1),
+            "a whole number of tokens, or -1 for no limit",
+        ),
         ("stream", stream, isinstance(stream, bool | None), "true or false"),
     ):
         if not is_fit:
@@ -88,6 +99,7 @@ def read(body: bytes, model: str, is_chat: bool) -> Asked:
         seed,
         bool(stream),
         isinstance(options, dict) and bool(options.get("include_usage")),
+        None if thoughts == -1 else thoughts,
     )
 
 
@@ -130,7 +142,10 @@ def _text(content: Any, i: int) -> str:
 
 
 def usage(answer: Answer) -> dict[str, Any]:
-    """Tokens spent on all that was drawn; what is not part of the answer itself counts as reasoning."""
+    """Tokens spent on all that was drawn; what is not part of the answer itself counts as reasoning.
+
+    What was put in to close thoughts was not drawn, and is not counted.
+    """
     return {
         "prompt_tokens": answer.prompt,
         "completion_tokens": answer.drawn,
