@@ -59,6 +59,14 @@ def check_name(name: str) -> str:
 StageName = Annotated[str, AfterValidator(check_name)]
 
 
+def run_of(model: str | Path) -> Path | None:
+    """The folder of the run that a model lies in (runs/demo of runs/demo/models/ppo/model); None outside one."""
+    for folder in list(Path(model).resolve().parents)[:4]:
+        if (folder / "config.yaml").is_file() and (folder / "models").is_dir():
+            return folder
+    return None
+
+
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
     """Hold the folder for one run, made where it is not there.

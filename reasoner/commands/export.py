@@ -16,9 +16,12 @@ def export(
     model: Annotated[
         str, typer.Argument(help="folder or hub name of a policy, or folder of a reward model of ours")
     ],
-    out: Annotated[Path, typer.Argument(help="folder to write (hf), or file that ends in .gguf")],
+    out: Annotated[Path, typer.Argument(help="folder to write, or file that ends in .gguf")],
     to: Annotated[
-        Literal["hf", "gguf"], typer.Option(help="plain Hugging Face folder, or llama.cpp's file")
+        Literal["hf", "gguf", "awq-ready"],
+        typer.Option(
+            help="plain Hugging Face folder, llama.cpp's file, or a folder with all that AWQ needs to quantize it"
+        ),
     ] = "hf",
     bits: Annotated[int, typer.Option(help="with gguf, of a weight: 16, 8 (Q8_0) or 4 (Q4_0)")] = 8,
     check: Annotated[
@@ -34,7 +37,7 @@ def export(
     if bits not in (16, 8, 4):
         raise UserError(f"got --bits {bits}; expected 16, 8 or 4")
     quiet()
-    for line in _plain(model, out) if to == "hf" else _gguf(model, out, bits, check):
+    for line in _gguf(model, out, bits, check) if to == "gguf" else WRITERS[to](model, out):
         print(line)
 
 
@@ -51,6 +54,15 @@ def _plain(model: str, out: Path) -> list[str]:
         ]
     save_plain(model, out)
     return [f"{out} is loaded by transformers.AutoModelForCausalLM"]
+
+
+def _awq_ready(model: str, out: Path) -> list[str]:
+    from reasoner.export.awq import export_awq_ready
+
+    return export_awq_ready(model, out)
+
+
+WRITERS = {"hf": _plain, "awq-ready": _awq_ready}
 
 
 def _gguf(model: str, out: Path, bits: int, check: bool):

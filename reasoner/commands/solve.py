@@ -16,6 +16,7 @@ from reasoner.data.prompting import PromptConfig, load_prompting
 from reasoner.engine.local import LocalEngine
 from reasoner.evals.solve import Solved, drawing, printable, solve
 from reasoner.evals.tools import Solver
+from reasoner.folder import run_of
 from reasoner.ledger import Ledger
 from reasoner.policy.adapters import load_merged
 from reasoner.policy.machine import own_device
@@ -101,10 +102,8 @@ def _solver(config: SolveConfig) -> Solver:
 
 def prompt_for(model: str, given: Mapping[str, Any]) -> PromptConfig:
     """The command line's keys over those of the run that the model lies in (runs/demo/models/ppo/model)."""
-    for folder in list(Path(model).resolve().parents)[:4]:
-        if (folder / "config.yaml").is_file() and (folder / "models").is_dir():
-            near = read_yaml(folder / "config.yaml").get("prompt") or {}
-            break
+    if run := run_of(model):
+        near = read_yaml(run / "config.yaml").get("prompt") or {}
     else:
         near = {"chat": bool(load_tokenizer(model).chat_template)}
     if given.get("chat_template") or given.get("system"):

@@ -172,9 +172,14 @@ def save_plain(path: str, out: Path) -> None:
 
     An `out` that holds something already is a UserError.
     """
+    check_new(out)
+    save(load_merged(path, "auto"), load_tokenizer(path), out)
+
+
+def check_new(out: Path) -> None:
+    """A UserError for a folder that holds something already."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} holds something already; expected a new or an empty folder, choose another")
-    save(load_merged(path, "auto"), load_tokenizer(path), out)
 
 
 def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
