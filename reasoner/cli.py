@@ -141,6 +141,9 @@ def solve(
         list[str] | None, typer.Option(help="a token that ends the answer; may be repeated")
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="longest completion")] = 512,
+    engine: Annotated[
+        str, typer.Option(help="what draws, as in the YAML: '{kind: vllm, urls: [http://127.0.0.1:8000]}'")
+    ] = "{}",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -169,7 +172,7 @@ def solve(
         "stop": stop,
     }
     given = {key: value for key, value in prompt.items() if value is not None and value != []}
-    run_solve(config_of({**raw, "prompt": given}), as_json)
+    run_solve(config_of(apply_overrides({**raw, "prompt": given}, [f"engine={engine}"])), as_json)
 
 
 @app.command()

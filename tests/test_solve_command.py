@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from reasoner.cli import app
 from reasoner.policy.models import load_tokenizer
 from reasoner.registry import UserError
+from tests.engine.stand_in import StandIn, serve
 
 RUNNER = CliRunner()
 
@@ -61,3 +62,20 @@ def test_how_the_command_line_prompts(folder):
 def test_a_question_longer_than_the_model_reads_is_a_user_error(folder):
     with pytest.raises(UserError, match="expected room for an answer in 256"):
         solved(folder, "--template", "{prompt}" + " think" * 300)
+
+
+def test_a_server_draws_what_the_engine_in_this_process_would(folder):
+    server = StandIn(folder, 256)
+    http = serve(server)
+    try:
+        found = solved(folder, "--engine", f"{{kind: vllm, urls: ['http://127.0.0.1:{http.server_port}']}}")
+    finally:
+        http.shutdown()
+        http.server_close()
+    assert (found["text"], found["answer"]) == ("7", solved(folder)["answer"])
+    assert found["counts"]["policy"]["decoded"] == 2
+    assert sum(body["temperature"] == 0 for body in server.asked) == 1  # beside what was asked to check it
+    with pytest.raises(UserError, match=r"engine\.urls|did not answer"):
+        solved(folder, "--engine", f"{{kind: vllm, urls: ['http://127.0.0.1:{http.server_port}']}}")
+    with pytest.raises(UserError, match="expected either urls of servers or spawn"):
+        solved(folder, "--engine", "{kind: vllm}")

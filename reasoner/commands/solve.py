@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,7 +15,10 @@ from rich.text import Text
 
 from reasoner.config import Config, Entry, check_entries, read_yaml, validate
 from reasoner.data.prompting import PromptConfig, load_prompting
+from reasoner.engine.connect import EngineConfig
 from reasoner.engine.local import LocalEngine
+from reasoner.engine.open import open_engine
+from reasoner.engine.remote import RemoteEngine
 from reasoner.evals.solve import Solved, drawing, printable, solve
 from reasoner.evals.tools import Solver
 from reasoner.folder import run_of
@@ -43,7 +48,8 @@ class SolveConfig(Config):
         "math", description="verifier that tells which answers are the same"
     )
     max_tokens: int = Field(512, ge=1, description="longest completion")
-    num_slots: int = Field(64, ge=1, description="sequences decoded at once")
+    num_slots: int = Field(64, ge=1, description="sequences that the engine in this process decodes at once")
+    engine: EngineConfig = EngineConfig()
     seed: int = Field(0, description="seed of everything random")
 
 
@@ -65,7 +71,17 @@ def config_of(raw: dict[str, Any]) -> SolveConfig:
 def run_solve(config: SolveConfig, as_json: bool) -> None:
     """Answer, showing each continuation as it comes, then the tree, the votes and what it took."""
     console = Console(stderr=as_json)
-    solver = _solver(config)
+    with ExitStack() as ending:
+        solver = _solver(config, ending)
+        solved = _solved(config, solver, console)
+    if as_json:
+        print(json.dumps(_plain(solved)))
+        return
+    console.print(drawing(solved.tree, solved.choice, solver.prompting.decode))
+    _print_answer(solved, console)
+
+
+def _solved(config: SolveConfig, solver: Solver, console: Console) -> Solved:
     prompt = len(solver.prompting.prompt_ids(config.question))
     if prompt + 1 >= solver.engine.max_context:
         raise UserError(
@@ -75,26 +91,34 @@ def run_solve(config: SolveConfig, as_json: bool) -> None:
     def show(text: str) -> None:
         console.print(Text("· " + printable(text).strip().replace("\n", "\n  "), style="dim"))
 
-    solved = solve(
+    return solve(
         config.question, config.verifier, solver, config.method, config.max_tokens, config.seed, show
     )
-    if as_json:
-        print(json.dumps(_plain(solved)))
-        return
-    console.print(drawing(solved.tree, solved.choice, solver.prompting.decode))
-    _print_answer(solved, console)
 
 
-def _solver(config: SolveConfig) -> Solver:
+def _solver(config: SolveConfig, ending: ExitStack) -> Solver:
+    """The policy with an engine; servers, and the folder that they may read weights from, end with `ending`."""
     prompting = load_prompting(config.model, prompt_for(config.model, config.prompt))
     lm = load_merged(config.model)
     lm.to(own_device())
     ledger = Ledger()
-    longest = len(prompting.prompt_ids(config.question)) + config.max_tokens
-    longest = min(longest, getattr(lm.config, "max_position_embeddings", longest))
-    engine = LocalEngine(
-        lm, prompting.eos_ids, config.num_slots, longest, ledger=ledger, tokenizer=prompting.tokenizer
+    asked = prompting.prompt_ids(config.question)
+    longest = min(
+        len(asked) + config.max_tokens,
+        getattr(lm.config, "max_position_embeddings", len(asked) + config.max_tokens),
     )
+    if config.engine.kind == "local":
+        engine = LocalEngine(
+            lm, prompting.eos_ids, config.num_slots, longest, ledger=ledger, tokenizer=prompting.tokenizer
+        )
+    else:
+        folder = Path(ending.enter_context(TemporaryDirectory()))
+        engine = open_engine(
+            config.engine, lm, prompting.tokenizer, prompting.eos_ids, longest, config.num_slots, folder,
+            asked, ledger, base=config.model,
+        )  # fmt: skip
+        assert isinstance(engine, RemoteEngine)
+        ending.callback(engine.close)
     prm = load_reward_model(config.prm, prompting.decode) if config.prm else None
     orm = load_orm(config.orm) if config.orm else None
     return Solver(Path(config.model).name, engine, prompting, ledger, prm, orm)

@@ -11,9 +11,10 @@ from pydantic import Field, model_validator
 
 from reasoner.config import Config
 from reasoner.engine import servers, sglang, vllm
+from reasoner.engine.asking import Server
 from reasoner.engine.dialect import Ask, Dialect
 from reasoner.engine.protocol import Request, Sampling
-from reasoner.engine.remote import RemoteEngine, Server
+from reasoner.engine.remote import RemoteEngine
 from reasoner.engine.stopping import StopStrings
 from reasoner.ledger import Ledger
 from reasoner.registry import UserError
@@ -36,6 +37,17 @@ class EngineConfig(Config):
     spawn: int = Field(default=0, ge=0, description="or: servers to start here, ended with the run")
     executable: str = Field(
         default="", description="with spawn: the program, as the path of vllm in an environment of its own"
+    )
+    kv_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="local: bytes for keys and values of the sequences under way, of which fewer run at once where it holds no "
+        "more; by default num_slots times the context",
+    )
+    restarts: int = Field(
+        default=3,
+        ge=0,
+        description="with spawn: times, in all, that a server which has died is started again",
     )
     served: str = Field(
         default="policy", description="name that the servers know the model by (--served-model-name)"
@@ -65,6 +77,10 @@ class EngineConfig(Config):
     def _one_source(self) -> EngineConfig:
         if self.kind == "local" and (self.urls or self.spawn):
             raise ValueError("got urls or spawn with kind local; expected kind vllm or sglang for servers")
+        if self.kind != "local" and self.kv_bytes is not None:
+            raise ValueError(
+                f"got kv_bytes with kind {self.kind}, whose servers have a memory of their own; expected kind local"
+            )
         if self.kind != "local" and bool(self.urls) == bool(self.spawn):
             raise ValueError(
                 f"got kind {self.kind}; expected either urls of servers or spawn, a number of them"
@@ -90,7 +106,7 @@ def connect(
     if config.spawn:
         fleet = servers.start(
             dialect, model_path, config.spawn, folder / "servers", max_context, config.dtype, config.logprobs,
-            lora_rank, config.executable or EXECUTABLES[config.kind], progress=progress,
+            lora_rank, config.executable or EXECUTABLES[config.kind], progress=progress, restarts=config.restarts,
         )  # fmt: skip
         urls = fleet.urls
     engine = RemoteEngine(

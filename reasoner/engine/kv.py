@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from reasoner.registry import UserError
+
 
 def kv_shape(model) -> tuple[int, int, int]:
     """(layers, key/value heads, head size) of a model."""
@@ -23,6 +25,21 @@ def bytes_per_token(model) -> int:
     """Bytes that one token's keys and values take in all layers."""
     layers, heads, head_dim = kv_shape(model)
     return 2 * layers * heads * head_dim * model.dtype.itemsize
+
+
+def room_for(model, num_slots: int, max_length: int) -> SlotCache:
+    """A cache of so many slots; a UserError with the numbers where the device has no room for it."""
+    try:
+        return SlotCache(model, num_slots, max_length)
+    except RuntimeError as problem:  # torch.OutOfMemoryError is one; a CPU's allocator raises it plain
+        if not isinstance(problem, torch.OutOfMemoryError) and "allocate memory" not in str(problem):
+            raise
+        each = bytes_per_token(model) * max_length
+        raise UserError(
+            f"keys and values of {num_slots} sequences of {max_length} tokens take {num_slots * each / 1e9:,.1f} GB "
+            f"({each / 1e9:.3g} GB each), and {model.device} has no room for them; expected as much: lower num_slots or "
+            "max_tokens, or set engine.kv_bytes to what there is"
+        ) from problem
 
 
 class SlotCache(Cache):

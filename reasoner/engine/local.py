@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from reasoner.engine import decoder
-from reasoner.engine.kv import SlotCache, bytes_per_token
+from reasoner.engine.kv import SlotCache, bytes_per_token, room_for
 from reasoner.engine.mixed_adapters import MixedAdapters
 from reasoner.engine.prefill import PREFILL_TOKENS, Span, chunks, waves
 from reasoner.engine.protocol import Completion, Request, refusal
@@ -68,7 +68,7 @@ class LocalEngine:
         if slot_bytes is not None:
             self.num_slots = max(1, min(num_slots, slot_bytes // (self.token_bytes * max_context)))
             self.length = min(max_context, slot_bytes // (self.token_bytes * self.num_slots))
-        self.cache = SlotCache(self.model, self.num_slots, self.length)
+        self.cache = room_for(self.model, self.num_slots, self.length)
         self.prefixes = RadixCache(min(kv_bytes, KEPT * self.num_slots * self.length * self.token_bytes))
         self.adapters = MixedAdapters(self.model)
         self.strings = StopStrings(tokenizer, self.vocab_size)

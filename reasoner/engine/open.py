@@ -40,7 +40,20 @@ def open_engine(
     the adapter. Servers that are there are asked first, and get the weights where they have others.
     """
     if config.kind == "local":
-        local = LocalEngine(model, eos_ids, num_slots, max_context, ledger=ledger, tokenizer=tokenizer)
+        local = LocalEngine(
+            model,
+            eos_ids,
+            num_slots,
+            max_context,
+            ledger=ledger,
+            slot_bytes=config.kv_bytes,
+            tokenizer=tokenizer,
+        )
+        if local.length < max_context:
+            raise UserError(
+                f"engine.kv_bytes={config.kv_bytes} holds {local.length} tokens of one sequence, and the longest prompt with "
+                f"max_tokens has {max_context}; expected {max_context * local.token_bytes} bytes or more"
+            )
         check_sampler(local)
         return local
     served = base

@@ -8,20 +8,18 @@ server's own words.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import queue
-import struct
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
+from reasoner.engine.asking import TOLD, EngineClosed, Server, ServerGone, json_of, seed_of, words_of
 from reasoner.engine.completion import completion_of
-from reasoner.engine.dialect import Ask, Call, Dialect
+from reasoner.engine.dialect import Ask, Call, Dialect, Reply
 from reasoner.engine.protocol import Completion, Request, refusal
 from reasoner.engine.servers import Fleet
 from reasoner.engine.stopping import StopStrings
@@ -30,24 +28,8 @@ from reasoner.registry import UserError
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0  # seconds between two tries
-TOLD = 300  # characters of a server's words that an error shows
-
-
-class ServerGone(UserError):
-    """No server answered for longer than `patience`."""
-
-
-@dataclass
-class Server:
-    """One server, as this process knows it. `ready` is False until it has the present weights."""
-
-    url: str
-    under_way: int = 0
-    ready: bool = True
-    answers: bool = True  # False from a failed call until the next that succeeds
-    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    mending: asyncio.Lock = field(default_factory=asyncio.Lock)  # one task at a time looks whether it is back
 
 
 class RemoteEngine:
@@ -91,6 +73,7 @@ class RemoteEngine:
         self.fleet: Fleet | None = None  # servers that end with this engine
         self.home: dict[Hashable, Server] = {}  # by tree
         self.done: queue.SimpleQueue[Completion | BaseException] = queue.SimpleQueue()
+        self.is_closed = False
         self.waiting = 0  # completions that poll has yet to hand out
         self.tasks: dict[Hashable, asyncio.Task[None]] = {}
         self.loop = asyncio.new_event_loop()
@@ -104,6 +87,8 @@ class RemoteEngine:
 
     def submit(self, requests: Iterable[Request]) -> None:
         """Send requests; those that no server could answer end at once, as on the local engine."""
+        if self.is_closed:
+            raise EngineClosed("the engine is closed")
         for request in requests:
             self.strings.check(request.stop_strings)
             self._check_sampling(request)
@@ -166,18 +151,30 @@ class RemoteEngine:
             self.install(version)
 
     def close(self) -> None:
-        """End all calls, the thread, and the servers that were started for this engine."""
+        """End all calls, the thread, and the servers that were started for this engine; who still draws gets EngineClosed."""
         if self.thread.is_alive():
-            self.cancel(list(self.tasks))
-            self._run(self.client.aclose())
+            self._run(self._end())
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.thread.join(timeout=10)
         if self.fleet is not None:
             self.fleet.close()
 
+    async def _end(self) -> None:
+        self.is_closed = True
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self.client.aclose()
+        self.done.put(EngineClosed("the engine is closed"))
+
     def call(self, server: Server, call: Call, timeout: float | None = None) -> dict[str, Any]:
         """One control call to one server, from the caller's thread; a UserError with the server's words if it fails."""
         return self._run(self._control(server, call, timeout or self.timeout))
+
+    def revive(self, server: Server, ending: float = 0.0) -> bool:
+        """Start a server of this engine's own again that has ended, see Fleet; whether it had. Its weights may be old."""
+        return self.fleet is not None and self.fleet.revive(server.url, ending)
 
     def score_on(self, server: Server, token_ids: Sequence[int], model: str = "") -> list[float]:
         """`score` of one text on this very server."""
@@ -194,25 +191,12 @@ class RemoteEngine:
                 f"{self.dialect.name} server: start it, or correct engine.urls"
             ) from problem
         if answer.status_code >= 400:
-            raise UserError(self._words(server, call, answer))
-        return _json(answer)
+            raise UserError(words_of(self.dialect, server, call, answer))
+        return json_of(answer)
 
     async def _send(self, server: Server, call: Call, timeout: float | None = None) -> httpx.Response:
         return await self.client.request(
             call.method, server.url + call.path, json=call.body, timeout=timeout or self.timeout
-        )
-
-    def _words(self, server: Server, call: Call, answer: httpx.Response) -> str:
-        needed = next((what for path, what in self.dialect.needs.items() if call.path.startswith(path)), "")
-        remedy = (
-            f"start the server with {needed}"
-            if needed and answer.status_code == 404
-            else "see the server's log"
-        )
-        said = " ".join(answer.text.split())[:TOLD]
-        return (
-            f"{server.url}{call.path} answered {answer.status_code}: {said!r}; expected a {self.dialect.name} server "
-            f"that takes this call: {remedy}"
         )
 
     def _start(self, request: Request, server: Server) -> None:
@@ -231,7 +215,6 @@ class RemoteEngine:
         self.done.put(item)
 
     async def _draw(self, request: Request, server: Server) -> Completion:
-        """Ask until a server answers; the place is the same at each try."""
         ask = Ask(
             self._name_of(request.adapter),
             seed_of(request),
@@ -239,25 +222,7 @@ class RemoteEngine:
             self.num_top,
         )
         call = self.dialect.ask(request, ask)
-        begun, wait = time.monotonic(), FIRST_WAIT
-        try:
-            while True:
-                async with server.gate:
-                    answer = await self._try(server, call)
-                if answer is not None:
-                    reply = self.dialect.read(_json(answer))
-                    if reply.why not in self.dialect.aborted:
-                        break
-                if time.monotonic() - begun > self.patience and not any(s.answers for s in self.servers):
-                    raise ServerGone(
-                        f"no server of {', '.join(s.url for s in self.servers)} answered for {self.patience:.0f} s; "
-                        "expected one within engine.patience: start it again, and give this same command once more"
-                    )
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, LONGEST_WAIT)
-                server = await self._next(server)
-        finally:
-            server.under_way -= 1
+        reply = await self._answer(server, call, self._whole_reply)
         full = None
         if self.processed and request.sampling.temperature != 0 and reply.token_ids:
             whole = [*request.prefix_ids, *reply.token_ids]
@@ -268,6 +233,34 @@ class RemoteEngine:
         return completion_of(
             request, reply, full, self.eos_ids, self.strings, self.weights_version, self.max_context
         )
+
+    def _whole_reply(self, told: dict[str, Any]) -> Reply | None:
+        reply = self.dialect.read(told)
+        return None if reply.why in self.dialect.aborted else reply
+
+    async def _answer(self, server: Server, call: Call, read: Callable[[dict[str, Any]], T | None]) -> T:
+        """Ask until a server answers, this one first, and `read` makes something of it; the call is the same at each try.
+
+        Takes the server's place under way, which the caller has counted.
+        """
+        begun, wait = time.monotonic(), FIRST_WAIT
+        try:
+            while True:
+                async with server.gate:
+                    answer = await self._try(server, call)
+                found = read(json_of(answer)) if answer is not None else None
+                if found is not None:
+                    return found
+                if time.monotonic() - begun > self.patience and not any(s.answers for s in self.servers):
+                    raise ServerGone(
+                        f"no server of {', '.join(s.url for s in self.servers)} answered for {self.patience:.0f} s; "
+                        "expected one within engine.patience: start it again, and give this same command once more"
+                    )
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, LONGEST_WAIT)
+                server = await self._next(server)
+        finally:
+            server.under_way -= 1
 
     async def _try(self, server: Server, call: Call) -> httpx.Response | None:
         """The answer; None where the call may be tried again."""
@@ -280,7 +273,7 @@ class RemoteEngine:
             self._lost(server, f"{answer.status_code}: {answer.text[:TOLD]}", gone=answer.status_code == 503)
             return None
         if answer.status_code >= 400:
-            raise UserError(self._words(server, call, answer))
+            raise UserError(words_of(self.dialect, server, call, answer))
         server.answers = True
         return answer
 
@@ -292,7 +285,10 @@ class RemoteEngine:
 
     async def _next(self, server: Server) -> Server:
         """The server for another try: this one where it answers again, with the present weights, else another that does."""
-        if await self._is_back(server):
+        is_waited_for = server.mending.locked() and any(
+            s.answers and s.ready for s in self.servers if s is not server
+        )
+        if not is_waited_for and await self._is_back(server):
             return server
         others = [s for s in self.servers if s is not server and s.answers and s.ready]
         if not others:
@@ -305,24 +301,26 @@ class RemoteEngine:
         return other
 
     async def _is_back(self, server: Server) -> bool:
+        """Whether it answers with the present weights; one of our own that has ended is started again."""
         async with server.mending:
+            threads = asyncio.get_running_loop().run_in_executor
             try:
+                if await threads(None, self.revive, server):
+                    server.ready = False
                 answer = await self._send(server, self.dialect.health, 10.0)
                 if answer.status_code >= 400:
                     return False
                 if not server.ready:
-                    await asyncio.get_running_loop().run_in_executor(None, self.sync, server)
+                    await threads(None, self.sync, server)
             except (httpx.TransportError, ServerGone):
                 return False
             server.answers = server.ready = True
             return True
 
     async def _score(self, token_ids: Sequence[int], model: str) -> list[float]:
-        call = self.dialect.ask_score(token_ids, model)
         server = min(self.servers, key=lambda s: (not s.answers, s.under_way))
-        async with server.gate:
-            answer = await self._control(server, call, self.timeout)
-        return self.dialect.read_score(answer)
+        server.under_way += 1
+        return await self._answer(server, self.dialect.ask_score(token_ids, model), self.dialect.read_score)
 
     def _home_of(self, request: Request) -> Server:
         """Where the requests of one tree go: always to the same server, unless it is full or gone and another is not."""
@@ -357,20 +355,3 @@ class RemoteEngine:
     def _count(self, **counters: int) -> None:
         if self.ledger:
             self.ledger.add(self.name, **counters)
-
-
-def seed_of(request: Request) -> int:
-    """A signed 64-bit seed of the place and of where its tokens begin.
-
-    A server's noise starts anew with each call: a continuation that goes on after a pause must not meet it twice.
-    """
-    packed = struct.pack("<qq", request.place, len(request.prefix_ids))
-    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little", signed=True)
-
-
-def _json(answer: httpx.Response) -> dict[str, Any]:
-    try:
-        told = answer.json()
-    except ValueError:
-        return {}
-    return told if isinstance(told, dict) else {"answer": told}

@@ -12,8 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,14 +34,80 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass
 class Fleet:
-    """Servers of one run; `close` ends them, and so does the end of this process, SIGKILL included (on Linux)."""
+    """Servers of one run; `close` ends them, and so does the end of this process, SIGKILL included (on Linux).
+
+    `command(model, port)` are arguments and environment of one. One that dies is started again at its address, `restarts`
+    times in all, with the `model` of that time.
+    """
 
     folder: Path
+    dialect: Dialect
+    command: Callable[[str, int], tuple[list[str], dict[str, str]]]
+    model: str
+    patience: float
+    restarts: int
     processes: list[subprocess.Popen] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
+    is_closed: bool = False
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    # servers end with the thread that started them: this one lives as long as they may
+    starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "servers"))
+
+    def begin(self, number: int) -> None:
+        """Start the server of this number; a program that cannot be started is a UserError."""
+        arguments, extra = self.command(self.model, int(self.urls[number].rpartition(":")[2]))
+        with self.log(number).open("ab") as log:
+            try:
+                process = self.starter.submit(
+                    subprocess.Popen, arguments, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                    start_new_session=True, env={**os.environ, **extra}, preexec_fn=die_with_parent,
+                ).result()  # fmt: skip
+            except OSError as problem:
+                raise UserError(
+                    f"cannot start {arguments[0]} ({problem.strerror}); expected the {self.dialect.name} program: set "
+                    "engine.executable to its path, or start a server yourself and set engine.urls: "
+                    + " ".join(arguments)
+                ) from problem
+        self.processes[number:] = [process, *self.processes[number + 1 :]]
+        record = {"pid": process.pid, "started": started_at(process.pid), "command": arguments}
+        write_json(self.folder / f"{process.pid}.json", record)
+
+    def revive(self, url: str, ending: float = 0.0) -> bool:
+        """Start the server at this address again if it has ended, and wait until it answers; whether it had ended.
+
+        `ending` are the seconds in which one that has broken off may come to its end. One too many is a UserError.
+        """
+        number = self.urls.index(url)
+        with self.lock:
+            if self.is_closed:
+                return False
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.processes[number].wait(ending)
+            if self.processes[number].poll() is None:
+                return False
+            process = self.processes[number]
+            how = f"{url} ended with {process.returncode}, saying {_last_words(self.log(number))!r}"
+            if self.restarts == 0:
+                raise UserError(
+                    f"{how}; expected it to stay: it is started again no more times, see {self.log(number)}; engine.restarts= "
+                    "gives it more, and the same command goes on"
+                )
+            self.restarts -= 1
+            logger.warning("%s; it is started again", how)
+            _signal_group(process.pid, signal.SIGKILL)  # what it may have started itself
+            (self.folder / f"{process.pid}.json").unlink(missing_ok=True)
+            self.begin(number)
+        _await(self, [number], lambda note: None)
+        return True
+
+    def log(self, number: int) -> Path:
+        """Where the server of this number writes, all its lives."""
+        return self.folder / f"server-{number}.log"
 
     def close(self) -> None:
         """End every server: SIGTERM to its group, SIGKILL to what is left."""
+        with self.lock:
+            self.is_closed = True
         for process in self.processes:
             _signal_group(process.pid, signal.SIGTERM)
         until = time.monotonic() + TERM_WAIT
@@ -50,6 +118,7 @@ class Fleet:
             process.wait()
             (self.folder / f"{process.pid}.json").unlink(missing_ok=True)
         self.processes.clear()
+        self.starter.shutdown(wait=False)
         atexit.unregister(self.close)
 
 
@@ -65,60 +134,58 @@ def start(
     executable: str = "vllm",
     patience: float = 600.0,
     progress: Callable[[str], None] = lambda note: None,
+    restarts: int = 0,
 ) -> Fleet:
     """Start `number` servers of `model` and wait until each answers; one that dies is a UserError with its last words."""
     folder.mkdir(parents=True, exist_ok=True)
     end_leftovers(folder)
-    fleet = Fleet(folder)
+
+    def command(model: str, port: int) -> tuple[list[str], dict[str, str]]:
+        return dialect.command(model, port, max_context, dtype, logprobs, lora_rank, executable)
+
+    fleet = Fleet(folder, dialect, command, model, patience, restarts)
     atexit.register(fleet.close)
-    for n in range(number):
-        port = free_port()
-        arguments, extra = dialect.command(model, port, max_context, dtype, logprobs, lora_rank, executable)
-        log = (folder / f"server-{n}.log").open("wb")
-        try:
-            process = subprocess.Popen(
-                arguments, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, **extra}, preexec_fn=die_with_parent,
-            )  # fmt: skip
-        except OSError as problem:
-            fleet.close()
-            raise UserError(
-                f"cannot start {arguments[0]} ({problem.strerror}); expected the {dialect.name} program: set "
-                "engine.executable to its path, or start a server yourself and set engine.urls: "
-                + " ".join(arguments)
-            ) from problem
-        finally:
-            log.close()
-        fleet.processes.append(process)
-        fleet.urls.append(f"http://127.0.0.1:{port}")
-        record = {"pid": process.pid, "started": started_at(process.pid), "command": arguments}
-        write_json(folder / f"{process.pid}.json", record)
-    _await(fleet, dialect, patience, progress)
+    try:
+        for n in range(number):
+            fleet.log(n).unlink(missing_ok=True)  # of an earlier run
+            fleet.urls.append(f"http://127.0.0.1:{free_port()}")
+            fleet.begin(n)
+    except UserError:
+        fleet.close()
+        raise
+    _await(fleet, range(number), progress)
     return fleet
 
 
-def _await(fleet: Fleet, dialect: Dialect, patience: float, progress: Callable[[str], None]) -> None:
+def _await(fleet: Fleet, numbers: Iterable[int], progress: Callable[[str], None]) -> None:
+    """Wait until these servers answer; one that does not ends all of them (UserError)."""
     begun = time.monotonic()
-    left = list(enumerate(fleet.urls))
+    left = list(numbers)
     while left:
         seconds = time.monotonic() - begun
-        progress(f"{len(left)} of {len(fleet.urls)} {dialect.name} servers are starting, {seconds:.0f} s")
-        for n, url in list(left):
-            process, log = fleet.processes[n], fleet.folder / f"server-{n}.log"
-            if process.poll() is not None or seconds > patience:
-                said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LOG_LINES:]
+        progress(
+            f"{len(left)} of {len(fleet.urls)} {fleet.dialect.name} servers are starting, {seconds:.0f} s"
+        )
+        for n in list(left):
+            process = fleet.processes[n]
+            if process.poll() is not None or seconds > fleet.patience:
+                said = _last_words(fleet.log(n))
                 state = (
                     f"ended with {process.returncode}" if process.returncode is not None else "did not answer"
                 )
                 fleet.close()
                 raise UserError(
                     f"the server {' '.join(map(str, process.args))} {state} after {seconds:.0f} s, saying "  # type: ignore[arg-type]
-                    f"{' | '.join(said)!r}; expected it to answer: see {log}"
+                    f"{said!r}; expected it to answer: see {fleet.log(n)}"
                 )
-            if _is_healthy(url + dialect.health.path):
-                left.remove((n, url))
+            if _is_healthy(fleet.urls[n] + fleet.dialect.health.path):
+                left.remove(n)
         if left:
             time.sleep(1.0)
+
+
+def _last_words(log: Path) -> str:
+    return " | ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LOG_LINES:])
 
 
 def _is_healthy(url: str) -> bool:

@@ -8,6 +8,7 @@ still speaks with the old weights is named.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,15 +17,17 @@ from typing import Any
 
 import torch
 
+from reasoner.engine.asking import Server, ServerGone
 from reasoner.engine.dialect import Ask, Call
 from reasoner.engine.protocol import Request
-from reasoner.engine.remote import RemoteEngine, Server
+from reasoner.engine.remote import RemoteEngine
 from reasoner.policy.adapters import activate, causal_lm
 from reasoner.policy.attention import evaluating
 from reasoner.policy.logprobs import sequence_logprobs
 from reasoner.registry import UserError
 
 CONTROL_TIMEOUT = 300.0  # seconds for one control call
+ENDING = 5.0  # seconds that a server which broke off has to be seen as ended
 PROBE_TOKENS = 32
 NOISE = 1e-5  # nats a token, on average, within which the trainer has not moved
 
@@ -73,6 +76,8 @@ class Sender:
         self.sent = target
         if self.as_adapter:
             self.engine.served = f"{self.name}-{version}"
+        elif self.engine.fleet is not None:
+            self.engine.fleet.model = str(target.resolve())  # of one that has to be started again
         with ThreadPoolExecutor(len(self.engine.servers)) as several:
             list(several.map(self.send, self.engine.servers))
         for server in self.engine.servers:  # one after the other: the trainer's own pass is not thread-safe
@@ -90,13 +95,21 @@ class Sender:
             self.prove(server)
 
     def send(self, server: Server) -> None:
-        """The present weights to one server."""
+        """The present weights to one server; one of our own that has ended is started again for it."""
+        try:
+            self._send(server, self.unloaded)
+        except ServerGone:
+            if not self.engine.revive(server, ENDING):
+                raise
+            self._send(server, "")
+
+    def _send(self, server: Server, unloaded: str) -> None:
         dialect = self.engine.dialect
         place = str(self.sent.resolve()) if self.sent is not None else ""
         if self.as_adapter:
             self._commands(server, dialect.load_adapter(self.engine.served, place))
-            if self.unloaded and self.unloaded != self.engine.served:
-                self._commands(server, dialect.unload_adapter(self.unloaded))
+            if unloaded and unloaded != self.engine.served:
+                self._commands(server, dialect.unload_adapter(unloaded))
             return
         try:
             self._commands(server, [*dialect.pause, *dialect.reload(place), *dialect.reset_cache])
@@ -105,7 +118,15 @@ class Sender:
 
     def prove(self, server: Server) -> None:
         """UserError where the server does not answer with the weights that were sent."""
-        before, now = self.answers.get(server.url), self._answer(server)
+        before = self.answers.get(server.url)
+        try:
+            now = self._answer(server)
+        except ServerGone:
+            if not self.engine.revive(server, ENDING):
+                raise
+            if self.sent is not None:
+                self._send(server, "")
+            now = self._answer(server)
         self.answers[server.url] = now
         away = max(abs(x - y) for x, y in zip(now.said, now.own, strict=True))
         lags = before is not None and _lags(before, now)
@@ -137,6 +158,17 @@ class Sender:
     def _commands(self, server: Server, calls: Sequence[Call]) -> None:
         for call in calls:
             self.engine.call(server, call, CONTROL_TIMEOUT)
+
+
+def await_weights(engine: RemoteEngine, server: Server) -> None:
+    """On a process that sends nothing: wait until a server that came back has been given what is drawn from."""
+    until = time.monotonic() + CONTROL_TIMEOUT
+    while engine.served not in engine.dialect.read_models(engine.call(server, engine.dialect.describe, 30.0)):
+        if time.monotonic() > until:
+            raise ServerGone(
+                f"{server.url} did not get {engine.served} in {CONTROL_TIMEOUT:.0f} s; expected it to"
+            )
+        time.sleep(0.5)
 
 
 def _lags(before: Answer, now: Answer) -> bool:

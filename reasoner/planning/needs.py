@@ -139,7 +139,12 @@ def on_policy(stage: Any, config: Any, longest: int, hardware: Hardware, work: W
     is_local, shards = stage.engine.kind == "local", _shards(stage, hardware)
     finished = float(stage.problems_per_round * stage.tree.num_roots * longest) / hardware.count
     engine = (
-        engine_memory(config, stage.num_slots, longest, hardware.value_bytes, finished, trained != "full")
+        _bounded(
+            stage,
+            engine_memory(
+                config, stage.num_slots, longest, hardware.value_bytes, finished, trained != "full"
+            ),
+        )
         if is_local
         else SERVED
     )
@@ -155,6 +160,12 @@ def on_policy(stage: Any, config: Any, longest: int, hardware: Hardware, work: W
         parts["sampler"] = float(count_parameters(config).total * hardware.value_bytes)
         total += parts["sampler"]
     return Need(parts, total)
+
+
+def _bounded(stage: Any, engine: EngineMemory) -> EngineMemory:
+    """With no more for sequences under way than the stage allows."""
+    most = stage.engine.kv_bytes
+    return engine if most is None else replace(engine, slots=min(engine.slots, float(most)))
 
 
 SERVED = EngineMemory(0.0, 0.0, 0.0, 0.0)  # of an engine on servers
@@ -179,8 +190,9 @@ def drawing(stage: Any, config: Any, longest: int, hardware: Hardware, work: Wor
     models = sum(bool(getattr(stage, name, None)) for name in ("prm", "orm"))
     if stage.engine.kind != "local":
         return Need({"weights": models * weights, "engine": 0.0}, models * weights)
-    engine = engine_memory(
-        config, stage.num_slots, longest, hardware.value_bytes, work.decoded + work.prefilled
+    engine = _bounded(
+        stage,
+        engine_memory(config, stage.num_slots, longest, hardware.value_bytes, work.decoded + work.prefilled),
     )
     parts = {"weights": (1 + models) * weights, "engine": engine.total}
     return Need(parts, sum(parts.values()))

@@ -98,9 +98,10 @@ def check_memory(
     free: Free,
     is_done: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, str]:
-    """By stage that is not done and trains, a line of its peak; a UserError where one cannot fit what is free by far.
+    """By stage that is not done and trains, or draws in this process, a line of its peak.
 
-    The first rows of each set are read for their lengths. A stage whose model's config is not to be had is left out.
+    A UserError where one cannot fit what is free by far. The first rows of each set are read for their
+    lengths. A stage whose model's config is not to be had is left out.
     """
     if all(is_done(s.name) for s in stages):
         return {}
@@ -129,8 +130,10 @@ def check_memory(
 
     lines = {}
     for peak in peaks(stages, facts, config_of, free.hardware):
+        peak = _touched(peak, free)
         _check_fits(peak, free)
-        if hasattr(peak.stage, "optimizer"):
+        engine = getattr(peak.stage, "engine", None)
+        if hasattr(peak.stage, "optimizer") or (engine is not None and engine.kind == "local"):
             near = peak.nearest() if peak.is_tight else ""
             lines[peak.stage.name] = f"memory: {peak.told()}" + (
                 f"; the nearest choice that fits: {near}" if near else ""
@@ -138,13 +141,17 @@ def check_memory(
     return lines
 
 
-def _check_fits(peak: Peak, free: Free) -> None:
+def _touched(peak: Peak, free: Free) -> Peak:
     """On a CPU memory that is allotted and never touched takes no room: slots that no sequence will have don't count."""
-    stage, slots = peak.stage, getattr(peak.stage, "num_slots", 0)
-    if not free.on_gpu and slots > peak.work.at_once:
-        stage = stage.model_copy(update={"num_slots": max(1, round(peak.work.at_once))})
-    least = need_of(stage, peak.config, peak.given, peak.hardware, peak.work)
-    if least is None or least.total <= FAR * (peak.hardware.device_bytes + free.swap):
+    if free.on_gpu or getattr(peak.stage, "num_slots", 0) <= peak.work.at_once:
+        return peak
+    stage = peak.stage.model_copy(update={"num_slots": max(1, round(peak.work.at_once))})
+    need = need_of(stage, peak.config, peak.given, peak.hardware, peak.work)
+    return peak if need is None else replace(peak, need=need)
+
+
+def _check_fits(peak: Peak, free: Free) -> None:
+    if peak.need.total <= FAR * (peak.hardware.device_bytes + free.swap):
         return
     near = peak.nearest()
     todo = (

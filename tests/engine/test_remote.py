@@ -1,8 +1,13 @@
 """The engine on servers: a stand-in over a model of two layers answers what the engine in this process draws."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,15 +15,21 @@ import torch
 from small_models import save_small_qwen
 from stand_in import StandIn, serve
 
+from reasoner.engine import servers
+from reasoner.engine.asking import ServerGone, seed_of
 from reasoner.engine.connect import DIALECTS, EngineConfig, check_server
 from reasoner.engine.local import LocalEngine
 from reasoner.engine.protocol import Request, Sampling, place_key
-from reasoner.engine.remote import RemoteEngine, ServerGone, seed_of
+from reasoner.engine.remote import RemoteEngine
 from reasoner.engine.servers import free_port
 from reasoner.engine.stopping import StopStrings
-from reasoner.engine.weights import Sender
+from reasoner.engine.weights import Sender, await_weights
+from reasoner.policy.adapters import LoRA, SharedBase
 from reasoner.policy.models import load_model, load_tokenizer, save
 from reasoner.registry import UserError
+from reasoner.search.chain import fan
+from reasoner.search.grow import Growth, grow
+from reasoner.tree import Problem, Tree
 
 GREEDY = Sampling(temperature=0.0)
 EOS = 7
@@ -64,7 +75,12 @@ def test_greedy_tokens_and_numbers_are_the_local_engines(folder, standing):
     local = LocalEngine(load_model(str(folder), "float32"), [EOS], 8, ROOM, tokenizer=server.tokenizer)
     engine = engine_on(folder, [url], kind)
     many = ("zq", "zw", "zx", "zy", "e", "or")
-    for options in ({}, {"stop_ids": frozenset({20, 30, 40})}, {"stop_strings": ("e", "or")}, {"stop_strings": many}):
+    for options in (
+        {},
+        {"stop_ids": frozenset({20, 30, 40})},
+        {"stop_strings": ("e", "or")},
+        {"stop_strings": many},
+    ):
         ours, theirs = local.sample(asked(10, **options)), engine.sample(asked(10, **options))
         assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
         assert [c.stop_reason for c in ours] == [c.stop_reason for c in theirs]
@@ -193,6 +209,83 @@ def test_a_server_that_is_killed_and_started_again_gets_the_weights_before_reque
     engine.close()
     second.kill()
     second.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("as_adapter", [False, True], ids=["weights", "adapter"])
+def test_a_server_of_the_runs_own_that_is_killed_is_started_again_within_the_run(
+    folder, tmp_path, as_adapter
+):
+    """In the middle of drawing trees, and between two rounds: the present weights come before requests."""
+    command = [sys.executable, str(Path(__file__).with_name("stand_in.py")), "serve"]
+    dialect = replace(
+        DIALECTS["vllm"], command=lambda model, port, *_: ([*command, model, "--port", str(port)], {})
+    )
+    fleet = servers.start(dialect, str(folder), 1, tmp_path / "servers", ROOM, restarts=2)
+    engine, tokenizer = engine_on(folder, fleet.urls), load_tokenizer(str(folder))
+    engine.fleet = fleet
+    if as_adapter:
+        lm = SharedBase(str(folder), LoRA(r=2)).view("policy")
+        write = lm.save_pretrained
+    else:
+        lm = load_model(str(folder), "float32")
+        write = partial(save, lm, tokenizer)
+    sender = Sender(engine, lm, write, tmp_path / "weights", [5, 9, 2, 33], as_adapter)
+    engine.install, engine.sync = sender.install, sender.restore
+
+    def moved_to(version: int) -> None:
+        torch.manual_seed(version)
+        with torch.no_grad():
+            for p in lm.parameters():
+                p.add_(0.2 * torch.randn_like(p))
+        engine.load_weights(version)
+
+    def kill() -> int:
+        (process,) = fleet.processes
+        os.kill(process.pid, signal.SIGKILL)
+        return process.pid
+
+    def drawn(at: int = -1) -> tuple[list, list[int]]:
+        """What is in the trees; the process that was killed when so many continuations had come."""
+        trees = [Tree.of_prompt(Problem(f"p{i}", "", "", {}), [5, 9, 2 + i]) for i in range(8)]
+        came, killed = [], []
+
+        def on_node(t, number, node) -> None:
+            came.append(number)
+            if len(came) == at:
+                killed.append(kill())
+
+        grow(trees, engine, fan(3), Growth(lambda ids, *_: [len(ids) - 1], 12), on_node=on_node)
+        return [[(n.token_ids, n.weights_version) for n in t.nodes] for t in trees], killed
+
+    moved_to(1)
+    undisturbed, _ = drawn()
+    disturbed, (first,) = drawn(at=6)
+    assert disturbed == undisturbed and all(len(nodes) == 4 for nodes in disturbed)
+    assert fleet.processes[0].pid != first
+    second = kill()
+    moved_to(2)
+    assert fleet.processes[0].pid not in (first, second)
+    local = LocalEngine(lm, [EOS], 8, ROOM, tokenizer=tokenizer)
+    ours, theirs = local.sample(asked(6)), engine.sample(asked(6))
+    assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
+    kill()
+    with pytest.raises(UserError, match="no more times"):
+        engine.sample(asked(6))
+    engine.close()
+
+
+def test_a_process_that_sends_nothing_waits_for_what_is_drawn_from(folder, standing):
+    server, url, _ = standing
+    engine = engine_on(folder, [url], served="policy-3")
+    waiting = threading.Thread(target=await_weights, args=(engine, engine.servers[0]))
+    waiting.start()
+    waiting.join(1.0)
+    assert waiting.is_alive() and server.calls
+    server.engines["policy-3"] = server.engines["policy"]
+    waiting.join(10.0)
+    assert not waiting.is_alive()
+    engine.close()
 
 
 def test_no_server_for_longer_than_patience_is_one_clear_error(folder):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from small_models import save_small_qwen
 
 from reasoner.engine import servers
+from reasoner.engine.dialect import Call
 from reasoner.engine.vllm import DIALECT
 from reasoner.registry import UserError
 
@@ -76,6 +78,41 @@ def test_a_killed_run_leaves_no_server(model, tmp_path):
     parent.kill()
     parent.wait()
     assert gone_within(pid, 30)
+
+
+def test_a_server_that_dies_is_started_again_so_many_times(tmp_path):
+    """Whichever thread asks, at its address, with what is to be served by then."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    tiny = replace(
+        DIALECT,
+        command=lambda model, port, *_: (
+            [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", model], {}
+        ),
+        health=Call("/", method="GET"),
+    )  # fmt: skip
+    folder = tmp_path / "servers"
+    fleet = servers.start(tiny, str(tmp_path / "first"), 1, folder, 128, restarts=1)
+    (url,), (first,) = fleet.urls, fleet.processes
+    assert not fleet.revive(url) and fleet.processes == [first]  # it lives
+    fleet.model = str(tmp_path / "second")
+    first.kill()
+    first.wait()
+    said = []
+    asking = threading.Thread(target=lambda: said.append(fleet.revive(url)))
+    asking.start()
+    asking.join()
+    (second,) = fleet.processes
+    assert said == [True] and second.pid != first.pid and fleet.model in second.args
+    assert not gone_within(second.pid, 0.5)  # though the thread that asked for it has ended
+    assert httpx.get(url).status_code == 200
+    assert [p.name for p in folder.glob("*.json")] == [f"{second.pid}.json"]
+    second.kill()
+    second.wait()
+    with pytest.raises(UserError, match=r"ended with -9, .* no more times.*engine\.restarts= gives it more"):
+        fleet.revive(url)
+    fleet.close()
+    assert not fleet.revive(url)
 
 
 def test_what_an_earlier_run_left_is_ended_and_a_process_of_the_same_number_is_not(tmp_path):

@@ -8,7 +8,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from small_models import always, small_lm
 
+from reasoner.engine.connect import EngineConfig
 from reasoner.engine.local import LocalEngine
+from reasoner.engine.open import open_engine
 from reasoner.engine.protocol import BASE, Request, Sampling, place_key
 from reasoner.policy.models import train_tokenizer
 from reasoner.registry import UserError
@@ -222,6 +224,27 @@ def test_a_budget_too_small_for_one_sequence(lm):
     assert (over.stop_reason, len(over.token_ids)) == ("memory", 0)
     assert engine_of(lm, slot_bytes=3 * 128 * per_token).num_slots == 3
     assert engine_of(lm, slot_bytes=0).sample([request(0)])[0].stop_reason == "memory"
+    with pytest.raises(
+        UserError, match=r"of 1048576 sequences of 1048576 tokens take [\d,]+\.\d GB \(.* num_slots or"
+    ):
+        engine_of(lm, num_slots=1 << 20, max_context=1 << 20)
+
+
+def test_how_much_keys_and_values_may_take_is_a_key(lm, tokenizer, tmp_path):
+    per_token = 2 * 2 * 2 * 8 * 4
+
+    def opened(kv_bytes: int) -> LocalEngine:
+        found = open_engine(EngineConfig(kv_bytes=kv_bytes), lm, tokenizer, [0], 64, 9, tmp_path, PROMPT)
+        assert isinstance(found, LocalEngine)
+        return found
+
+    assert opened(3 * 64 * per_token).num_slots == 3
+    with pytest.raises(
+        UserError, match=f"kv_bytes={63 * per_token} holds 63 tokens .* expected {64 * per_token} bytes"
+    ):
+        opened(63 * per_token)
+    with pytest.raises(ValueError, match="kv_bytes with kind vllm"):
+        EngineConfig(kind="vllm", spawn=1, kv_bytes=1)
 
 
 @pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": -1}, {"top_p": 1.5}, {"min_p": -0.1}])

@@ -12,7 +12,11 @@ from reasoner.cli import app
 from reasoner.config import validate
 from reasoner.pipeline import RunConfig
 from reasoner.planning.free import Free, free_here, free_memory, of_group
+from reasoner.planning.lengths import ProblemSet
+from reasoner.planning.models import config_from
+from reasoner.planning.needs import need_of
 from reasoner.planning.peaks import FAR, check_memory
+from reasoner.planning.work import Work
 from reasoner.registry import UserError
 
 ROWS = "".join(
@@ -42,11 +46,18 @@ def told(config: RunConfig, free: Free, done: tuple[str, ...] = ()) -> dict[str,
     return check_memory(config.stages, config.problems, config.prompt, free, done.__contains__)
 
 
-def test_a_line_for_each_stage_that_trains(config):
+def test_a_line_for_each_stage_that_trains_or_draws_here(config):
     lines = told(config, Free(64e9))
-    assert list(lines) == ["sft", "ppo"]  # a rollout trains nothing
+    assert list(lines) == ["sft", "rollout", "ppo"]
+    assert lines["rollout"].startswith("memory: rollout needs about ")
+    raw = config.model_dump(mode="json")
+    raw["stages"][1]["engine"] = {"kind": "vllm", "urls": ["http://127.0.0.1:1"]}
+    assert list(told(validate(RunConfig, raw, "served"), Free(64e9))) == [
+        "sft",
+        "ppo",
+    ]  # they have their own memory
     assert lines["sft"].startswith("memory: sft needs about ") and lines["sft"].endswith("and 64 GB are free")
-    assert list(told(config, Free(64e9), ("sft",))) == ["ppo"]
+    assert list(told(config, Free(64e9), ("sft", "rollout"))) == ["ppo"]
     assert told(config, Free(1.0), ("sft", "rollout", "ppo")) == {}
 
 
@@ -90,6 +101,23 @@ def test_slots_that_no_sequence_will_have_are_no_reason_to_refuse_on_a_cpu(confi
     told(many, Free(room), ("sft", "ppo"))
     with pytest.raises(UserError, match="num_slots="):
         told(many, Free(room, on_gpu=True), ("sft", "ppo"))
+
+
+def test_keys_and_values_take_no_more_than_they_are_given(config):
+    """On a GPU, where all slots are allotted: the engine's share of the peak is what kv_bytes says."""
+
+    lm = config_from(str(config.stages[0].model))
+
+    def slots(**engine) -> float:
+        raw = config.model_dump(mode="json")
+        raw["stages"][1] |= {"num_slots": 1 << 20, "engine": engine}
+        stage = validate(RunConfig, raw, "bounded").stages[1]
+        need = need_of(stage, lm, ProblemSet(0, 0, 0, 64, 0), Free(64e9, on_gpu=True).hardware(lm), Work())
+        assert need is not None
+        return need.total
+
+    bounded = slots(kv_bytes=1_000_000)
+    assert slots() - bounded > 1e9 and slots(kv_bytes=3_000_000) - bounded == pytest.approx(2_000_000)
 
 
 def test_a_run_tells_before_a_stage_and_refuses_before_the_first(config, monkeypatch, capfd):
