@@ -37,6 +37,7 @@ NUM_KEPT = 2
 MANIFEST = "manifest.json"
 SHARDS = "shards"  # folder with what is cut over the processes, as torch.distributed.checkpoint writes it
 SHARED_OUT = ("own_chains", "buffer")  # variables of a loop of which each process has a part
+BY_NUMBER = ("ahead_trees",)  # and of which it has those whose number is its own, counted by the processes
 
 logger = logging.getLogger(__name__)
 
@@ -190,11 +191,16 @@ def _restored(path: Path, step: int, rank: int, num: int) -> Restored:
 def regrouped(loops: Sequence[dict[str, Any]], rank: int, num: int) -> dict[str, Any]:
     """A loop's variables on one of `num` processes, from those of all processes before.
 
-    Lists in SHARED_OUT are dealt out anew, the first process has the costs of all; whatever else is the same on all.
+    Lists in SHARED_OUT and BY_NUMBER are dealt out anew, the first process has the costs of all; whatever else is the
+    same on all.
     """
     dealt = {
         name: [x for loop in loops for x in loop[name]][rank::num] for name in SHARED_OUT if name in loops[0]
     }
+    for name in BY_NUMBER:
+        if name in loops[0]:
+            rows = [x for loop in loops for x in loop[name] if x["number"] % num == rank]
+            dealt[name] = sorted(rows, key=lambda row: row["number"])
     ledger = Ledger()
     if rank == 0:
         for stage in {stage for loop in loops for stage in loop["ledger"]["counts"]}:

@@ -119,7 +119,7 @@ def check_gap(gap: SamplerGap, limit: float) -> None:
         raise UserError(
             f"sampler and trainer disagree: mean k3 {gap.mean_k3:.3g}, 99.9th percentile of the difference of log p "
             f"{gap.p999:.3g}, effective sample {gap.effective:.2f}; expected a mean k3 below sampler_limit={limit}: "
-            "use the same dtype for both, or raise it"
+            "use the same dtype for both, less overlap or smaller steps where rounds are drawn ahead, or raise it"
         )
 
 

@@ -135,6 +135,11 @@ class PolicyGradientStage(Config):
         128, ge=1, description="sequences that the engine decodes at once"
     )
     engine: Annotated[EngineConfig, MayChange()] = EngineConfig()
+    overlap: Literal[0, 1, 2] = Field(
+        0,
+        description="rounds that servers draw ahead while one is learned from, by weights that are as many rounds older; needs "
+        "engine.kind vllm or sglang",
+    )
     lora: LoRA | None = Field(
         None,
         description="train a LoRA adapter instead of all weights; reference, critic and PRM share its base",
@@ -185,6 +190,11 @@ class PolicyGradientStage(Config):
             raise ValueError(
                 "advantage.method shrunk reads the pass rate that a curriculum predicts, and there is none; expected curriculum: "
                 "{} (with uniform: 1 it chooses nothing and predicts)"
+            )
+        if self.overlap and self.engine.kind == "local":
+            raise ValueError(
+                f"got overlap={self.overlap} with engine.kind local, whose draws would take the trainer's own cores; expected "
+                "servers, which draw beside it: engine={kind: vllm, spawn: 1}, or overlap=0"
             )
         if self.screen and not 1 < self.screen < tree.num_roots:
             raise ValueError(

@@ -16,9 +16,10 @@ from reasoner.scoring.outcome import Judged, judge_while
 from reasoner.search.branch import tree_of
 from reasoner.search.grow import Growth, StepStop, grow
 from reasoner.trainers.curriculum import Answers, History, choose, expected, observe
+from reasoner.trainers.plain_trees import plain_of_tree, tree_of_plain
 from reasoner.trainers.policy_batch import is_usable, right_share
 from reasoner.trainers.policy_config import PolicyGradientStage
-from reasoner.trainers.ranks import from_everyone, summed
+from reasoner.trainers.ranks import from_everyone
 from reasoner.trainers.replay import Kept, buffer_of, state_of
 from reasoner.trainers.spikes import nothing_seen
 from reasoner.trainers.starts import Inside, adapt, add, own_chain, take
@@ -39,25 +40,45 @@ class Position:
     history: History = field(default_factory=History)
     inside: Inside = field(default_factory=Inside)
     buffer: list[Kept] = field(default_factory=list)  # trees that this process may learn from again
+    ahead: list[Round] = field(default_factory=list)  # drawn, and not learned from yet
 
     def go_to(self, other: Position) -> None:
         """Be where another is: whoever holds this one follows."""
         vars(self).update(vars(other))
 
 
-@dataclass
-class Round:
-    """What a round has drawn on this process; `usable` are (number within the round, tree).
+class Found(NamedTuple):
+    """A tree that this process has drawn, with its number among all of the round's.
 
     `statuses` are those of the answers that tell how good the policy is: of whole chains, from the prompts of problems
     that nobody chose for their difficulty, as many of each problem.
     """
 
-    problems: list[Problem] = field(default_factory=list)
-    trees: list[Tree] = field(default_factory=list)
+    number: int
+    tree: Tree
+    statuses: Counter[str]
+
+
+@dataclass
+class Round:
+    """What a round has drawn on this process; `usable` are (number within the round, tree)."""
+
+    found: list[Found] = field(default_factory=list)
     usable: list[tuple[int, Tree]] = field(default_factory=list)
     judged: list[Judged] = field(default_factory=list)
-    statuses: Counter[str] = field(default_factory=Counter)
+    generated: int = 0  # tokens sampled, over all processes
+
+    @property
+    def trees(self) -> list[Tree]:
+        return [f.tree for f in self.found]
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [f.tree.problem for f in self.found]
+
+    @property
+    def statuses(self) -> Counter[str]:
+        return sum((f.statuses for f in self.found), Counter())
 
 
 class Slot(NamedTuple):
@@ -76,17 +97,29 @@ def plain_of(at: Position) -> dict[str, Any]:
         "history": asdict(at.history),
         "inside": asdict(at.inside),
         "buffer": state_of(at.buffer),
-    }
+        "ahead": [r.generated for r in at.ahead],
+        "ahead_trees": [
+            {"ahead": i, "number": f.number, "statuses": dict(f.statuses), "is_usable": f.number in dict(r.usable),
+             **plain_of_tree(f.tree, is_new=True)}
+            for i, r in enumerate(at.ahead) for f in r.found
+        ],
+    }  # fmt: skip
     return {**vars(at), **made}
 
 
 def position_of(loop: Mapping[str, Any]) -> Position:
     """The position that a checkpoint's `loop` holds."""
+    ahead = [Round(generated=generated) for generated in loop["ahead"]]
+    for row in loop["ahead_trees"]:
+        tree = tree_of_plain(row)
+        ahead[row["ahead"]].found.append(Found(row["number"], tree, Counter(row["statuses"])))
+        ahead[row["ahead"]].usable += [(row["number"], tree)] if row["is_usable"] else []
     made = {
         "own_chains": [SFTExample(**e) for e in loop["own_chains"]],
         "history": History(**loop["history"]),
         "inside": Inside(**loop["inside"]),
         "buffer": buffer_of(loop["buffer"]),
+        "ahead": ahead,
     }
     return Position(**{f.name: made.get(f.name, loop[f.name]) for f in fields(Position)})
 
@@ -101,7 +134,7 @@ def draw(
     seed: int,
     accelerator: Accelerator,
 ) -> Round:
-    """Judged trees of the next problems, this process's share; moves the cursor and counts the tokens.
+    """Judged trees of the next problems, this process's share; moves the cursor, and of `at` nothing that learning moves.
 
     With `max_resamples`, further problems replace those whose trees are of no use.
     """
@@ -109,8 +142,7 @@ def draw(
     number = 0
     occurred: Counter[str] = Counter()
     for attempt in range(1 + config.max_resamples):
-        (usable,) = summed([len(found.usable)], accelerator)
-        missing = config.problems_per_round - int(usable)
+        missing = config.problems_per_round - sum(from_everyone(len(found.usable), drawing=True))
         if missing <= 0:
             break
         slots = next_slots(problems, at, missing, config, round, f"{seed} {round} {attempt}")
@@ -130,14 +162,11 @@ def draw(
                 right, wrong = expected(tree.problem, at.history, config.curriculum, round)
                 tree.scores["pass_rate"] = {ROOT: [right / (right + wrong)]}
         found.judged += judged
-        found.problems += chosen
-        found.trees += trees
-        found.usable += [(number + i, t) for i, t in zip(own, trees, strict=True) if is_usable(t, config)]
         drawn = [(i, slots[i], tree) for i, tree in zip(own, trees, strict=True)]
-        found.statuses += sum((told(slot, tree, config) for _, slot, tree in drawn), Counter())
+        found.found += [Found(number + i, tree, told(slot, tree, config)) for i, slot, tree in drawn]
+        found.usable += [(number + i, tree) for i, _, tree in drawn if is_usable(tree, config)]
         note(problems, drawn, at, config, round)
-        (generated,) = summed([sum(t.num_sampled for t in trees)], accelerator)
-        at.generated += int(generated)
+        found.generated += sum(from_everyone(sum(t.num_sampled for t in trees), drawing=True))
         number += missing
     return found
 
@@ -160,7 +189,7 @@ def next_slots(
 
 
 def told(slot: Slot, tree: Tree, config: PolicyGradientStage) -> Counter[str]:
-    """The verdicts of a tree that tell how good the policy is; see Round."""
+    """The verdicts of a tree that tell how good the policy is; see Found."""
     if tree.given or not slot.at_random:
         return Counter()
     first = set(tree.children(ROOT)[: config.screen]) if config.screen else tree.verdicts.keys()
@@ -182,7 +211,7 @@ def note(
          own_chain(slot.index, tree, right_share(tree), config.starts) if config.starts is not None else None)
         for i, slot, tree in drawn
     ]  # fmt: skip
-    rows = sorted((row for rows in from_everyone(own) for row in rows), key=lambda row: row[0])
+    rows = sorted((row for rows in from_everyone(own, drawing=True) for row in rows), key=lambda row: row[0])
     if config.curriculum is not None:
         answers = [
             Answers(problems[slot.index], found.c, found.n - found.c, slot.at_random, slot.liked)

@@ -12,7 +12,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 from accelerate import Accelerator
 
 from reasoner.data.prompting import Prompting
-from reasoner.engine.protocol import Engine
 from reasoner.interrupt import Stopped, deferring, stop_asked
 from reasoner.policy.heads import gathered_net
 from reasoner.policy.models import save
@@ -32,43 +31,24 @@ from reasoner.signals.advantages import ADVANTAGES, CRITIC, WHITENED
 from reasoner.signals.implicit import with_implicit_rewards
 from reasoner.signals.reward import doubts, return_range
 from reasoner.trainers.alarms import WATCHED, alarms
-from reasoner.trainers.checkpoint import Trained, fingerprint_of, load_checkpoint, save_checkpoint
-from reasoner.trainers.gates import check_liveness, check_packed, check_room, check_same_tokens, sampler_gap
+from reasoner.trainers.checkpoint import load_checkpoint, save_checkpoint
+from reasoner.trainers.gates import check_same_tokens, sampler_gap
 from reasoner.trainers.loop import Session
 from reasoner.trainers.policy_batch import Models, is_usable, score_states, verified_chains, whiten
 from reasoner.trainers.policy_config import PolicyGradientStage
-from reasoner.trainers.policy_draw import Position, Round, draw, plain_of, position_of
-from reasoner.trainers.policy_models import cut, learners, load_models, prepare_training
-from reasoner.trainers.policy_report import book, describe, reuse, why_barren
+from reasoner.trainers.policy_draw import Round, plain_of, position_of
+from reasoner.trainers.policy_models import learners, load_models
+from reasoner.trainers.policy_report import ages, book, describe, reuse, why_barren
 from reasoner.trainers.policy_reuse import is_used_up, keep, minibatches, trees_again
+from reasoner.trainers.policy_setup import Loop, set_up, spent_share
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import by_verdict, refresh
 from reasoner.trainers.ranks import check_supported, highest, make_accelerator, wait_for_everyone
-from reasoner.trainers.round_audit import RoundAudit
-from reasoner.trainers.sampler import open_sampler
 from reasoner.trainers.spikes import ceiling, leave_out, lower_rates, note, sift
 from reasoner.trainers.starts import shown_chains
 from reasoner.tree import Problem, Tree
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Loop:
-    """What every round works with, and where the loop is."""
-
-    models: Models
-    trained: Trained
-    engine: Engine
-    prompting: Prompting
-    demonstrations: Sequence[SFTExample]
-    config: PolicyGradientStage
-    session: Session
-    accelerator: Accelerator
-    fingerprint: str  # of what a checkpoint rests on
-    at: Position
-    audit: RoundAudit
-    begun: float  # by the monotonic clock, seconds spent before a kill taken off
 
 
 @deferring()
@@ -95,7 +75,7 @@ def train_policy(
     check_supported(accelerator)
     torch.manual_seed(session.seed)
     models, sampler = load_models(model_path, critic_path, prm_path, config, orm_path)
-    loop = _set_up(
+    loop = set_up(
         models, sampler, model_path, prompting, problems, demonstrations, config, session, accelerator
     )
     at = loop.at
@@ -103,9 +83,9 @@ def train_policy(
         at.inside.chains = shown_chains(problems, demonstrations, prompting.mark_steps, config.max_tokens)
     round = _resume(loop)
     while round < config.rounds and spent_share(at, config) < 1:
-        loop.engine.load_weights(round)
+        loop.rounds.offer(round)
         loop.audit.before_drawing()
-        drawn = draw(problems, at, round, loop.engine, prompting, config, session.seed, accelerator)
+        drawn = loop.rounds.take(round)
         loop.audit.after_drawing(drawn.trees, round)
         sift(drawn, at, config.spikes, accelerator)
         metrics, seen = learn(drawn, round, loop)
@@ -141,42 +121,6 @@ def train_policy(
             "schedule: raise rounds", config.rounds, at.generated, config.generated_tokens,
         )  # fmt: skip
     _save(models, prompting, session.out, config, accelerator)
-
-
-def _set_up(
-    models: Models, sampler: Any, model_path: str, prompting: Prompting, problems: Sequence[Problem],
-    demonstrations: Sequence[SFTExample], config: PolicyGradientStage, session: Session, accelerator: Accelerator,
-) -> Loop:  # fmt: skip
-    """Networks on their devices, optimizers, and an engine that answers with the policy's weights: proven, not assumed."""
-    at = Position()
-    bring_weights = None
-    if config.shard is not None:
-        sampler, bring_weights = cut(models, config)
-    trained = prepare_training(models, config, accelerator, lambda: spent_share(at, config))
-    for net in (models.ref, models.prm, models.orm):
-        if isinstance(net, torch.nn.Module) and not (
-            is_sharded(net) or any(p.requires_grad for p in net.parameters())
-        ):
-            net.to(accelerator.device)
-    longest = max(len(prompting.prompt_ids(p.prompt)) for p in problems)
-    check_room(sampler.config, longest + config.max_tokens)
-    probe_ids = prompting.prompt_ids(problems[0].prompt)
-    engine = open_sampler(
-        config.engine, sampler, model_path, prompting, longest + config.max_tokens, config.num_slots, probe_ids,
-        session, config.lora.r if config.lora is not None else 0, refresh=bring_weights,
-    )  # fmt: skip
-    weights = [p for group in trained.optimizers[0].param_groups for p in group["params"]]
-    check_packed(sampler)
-    check_liveness(weights, engine, probe_ids)
-    facts = ((p.id, p.prompt, p.verifier, p.reference) for p in problems)
-    fingerprint = fingerprint_of(config, session.seed, facts)
-    all_weights = [p for o in trained.optimizers for group in o.param_groups for p in group["params"]]
-    audit = RoundAudit(
-        config.audit, all_weights, models.policy, engine, probe_ids, is_sharded(models.policy), accelerator,
-        session.seed,
-    )  # fmt: skip
-    return Loop(models, trained, engine, prompting, demonstrations, config, session, accelerator, fingerprint, at,
-                audit, time.monotonic())  # fmt: skip
 
 
 def learn(drawn: Round, round: int, loop: Loop) -> tuple[dict[str, float], Mapping[str, float]]:
@@ -216,12 +160,13 @@ def learn(drawn: Round, round: int, loop: Loop) -> tuple[dict[str, float], Mappi
     kl_step = kl_moved(prepared, models, config, accelerator) if seen["stepped"] else 0.0
     book(
         loop.session, drawn.trees, usable_trees, trees_before, models, config, int(seen["epochs"]),
-        sum(j.waiting_s for j in drawn.judged),
+        0.0 if config.overlap else sum(j.waiting_s for j in drawn.judged),  # in which it had nothing else to do
     )  # fmt: skip
     gap = sampler_gap(gaps, accelerator)
     metrics = describe(drawn.trees, drawn.statuses, usable_trees, seen, gap, accelerator)
     metrics |= reuse(drawn.trees, trees_before, config, accelerator)
-    metrics |= {"verdict_wait": max(j.wait_share for j in drawn.judged), "kl_step": kl_step}
+    metrics |= {"verdict_wait": max((j.wait_share for j in drawn.judged), default=0.0), "kl_step": kl_step}
+    metrics |= ages(usable_trees, round, loop.rounds.waited, accelerator) if config.overlap else {}
     metrics |= {"epochs": seen["epochs"]} if config.min_effective else {}
     metrics |= _learn_rewards(drawn.trees, round, loop)
     return metrics, seen
@@ -274,18 +219,14 @@ def _tell(round: int, loop: Loop) -> None:
 
 
 def _keep(round: int, loop: Loop) -> None:
-    """A checkpoint after so many rounds, where the session keeps any."""
+    """A checkpoint after so many rounds, where the session keeps any; what is drawn ahead is in it."""
     if loop.session.checkpoints is None:
         return
+    loop.rounds.rest()
     loop.audit.unchanged("before they were saved")
     spent = time.monotonic() - loop.begun
     own = {**plain_of(loop.at), "ledger": loop.session.ledger.to_dict(), "seconds": spent}
     save_checkpoint(loop.session.checkpoints, round, loop.trained, own, loop.fingerprint, loop.accelerator)
-
-
-def spent_share(at: Position, config: PolicyGradientStage) -> float:
-    """Which part of `generated_tokens` is generated; 0 where there is no such limit."""
-    return at.generated / config.generated_tokens if config.generated_tokens else 0.0
 
 
 def _resume(loop: Loop) -> int:
@@ -351,11 +292,18 @@ def _go_back(why: str, loop: Loop, oldest: bool = False) -> int:
     if found is None:
         raise UserError(f"{why}, before the first checkpoint; expected one to go back to: lower save_every")
     logger.warning("%s; back to the weights of round %d", why, found.step)
+    loop.rounds.drop()
     old = position_of(found.loop)
     # the ledger stays: what is undone was paid for all the same
     at.go_to(
         replace(
-            old, cursor=at.cursor, generated=at.generated, barren=0, rollbacks=at.rollbacks, spikes=at.spikes
+            old,
+            cursor=at.cursor,
+            generated=at.generated,
+            barren=0,
+            rollbacks=at.rollbacks,
+            spikes=at.spikes,
+            ahead=[],
         )
     )
     return found.step

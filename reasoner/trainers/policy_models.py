@@ -23,7 +23,8 @@ from reasoner.policy.adapters import (
 from reasoner.policy.heads import Implicit, PolicyNet, ScoreNet, train_what_is_read
 from reasoner.policy.models import load_tokenizer
 from reasoner.policy.recompute import recompute_layers
-from reasoner.policy.shard import copy_to_sample_from, gather_into, is_sharded, shard, shard_base
+from reasoner.policy.shard import copy_to_sample_from, is_sharded, shard, shard_base
+from reasoner.policy.snapshot import Snapshot
 from reasoner.registry import UserError
 from reasoner.scoring.published import PublishedPRM
 from reasoner.scoring.reward_models import is_ours, load_reward_model
@@ -78,11 +79,8 @@ def load_models(
     return Models(lm, PolicyNet(lm), critic, ref if config.kl_weight else None, prm, orm, implicit), lm
 
 
-def cut(models: Models, config: PolicyGradientStage) -> tuple[Any, Callable[[], None]]:
-    """Cut the networks over the processes in place, as config.shard says.
-
-    Returns a whole copy of the policy to sample from, and what brings it up to date, which all processes call together.
-    """
+def cut(models: Models, config: PolicyGradientStage) -> Snapshot:
+    """Cut the networks over the processes in place, as config.shard says; a whole copy of the policy to sample from."""
     assert config.shard is not None
     for options in (config.optimizer, config.critic_optimizer):
         check_cut(config.shard, options, config.lora is not None)
@@ -94,11 +92,11 @@ def cut(models: Models, config: PolicyGradientStage) -> tuple[Any, Callable[[], 
         shard_base(
             shared.lm, adapters, config.shard, shared.around if config.gradient_checkpointing else None
         )
-        return plain, lambda: gather_into(plain.weights, trained.weights)
+        return Snapshot(plain, trained)
     for net in (models.policy, models.critic, models.ref, models.prm, models.orm):
         if isinstance(net, torch.nn.Module):
             shard(net, config.shard, config.gradient_checkpointing)
-    return plain, lambda: gather_into(plain, trained)
+    return Snapshot(plain, trained)
 
 
 def _on_one_base(

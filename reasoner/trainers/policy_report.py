@@ -11,7 +11,7 @@ from reasoner.trainers.gates import SamplerGap
 from reasoner.trainers.loop import Session
 from reasoner.trainers.policy_batch import Models
 from reasoner.trainers.policy_config import PolicyGradientStage
-from reasoner.trainers.ranks import summed
+from reasoner.trainers.ranks import highest, summed
 from reasoner.tree import ROOT, Tree
 
 
@@ -101,6 +101,20 @@ def reuse(
     replayed, begun = summed([len(again), sum(bool(t.given) for t in trees)], accelerator)
     found = {"replayed": replayed} if config.replay is not None else {}
     return found | ({"begun_inside": begun} if config.starts is not None else {})
+
+
+def ages(trees: Sequence[Tree], round: int, waited: float, accelerator: Accelerator) -> dict[str, float]:
+    """By how many versions of the weights the trees are older than the round, on average and at most, and the wait for it.
+
+    The version that drew it is in each node.
+    """
+    old = [round - min(n.weights_version for n in t.nodes[1:]) for t in trees if len(t.nodes) > 1]
+    total, count = summed([sum(old), len(old)], accelerator)
+    return {
+        "staleness": total / max(1, count),
+        "staleness_max": highest(max(old, default=0), accelerator),
+        "draw_wait": highest(waited, accelerator),
+    }
 
 
 def why_barren(rounds: int, seen: Mapping[str, float], verdicts: Mapping[str, int]) -> str:

@@ -116,13 +116,16 @@ def wait_for_everyone() -> None:
             dist.barrier(group=patient_group())
 
 
-def from_everyone(value: Any) -> list[Any]:
-    """What every process gave, in the order of their numbers; anything that pickles."""
+def from_everyone(value: Any, drawing: bool = False) -> list[Any]:
+    """What every process gave, in the order of their numbers; anything that pickles.
+
+    `drawing`: among those who draw, who may be threads beside the ones that train.
+    """
     if not _is_several():
         return [value]
     found: list[Any] = [None] * dist.get_world_size()
     with _explained():
-        dist.all_gather_object(found, value, group=patient_group())
+        dist.all_gather_object(found, value, group=drawing_group() if drawing else patient_group())
     return found
 
 
@@ -154,4 +157,10 @@ def _is_several() -> bool:
 @cache
 def patient_group() -> Any:
     """All processes over gloo, whose waits don't end: NCCL's ten minutes are for kernels, not for a stage of one."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
+
+
+@cache
+def drawing_group() -> Any:
+    """All processes once more: what draws and what trains may call at once, each in an order of its own."""
     return dist.new_group(backend="gloo", timeout=PATIENCE)

@@ -9,7 +9,7 @@ Shape suffix: N sampled tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,9 @@ from reasoner.config import Config
 from reasoner.policy.machine import own_device
 from reasoner.policy.packing import batches, pack
 from reasoner.records import PolicySample
+from reasoner.trainers.plain_trees import plain_of_tree, tree_of_plain
 from reasoner.trainers.ranks import from_everyone, same_count
-from reasoner.tree import Node, Problem, Tree
-from verifiers import Verdict
+from reasoner.tree import Tree
 
 
 class Replay(Config):
@@ -106,36 +106,10 @@ def effective(
 
 
 def state_of(buffer: Sequence[Kept]) -> list[dict[str, Any]]:
-    """The buffer as a checkpoint holds it: plain values, long lists as tensors. References are not asked for again."""
-    return [
-        {
-            "round": k.round, "advantage": k.advantage, "occurrence": k.tree.occurrence, "given": k.tree.given,
-            "problem": {**asdict(k.tree.problem), "reference": {}},
-            "nodes": [_plain(n) for n in k.tree.nodes],
-            "verdicts": {i: asdict(v) for i, v in k.tree.verdicts.items()},
-        }
-        for k in buffer
-    ]  # fmt: skip
+    """The buffer as a checkpoint holds it."""
+    return [{"round": k.round, "advantage": k.advantage, **plain_of_tree(k.tree)} for k in buffer]
 
 
 def buffer_of(state: Sequence[dict[str, Any]]) -> list[Kept]:
     """What `state_of` made plain."""
-    found = []
-    for s in state:
-        nodes = [Node(**{**n, **{name: tuple(n[name].tolist()) for name in LISTS}}) for n in s["nodes"]]
-        verdicts = {i: Verdict(**v) for i, v in s["verdicts"].items()}
-        tree = Tree(Problem(**s["problem"]), nodes, verdicts, occurrence=s["occurrence"], given=s["given"])
-        found.append(Kept(tree, s["round"], s["advantage"]))
-    return found
-
-
-# what learning reads of a node, one number a token or step: as these types, exactly
-LISTS = {"token_ids": torch.int64, "logprobs": torch.float64, "step_ends": torch.int64}
-
-
-def _plain(node: Node) -> dict[str, Any]:
-    rest = {
-        name: getattr(node, name)
-        for name in ("parent", "offset", "stop_reason", "weights_version", "adapter", "propensity", "drawn")
-    }
-    return rest | {name: torch.tensor(getattr(node, name), dtype=kind) for name, kind in LISTS.items()}
+    return [Kept(tree_of_plain(s), s["round"], s["advantage"]) for s in state]

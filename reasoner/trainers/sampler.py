@@ -6,6 +6,7 @@ On several processes one of them sends the weights, the others wait, and all dra
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from accelerate import PartialState
@@ -15,6 +16,7 @@ from reasoner.engine.connect import EngineConfig, connect
 from reasoner.engine.local import LocalEngine
 from reasoner.engine.open import open_engine
 from reasoner.engine.remote import RemoteEngine
+from reasoner.engine.weights import await_weights
 from reasoner.policy.adapters import Adapter, base_of, is_adapter
 from reasoner.trainers.loop import Session
 from reasoner.trainers.ranks import from_everyone
@@ -62,6 +64,7 @@ def open_sampler(
             there, *tokens, sampler.config.vocab_size, max_context, "", folder, session.ledger
         )  # fmt: skip
         engine.model = sampler
+        engine.sync = partial(await_weights, engine)
     assert isinstance(engine, RemoteEngine)
     session.ending.callback(engine.close)
     if not alone:
@@ -78,6 +81,6 @@ def _install_once(engine: RemoteEngine, refresh: Callable[[], None] | None) -> N
             refresh()
         if send is not None:
             send(version)
-        engine.served = from_everyone(engine.served)[0]
+        engine.served = from_everyone(engine.served, drawing=True)[0]
 
     engine.install = install

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from reasoner.config import read_yaml, validate
 from reasoner.pipeline import RunConfig, run
 from reasoner.store import read_trees
+from tests.trainers.test_two_processes import TORCHRUN, shell
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "smoke"
+RATE = {"lr": 0.0005, "warmup": 0.0, "schedule": "constant"}
 STAND_IN = Path(__file__).with_name("stand_in.py")
 
 
@@ -72,3 +75,25 @@ def test_rollouts_and_evaluation_through_servers(tmp_path, program):
     for node in (n for t in trees for n in t.nodes[1:]):
         assert len(node.logprobs) == len(node.logprobs_full) == len(node.token_ids) and node.entropy == ()
     assert len(list((out / "stages" / "rollout" / "engine" / "servers").glob("server-*.log"))) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_draw_ahead_as_one(tmp_path, program):
+    """What draws and what trains speak with the other process at once, each in an order of its own."""
+    raw = read_yaml(CONFIGS / "ppo.yaml")
+    raw["stages"][1] |= {
+        "tree": {"where": "every_step"}, "overlap": 1, "rounds": 3, "sampler_limit": 9.0, "curriculum": {"candidates": 2},
+        "engine": {"kind": "vllm", "spawn": 1, "executable": program}, "optimizer": RATE, "critic_optimizer": RATE,
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(raw))
+    found, rows = {}, {}
+    for name, launcher in (("one", [sys.executable]), ("two", TORCHRUN)):
+        out = tmp_path / name
+        done = shell([*launcher, "-m", "reasoner", "run", str(tmp_path / "run.yaml"), f"out={out}"])
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[name] = load_file(out / "models/ppo/model/model.safetensors")
+        lines = (out / "stages" / "ppo" / "metrics.jsonl").read_text().splitlines()
+        rows[name] = [m for m in map(json.loads, lines) if "ppo/length" in m]
+    assert [m["ppo/staleness_max"] for m in rows["two"]] == [0, 1, 1]
+    assert [m["ppo/length"] for m in rows["one"]] == [m["ppo/length"] for m in rows["two"]]
+    assert max(float((a - found["two"][k]).abs().max()) for k, a in found["one"].items()) < 1e-4

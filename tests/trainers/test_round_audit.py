@@ -12,7 +12,7 @@ from test_policy_gradient import TEXTS, moved, train
 
 from reasoner.engine.local import LocalEngine
 from reasoner.registry import MachineFault
-from reasoner.trainers import policy_gradient
+from reasoner.trainers import policy_gradient, policy_setup
 from reasoner.trainers.checkpoint import latest_step
 from reasoner.trainers.round_audit import RoundAudit, checksum
 
@@ -66,7 +66,7 @@ def inject(fault: str, monkeypatch) -> None:
         rounds.is_done |= is_now
         return is_now
 
-    load, draw, backward = LocalEngine.load_weights, policy_gradient.draw, Accelerator.backward
+    load, draw, backward = LocalEngine.load_weights, policy_setup.draw, Accelerator.backward
     note, decode = policy_gradient.note, LocalEngine._decode
 
     def loaded(engine, version, *more):
@@ -104,7 +104,7 @@ def inject(fault: str, monkeypatch) -> None:
         return note(metrics, at, config)
 
     monkeypatch.setattr(LocalEngine, "load_weights", loaded)
-    monkeypatch.setattr(policy_gradient, "draw", drawn)
+    monkeypatch.setattr(policy_setup, "draw", drawn)
     monkeypatch.setattr(LocalEngine, "_decode", decoded)
     monkeypatch.setattr(Accelerator, "backward", passed_back)
     monkeypatch.setattr(policy_gradient, "note", noted)

@@ -1,6 +1,7 @@
 """Rounds far from usual: what is one, and what skipping, lower rates and going back leave behind, also over a kill."""
 
 import math
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from test_policy_gradient import TEXTS, moved, train
 from reasoner.losses import ppo_clip
 from reasoner.registry import UserError
 from reasoner.report.history import spikes as told_of
-from reasoner.trainers.policy_draw import Position, Round
+from reasoner.trainers.policy_draw import Found, Position, Round
 from reasoner.trainers.replay import Kept
 from reasoner.trainers.spikes import SpikeConfig, bounds, leave_out, note, sift, spikes
 from reasoner.tree import Node, Problem, Tree
@@ -62,7 +63,7 @@ def drawn(ids: str, length: int = 4) -> Round:
     trees = [Tree.of_prompt(Problem(i, i, "", {}), [1]) for i in ids]
     for tree in trees:
         tree.add(Node(0, 1, (2,) * length, entropy=(1.0,) * length))
-    return Round([t.problem for t in trees], trees, list(enumerate(trees)))
+    return Round([Found(i, t, Counter()) for i, t in enumerate(trees)], list(enumerate(trees)))
 
 
 @pytest.mark.parametrize(("on_spike", "length", "kept"), [("skip", 9, 0), ("skip", 4, 2), ("warn", 9, 2)])
