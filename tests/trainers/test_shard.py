@@ -18,7 +18,6 @@ from reasoner.registry import UserError
 from reasoner.store import is_done
 from reasoner.trainers.checkpoint import latest_step
 from tests.trainers.test_two_processes import (
-    GRPO,
     PROBLEMS,
     START,
     TORCHRUN,
@@ -46,6 +45,9 @@ LORA = """
 """
 # Adam makes whole steps of rounding where gradients cancel: with an eps above it the weights show the gradients
 RATE = "{lr: 0.0005, warmup: 0.0, schedule: constant, eps: 0.0001}"
+GRPO = (
+    "max_tokens: 16, advantage: {method: grpo}, tree: {num_roots: 8, num_points: 0}, optimizer: RATE, rounds"
+)
 PPO = "max_tokens: 16, drop_uniform: false, optimizer: RATE, critic_optimizer: RATE, rounds"
 TRAINED = ("ppo", "grpo", "prm", "orm", "sft", "dpo")
 
