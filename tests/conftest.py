@@ -1,4 +1,4 @@
-"""Settings of every test: offline, two torch threads, and where the shared data lie."""
+"""Settings of every test: offline, two torch threads in all, and where the shared data lie."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-NUM_THREADS = 2
+NUM_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # of two processes that run tests, one each
 
 # Before any test imports a library that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -41,7 +41,7 @@ def short(path: Path, model: str, data: Path, out: Path) -> RunConfig:
     """The shipped run with the model's folder, local files and sizes that end soon; all other keys stay."""
     raw = read_yaml(path)
     own = {s.get("name", s["kind"]) for s in raw["stages"]}
-    if {"dpo", "prm", "orm"} & {s["kind"] for s in raw["stages"]}:
+    if any(s["kind"] in ("dpo", "prm", "orm") or "traces" in s for s in raw["stages"]):
         raw["problems"]["train"] = [{"name": "jsonl", "path": str(sums(out.parent)), "extract": "last_math"}]
     changes = [f"out={out}"]
     for name, sources in raw["problems"].items():
