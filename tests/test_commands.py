@@ -29,10 +29,8 @@ from reasoner.stages import TRAINERS
 from tests import warm
 
 ROOT = Path(__file__).parent.parent
-ELSEWHERE_TOLD = (
-    "reasoner/CHANGELOG.md",
-    "tests/benchmarks/README.md",
-)  # what there was, and how figures were made
+# what there was, and how figures were made
+ELSEWHERE_TOLD = ("reasoner/CHANGELOG.md", "tests/benchmarks/README.md")
 SPAN = re.compile(
     r"(?:reasoner|bash|torchrun|accelerate|sbatch|vllm|python -[mc]|ACCELERATE_USE_CPU=true) \S+ ?.*"
 )
@@ -134,6 +132,7 @@ NOT_RUN = {
 NEVER = {
     "bash launch/test.sh": "is what runs the tests",
     "python -m tests.benchmarks": "measures for minutes; that each can be imported is tests/test_benchmark_command.py's",
+    "reasoner plan configs/demo.yaml --hardware laptop --against": DEMO + "tests/planning/test_plan.py",
 }
 
 
@@ -360,10 +359,11 @@ def test_somebody_rates_at_a_terminal(finished):
     assert process.returncode == 0 and "solutions to rate" in said, said
 
 
+RATED = "data/bigbench_mistake/multistep_arithmetic.jsonl"  # by people, as PRM800K is
 LONGER = {
     "reasoner run configs/smoke/distill.yaml": [],
     "reasoner train configs/prm/prm800k.yaml": [
-        "problems.demonstrations.0.path=labels.jsonl", "stages.1.path=labels.jsonl", "stages.0.vocab_size=300",
+        f"problems.demonstrations.0.path={RATED}", f"stages.1.path={RATED}", "stages.0.vocab_size=300",
         "stages.2.epochs=1", "stages.2.batch_size=2", "stages.2.holdout=0",
     ],
     "reasoner evaluate configs/evaluate/processbench.yaml": [],  # with what the command before it made
@@ -376,11 +376,11 @@ def test_longer_commands_of_the_documents(folder):
         {"id": f"x-{i}", "problem": f"1+{i}?", "steps": ["one and one", "is two"], "label": i - 1, "final_answer_correct": not i}
         for i in (0, 1)
     ]  # fmt: skip
-    mistakes = [{"input": f"1 + {i} =", "steps": ["a", "b"], "mistake_index": mistake, "answer": "2", "target": "2"}
-                for i, mistake in ((1, None), (2, 1), (3, 0))]  # fmt: skip
+    mistakes = [{"input": f"{i} + 1 =", "steps": ["one more", "is that"], "mistake_index": mistake, "answer": "2", "target": "2"}
+                for i, mistake in enumerate([None, 1, 0] * 4)]  # fmt: skip
     for name, made in (
         ("processbench/olympiadbench.json", rows), ("processbench/omnimath.json", rows),
-        ("bigbench_mistake/multistep_arithmetic.jsonl", mistakes),
+        (RATED.removeprefix("data/"), mistakes),
     ):  # fmt: skip
         (folder / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "data" / name).write_text("".join(json.dumps(row) + "\n" for row in made))
@@ -389,4 +389,4 @@ def test_longer_commands_of_the_documents(folder):
         assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
     probe = [sys.executable, "-m", "verifiers", "probe"]
     done = subprocess.run(probe, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0 and done.stdout, done.stderr
+    assert done.returncode in (0, 1) and "tier" in done.stdout, done.stderr  # 1 where programs may not run
