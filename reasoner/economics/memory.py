@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reasoner.economics.shape import Parameters, Shape, count_parameters, inner_linears, shape_of
+from reasoner.economics.shape import (
+    Parameters,
+    Shape,
+    count_parameters,
+    feed_forward,
+    inner_linears,
+    norm_values,
+    shape_of,
+)
 
 HALF, SINGLE = 2, 4
 NF4 = (
@@ -116,13 +124,15 @@ def trained_and_frozen(
         return float(parameters.total), 0.0
     frozen = parameters.total * bytes_per_value
     if trained == "4bit":
-        frozen = _four_bit(parameters, bytes_per_value)
+        frozen = _four_bit(config, parameters, bytes_per_value)
     return float(lora_parameters(config, rank, targets)), frozen
 
 
-def _four_bit(parameters: Parameters, bytes_per_value: float) -> float:
-    quantised = parameters.total - parameters.embedding
-    return quantised * NF4 + parameters.embedding * bytes_per_value
+def _four_bit(config: Any, parameters: Parameters, bytes_per_value: float) -> float:
+    """In 4 bits are the linear layers inside the blocks. Embeddings, an output layer also where it is tied to them, norms, and
+    experts that are one tensor together stay as they are (bitsandbytes through transformers)."""
+    quantised = sum(m.weight.numel() for m in inner_linears(config).values())
+    return quantised * NF4 + (parameters.total - quantised) * bytes_per_value
 
 
 def logit_bytes(shape: Shape, tokens: int, bound: int | None = None) -> float:
@@ -170,17 +180,16 @@ def activation_bytes(
     """(what the backward pass needs of the forward pass, what of a layer is there while it is computed again), with fused
     attention (no score matrices).
 
-    Per token and layer: of each of two norms its input in float32 and its output, and where its weight is trained the
-    scaled input; queries, attention's output, keys and values; the gate, the up projection, the activation and their
-    product (4 × intermediate). A mask (`longest`) is kept by every layer, and with one torch's attention wants keys and
-    values of every head. With checkpointing each layer's input is kept, and one layer at a time is computed again.
+    Per token and layer: of each norm its input in float32 and its output, and where its weight is trained the scaled input;
+    queries, attention's output, keys and values; and what the feed-forward part keeps (shape.feed_forward), which of a
+    mixture follows the experts that a token goes through. A mask (`longest`) is kept by every layer, and with one torch's
+    attention wants keys and values of every head. With checkpointing each layer's input is kept, and one layer at a time is
+    computed again: the largest.
     """
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    inner = getattr(text, "intermediate_size", None) or 4 * shape.hidden
-    norm = shape.hidden * (SINGLE + bytes_per_value * (2 if trains_norms else 1))
+    norm = norm_values(config) * (SINGLE + bytes_per_value * (2 if trains_norms else 1))
     kept_heads = shape.heads if longest else shape.kv_heads
-    values = (shape.heads + kept_heads) * (shape.key_dim + shape.value_dim) + 4 * inner + longest
-    of_layer = 2 * norm + values * bytes_per_value
+    values = (shape.heads + kept_heads) * (shape.key_dim + shape.value_dim) + longest
+    of_layers = [norm + (values + inner) * bytes_per_value for inner in feed_forward(config)]
     if checkpointing:
-        return tokens * shape.layers * shape.hidden * bytes_per_value, tokens * of_layer
-    return tokens * shape.layers * of_layer, 0.0
+        return tokens * shape.layers * shape.hidden * bytes_per_value, tokens * max(of_layers)
+    return tokens * sum(of_layers), 0.0

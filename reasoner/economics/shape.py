@@ -6,6 +6,7 @@ layers or alternate, mixtures of experts, tied embeddings.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,13 +155,58 @@ def count_parameters(config: Any) -> Parameters:
     return Parameters(total, dense, experts, _active_share(config), embedding, largest)
 
 
+def feed_forward(config: Any) -> tuple[int, ...]:
+    """By layer, values of a token that the backward pass needs of its feed-forward part.
+
+    The gate, the up projection, the activation and their product (4 × inner size). In a layer of experts the same for each
+    expert that a token goes through, with the token's input and its output there; beside it the shared experts, which each
+    token goes through, and a probability for every expert.
+    """
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    hidden = shape_of(config).hidden
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    each = getattr(config, "moe_intermediate_size", None) or inner
+    shared = getattr(config, "shared_expert_intermediate_size", None) or each * (
+        getattr(config, "n_shared_experts", None) or 0
+    )
+    number, taken = _experts(config)
+    routed = taken * (4 * each + 2 * hidden) + number + (4 * shared + hidden if shared else 0)
+    names = (name for name, p in skeleton(config).named_parameters() if _is_expert(name, p))
+    sparse = {int(m.group(1)) for name in names if (m := _LAYER.search(name))}
+    return tuple(routed if i in sparse else 4 * inner for i in range(shape_of(config).layers))
+
+
+_LAYER = re.compile(r"\.(\d+)\.")  # the first number in a parameter's name is that of its layer
+
+
+def norm_values(config: Any) -> float:
+    """Values of a token that the norms of a layer read, in the mean over layers: two of the hidden size, in some
+    architectures more, and norms of queries and keys head by head."""
+    shape = shape_of(config)
+    model = skeleton(config)
+    heads = {"q_norm": shape.heads, "k_norm": shape.kv_heads}
+    total = 0
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if _LAYER.search(name) and type(module).__name__.endswith("Norm") and weight is not None:
+            size = weight.numel()
+            total += size * (heads.get(name.rpartition(".")[2], 1) if size == shape.key_dim else 1)
+    return total / shape.layers if total else 2.0 * shape.hidden
+
+
 def _is_expert(name: str, parameter: torch.Tensor) -> bool:
     return ".experts." in name and parameter.dim() >= 2
 
 
 def _active_share(config: Any) -> float:
+    number, taken = _experts(config)
+    return taken / number if number else 1.0
+
+
+def _experts(config: Any) -> tuple[int, int]:
+    """(experts of a layer, those that a token goes through); (0, 0) where there are none."""
     several = (
         getattr(config, name, None) for name in ("num_local_experts", "n_routed_experts", "num_experts")
     )
-    number = next((n for n in several if n), None)
-    return config.num_experts_per_tok / number if number else 1.0
+    number = next((n for n in several if n), 0)
+    return number, config.num_experts_per_tok if number else 0

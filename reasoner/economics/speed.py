@@ -27,12 +27,24 @@ def weight_flops(parameters: Parameters) -> float:
 
 
 def forward_flops(config: Any, tokens: int, batch: int = 1, causal: bool = False) -> float:
-    """Of whole sequences in one pass. An eager attention computes the masked half as well; `causal` leaves it out."""
-    per_token = weight_flops(count_parameters(config))
-    seen = (tokens + 1) / 2 if causal else tokens
+    """Of whole sequences in one pass.
+
+    An eager attention computes the whole square of a sequence, what is masked and what a window leaves out as well.
+    `causal` counts only what is attended to, as fused kernels do: of a layer with a window no more than that many tokens.
+    """
     shape = shape_of(config)
-    attention = 2.0 * shape.heads * (shape.key_dim + shape.value_dim) * shape.layers * seen
-    return batch * tokens * (per_token + attention)
+    if causal:
+        pairs = sum(_attended(tokens, window) for window in shape.windows)
+    else:
+        pairs = shape.layers * tokens**2
+    attention = 2.0 * shape.heads * (shape.key_dim + shape.value_dim) * pairs
+    return batch * (tokens * weight_flops(count_parameters(config)) + attention)
+
+
+def _attended(tokens: int, window: int | None) -> int:
+    """Pairs of a token and one that it attends to, itself with them."""
+    whole = min(tokens, window or tokens)
+    return whole * (whole + 1) // 2 + (tokens - whole) * whole
 
 
 def training_flops(config: Any, tokens: int, batch: int = 1, causal: bool = False) -> float:

@@ -20,6 +20,7 @@ from reasoner.evals.no_answers import no_answer_rows
 from reasoner.metrics.at_k import best_of_n, maj_at_k, pass_at_k
 from reasoner.metrics.reward_quality import auroc, best_threshold, first_below, first_error_f1
 from reasoner.policy.heads import ScoreNet
+from reasoner.policy.packing import num_tokens
 from reasoner.registry import lookup
 from reasoner.report.rows import MetricRow, mean_row, statistic_row
 from reasoner.scoring.aggregate import AGGREGATES, BESIDE, MONTE_CARLO
@@ -70,13 +71,16 @@ class Checked(NamedTuple):
     is_end: bool
 
 
-def scored(trees: Sequence[Tree], models: RewardModels) -> None:
-    """Set what the reward models say: of the PRM at each step end, of the ORM at each leaf."""
+def scored(trees: Sequence[Tree], models: RewardModels) -> dict[str, int]:
+    """Set what the reward models say: of the PRM at each step end, of the ORM at each leaf; by model, tokens that it read."""
+    read: dict[str, int] = {}
     if models.orm is not None:
+        read["orm"] = sum(map(num_tokens, trees))
         for tree, of_tree in zip(trees, score_leaves(models.orm, trees), strict=True):
             tree.scores["orm"] = {leaf: [score] for leaf, score in of_tree.items()}
     if models.prm is not None:
-        score_steps(models.prm, trees, "prm")
+        read["prm"] = score_steps(models.prm, trees, "prm")
+    return read
 
 
 def measure(answered: Answered, prompting: Prompting, models: RewardModels, stage: str) -> Measured:

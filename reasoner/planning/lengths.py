@@ -16,18 +16,25 @@ from reasoner.registry import UserError
 READ = 2000  # problems of a source that are read
 UNREAD_PROMPT = 150.0  # tokens of a prompt that could not be read
 CHARACTERS = 4.0  # of a token, where there is no tokenizer
+MANY = 1 << 30  # steps where they are not known: a tree branches as often as it may
 GENERATED = ("arithmetic", "gym", "bracket_sums")  # sources that need no file and no network
 
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """A problem set in tokens; `solution` is the mean of the worked solutions, 0 where there are none."""
+    """A problem set in tokens; `solution` is the mean of the worked solutions, 0 where there are none.
+
+    `fresh` is the share of the prompts' tokens that no earlier prompt begins with, `shown` holds of each solution that was
+    read its tokens, its end with them, and how many of its steps end inside it.
+    """
 
     problems: float
     solved: float  # of these, how many have a solution
     prompt: float
     longest_prompt: float
     solution: float
+    fresh: float = 1.0
+    shown: tuple[tuple[int, int], ...] = ()
 
 
 def read_sets(problems: Mapping[str, Sequence[SourceConfig]]) -> tuple[dict[str, list[Item]], list[str]]:
@@ -46,24 +53,22 @@ def read_sets(problems: Mapping[str, Sequence[SourceConfig]]) -> tuple[dict[str,
     return items, untold
 
 
+@dataclass(frozen=True)
+class Counters:
+    """How a problem's whole prompt and a text become tokens, by numbers, and how many steps end inside a text."""
+
+    prompt: Callable[[str], Sequence[int]]
+    text: Callable[[str], Sequence[int]]
+    inside: Callable[[Sequence[int]], int]
+
+
 def measure_sets(
-    problems: Mapping[str, Sequence[SourceConfig]],
-    items: Mapping[str, Sequence[Item]],
-    prompt_tokens: Callable[[str], int],
-    text_tokens: Callable[[str], int],
+    problems: Mapping[str, Sequence[SourceConfig]], items: Mapping[str, Sequence[Item]], counters: Counters
 ) -> dict[str, ProblemSet]:
-    return {
-        name: _measured(sources, items[name], prompt_tokens, text_tokens)
-        for name, sources in problems.items()
-    }
+    return {name: _measured(sources, items[name], counters) for name, sources in problems.items()}
 
 
-def _measured(
-    sources: Sequence[SourceConfig],
-    items: Sequence[Item],
-    prompt_tokens: Callable[[str], int],
-    text_tokens: Callable[[str], int],
-) -> ProblemSet:
+def _measured(sources: Sequence[SourceConfig], items: Sequence[Item], counters: Counters) -> ProblemSet:
     asked = sum(min(s.size, READ) for s in sources if s.path or s.name in GENERATED)
     declared = sum(s.size for s in sources)
     unread = declared - sum(s.size for s in sources if s.path or s.name in GENERATED)
@@ -71,15 +76,29 @@ def _measured(
     count = len(items) + max(0, declared - unread - asked) + unread
     if not items:
         return ProblemSet(count, count, UNREAD_PROMPT, UNREAD_PROMPT, 0.0)
-    prompts = [prompt_tokens(i.problem.prompt) for i in items]
-    solutions = [text_tokens(i.solution) + 1 for i in items if i.solution]
+    prompts = [counters.prompt(i.problem.prompt) for i in items]
+    tokens = sum(map(len, prompts))
+    solutions = [counters.text(i.solution) for i in items if i.solution]
+    shown = tuple((len(ids) + 1, counters.inside(ids)) for ids in solutions)
     return ProblemSet(
         problems=count,
         solved=count * len(solutions) / len(items),
-        prompt=sum(prompts) / len(prompts),
-        longest_prompt=max(prompts),
-        solution=sum(solutions) / len(solutions) if solutions else 0.0,
+        prompt=tokens / len(prompts),
+        longest_prompt=max(map(len, prompts)),
+        solution=sum(n for n, _ in shown) / len(shown) if shown else 0.0,
+        fresh=_distinct_prefixes(prompts) / max(1, tokens),
+        shown=shown,
     )
+
+
+def _distinct_prefixes(texts: Sequence[Sequence[int]]) -> int:
+    """Tokens that are computed where each beginning is computed once."""
+    number: dict[tuple[int, int], int] = {}  # (number of a prefix, next token): number of the longer prefix
+    for ids in texts:
+        at = 0
+        for token in ids:
+            at = number.setdefault((at, token), len(number) + 1)
+    return len(number)
 
 
 def prompting_of(
@@ -95,12 +114,17 @@ def prompting_of(
     return load_prompting(origin, prompt)
 
 
-def counters(prompting: Prompting | None) -> tuple[Callable[[str], int], Callable[[str], int]]:
-    """(tokens of a problem's whole prompt, tokens of a text): by the tokenizer, or by letters."""
+def counters(prompting: Prompting | None) -> Counters:
+    """By the tokenizer, or by letters: CHARACTERS of them are a token, and there are MANY steps."""
     if prompting is None:
-        return (lambda text: round(len(text) / CHARACTERS)), (lambda text: round(len(text) / CHARACTERS))
+        return Counters(_pieces, _pieces, lambda ids: MANY)
     known: Any = prompting
-    return (lambda text: len(known.prompt_ids(text))), (lambda text: len(known.encode(text)))
+    return Counters(known.prompt_ids, known.encode, lambda ids: len(known.mark_steps(ids)) - 1)
+
+
+def _pieces(text: str) -> list[int]:
+    size = int(CHARACTERS)
+    return [hash(text[n * size : (n + 1) * size]) for n in range(round(len(text) / CHARACTERS))]
 
 
 def longest_of(sets: Sequence[ProblemSet]) -> float:

@@ -9,12 +9,13 @@ from typing import Any
 
 from reasoner.economics.hardware import Hardware
 from reasoner.ledger import Ledger
+from reasoner.planning.answers import Facts
 from reasoner.planning.lengths import ProblemSet, counters, measure_sets, prompting_of, read_sets
 from reasoner.planning.models import config_from, origin
 from reasoner.planning.needs import nearest_fit, need_of
 from reasoner.planning.of_model import answering, facts_of, gigabytes, reading
 from reasoner.planning.pace import DECODING, PARALLEL, pace_of
-from reasoner.planning.work import Facts, Work, work_of
+from reasoner.planning.work import Work, work_of
 from reasoner.policy.models import TinyModel
 from reasoner.registry import UserError
 from reasoner.run_config import RunConfig
@@ -35,7 +36,7 @@ def plan_run(
     first = next((o for o in origins.values() if o), "")
     items, untold = read_sets(config.problems)
     prompting = prompting_of(first, config.prompt, items) if first else None
-    sets = measure_sets(config.problems, items, *counters(prompting))
+    sets = measure_sets(config.problems, items, counters(prompting))
     works, notes = _works(config, sets, mean_completion)
     stages, seconds = [], {name: {} for name in machines}
     for stage in config.stages:
@@ -103,7 +104,7 @@ def _works(
     notes = []
     stages = {s.name: s for s in config.stages}
     for stage in config.stages:
-        work = work_of(stage, Facts(sets, completion, stages, done))
+        work = work_of(stage, Facts(sets, completion, stages, done, mean_completion is not None))
         works[stage.name] = work
         if work is None:
             notes.append(f"{stage.name} is a stage whose fields no reading of the plan knows: not counted")
@@ -178,13 +179,16 @@ def _assumed(sets: Mapping[str, ProblemSet], mean_completion: float | None, toke
         length = f"answers have {mean_completion:g} tokens, as given"
     elif shown:
         length = (
-            f"answers have {sum(shown) / len(shown):.0f} tokens, as the solutions in the config's problems"
+            "answers are as long as what their policy learned from: its demonstrations, or where verdicts reward it the "
+            "solutions of its problems; an untrained one writes to max_tokens, and a model that no stage makes "
+            f"{sum(shown) / len(shown):.0f} tokens, the mean of all solutions"
         )
     else:
         length = "answers are as long as max_tokens allows: give their mean by --completion"
     return [
         length + ("" if tokenized else "; tokens are counted as four letters each, for want of the tokenizer"),
-        "every tree and every chain is of use; what is filtered out costs less",
+        "every tree and every chain is of use, and no two chains of a problem begin alike: what is filtered out or shared "
+        "costs less",
         f"time: expected is {PARALLEL:.0%} of the peak for what runs in parallel and {DECODING:.0%} of the roofline for "
         "decoding; best is all of both; loading, saving and verdicts are left out, and what it takes to start "
         "operations, which on models of a few million parameters is most of it",

@@ -14,12 +14,13 @@ from reasoner.data.prompting import PromptConfig
 from reasoner.data.rows import SourceConfig
 from reasoner.economics.hardware import Hardware, hardware_table
 from reasoner.economics.shape import count_parameters
+from reasoner.planning.answers import Facts
 from reasoner.planning.free import Free
 from reasoner.planning.lengths import ProblemSet, counters, measure_sets, prompting_of, read_sets
 from reasoner.planning.models import config_from, origin
 from reasoner.planning.needs import Need, nearest_fit, need_of
 from reasoner.planning.of_model import gigabytes
-from reasoner.planning.work import Facts, Work, work_of
+from reasoner.planning.work import Work, work_of
 from reasoner.policy.models import TinyModel
 from reasoner.registry import UserError
 
@@ -116,7 +117,7 @@ def check_memory(
     }
     items, _ = read_sets(few)
     prompting = prompting_of(first, prompt, items) if first else None
-    facts = facts_of(stages, measure_sets(problems, items, *counters(prompting)))
+    facts = facts_of(stages, measure_sets(problems, items, counters(prompting)))
 
     def config_of(stage: Any) -> Any | None:
         if is_done(stage.name) or not origins[stage.name]:

@@ -5,11 +5,12 @@ Where only the run itself can tell (how long answers get, how many trees are of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reasoner.planning.lengths import ProblemSet
+from reasoner.planning.answers import Answers, Facts
+from reasoner.planning.models import model_named
 from reasoner.signals.advantages import CRITIC
 
 STEPS = 8.0  # of a solution, where each is continued
@@ -30,34 +31,15 @@ class Work:
     seconds: float | None = None  # where the config gives time and no amount
     sequence: float = 0.0  # tokens of one prompt and its completion
     at_once: float = 1.0  # sequences decoded together
+    asked: float = 0.0  # tokens of the prompts of its problems, each once
+    rooted: float = (
+        0.0  # of the decoded tokens, those of chains from the prompt and of chains that were gone on from
+    )
 
     @property
     def forward(self) -> float:
         """Tokens that go forward through a model."""
         return self.prefilled + self.decoded + self.scored + self.trained + self.prompts
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the stages of a plan are read with: problem sets, the mean completion, and the work of earlier stages."""
-
-    sets: Mapping[str, ProblemSet]
-    completion: Callable[[float], float]  # of a stage with this max_tokens
-    stages: Mapping[str, Any]
-    done: Mapping[str, Work]
-
-    def of(self, stage: Any) -> ProblemSet:
-        """The stage's problem sets as one."""
-        parts = [self.sets[name] for name in stage.problems] or [ProblemSet(0, 0, 0, 0, 0)]
-        total = sum(p.problems for p in parts) or 1.0
-        solved = sum(p.solved for p in parts) or 1.0
-        return ProblemSet(
-            sum(p.problems for p in parts),
-            sum(p.solved for p in parts),
-            sum(p.prompt * p.problems for p in parts) / total,
-            max(p.longest_prompt for p in parts),
-            sum(p.solution * p.solved for p in parts) / solved,
-        )
 
 
 def chains_of(tree: Any) -> tuple[float, float]:
@@ -77,36 +59,68 @@ def chains_of(tree: Any) -> tuple[float, float]:
     return 1.0, 0.0
 
 
-def _drawn(stage: Any, facts: Facts, problems: float, tree: Any, prompt: float) -> Work:
-    """One tree for each of the problems."""
-    length = facts.completion(stage.max_tokens)
+def branched(tree: Any, answers: Answers) -> tuple[float, float, float, float]:
+    """(whole chains, their tokens, chains that begin inside one, their tokens) of a tree whose chains are as `answers`.
+
+    A chain that branches where steps end has no more points than inner steps.
+    """
     whole, inside = chains_of(tree)
+    if not answers.steps or not hasattr(tree, "num_roots") or tree.where == ANYWHERE:
+        return whole, whole * answers.mean, inside, inside * answers.mean / 2
+    points = [min(tree.num_points, inner) for inner in answers.steps]
+    mean = sum(points) / len(points)
+    rest = sum(p * t for p, t in zip(points, answers.tokens, strict=True)) / 2 / max(1, sum(points))
+    inside, newest = 0.0, float(tree.num_roots)
+    for _ in range(tree.num_rounds):
+        newest *= mean * tree.num_children
+        inside += newest
+    return whole, whole * answers.mean, inside, inside * rest
+
+
+ANYWHERE = "entropy"  # the branch rule that asks for no end of a step
+
+
+def _drawn(stage: Any, facts: Facts, problems: float, answers: Answers, fresh: float) -> Work:
+    """One tree for each of the problems; of their prompts the share `fresh` is computed."""
+    given = facts.of(stage)
+    whole, of_whole, inside, of_inside = branched(stage.tree, answers)
     most = getattr(getattr(stage, "budget", None), "max_nodes", None)
     if most:
-        whole, inside = min(whole, most), max(0.0, min(inside, most - whole))
+        kept, begun = min(whole, most), max(0.0, min(inside, most - whole))
+        of_whole, of_inside = of_whole * kept / whole, of_inside * begun / max(1.0, inside)
+        whole, inside = kept, begun
     chains = problems * (whole + inside)
+    asked = problems * given.prompt
+    goes_on = getattr(stage.tree, "num_rounds", 1) > 1
     return Work(
-        prefilled=problems * prompt,
-        reused=chains * prompt - problems * prompt + problems * inside * length / 2,
-        decoded=problems * (whole + inside / 2) * length,
+        prefilled=asked * fresh,
+        reused=chains * given.prompt - asked * fresh + problems * inside * answers.mean / 2,
+        decoded=problems * (of_whole + of_inside),
         verifications=chains,
         trajectories=chains,
-        sequence=prompt + length,
+        sequence=given.prompt + answers.mean,
         at_once=min(stage.num_slots, max(1.0, chains)),
+        asked=asked,
+        rooted=problems * (of_whole + of_inside * goes_on),
     )
 
 
 def rollout(stage: Any, facts: Facts) -> Work:
     given = facts.of(stage)
-    work = _drawn(stage, facts, min(stage.num_problems, given.problems), stage.tree, given.prompt)
+    answers = facts.answers(stage.model, stage.max_tokens)
+    work = _drawn(stage, facts, min(stage.num_problems, given.problems), answers, given.fresh)
     models = sum(bool(getattr(stage, name, None)) for name in ("prm", "orm"))
-    return replace(work, scored=models * (work.decoded + work.prefilled))
+    return replace(work, scored=models * (work.decoded + work.asked))
 
 
 def on_policy(stage: Any, facts: Facts) -> Work:
     """Every round draws, scores and trains; that all trees are of use is the most."""
     given = facts.of(stage)
-    a_round = _drawn(stage, facts, stage.problems_per_round, stage.tree, given.prompt)
+    # it begins as its model and learns to answer as its problems' own solutions, which takes few of the rounds
+    answers = facts.answers(stage.name, stage.max_tokens)
+    a_round = _drawn(
+        stage, facts, stage.problems_per_round, answers, 1.0
+    )  # a few prompts, and new weights each round
     rounds = float(stage.rounds)
     if stage.generated_tokens:
         rounds = min(rounds, stage.generated_tokens / max(1.0, a_round.decoded))
@@ -116,11 +130,11 @@ def on_policy(stage: Any, facts: Facts) -> Work:
     again = stage.epochs * stage.minibatches > 1
     implicit = stage.implicit_prm is not None  # scored by two models, and by its reference where it learns
     tokens = a_round.decoded * rounds
-    prompts = a_round.prefilled * rounds
+    prompts = a_round.asked * rounds
     shown = rounds * stage.epochs * stage.minibatches * stage.ptx_batch if stage.ptx_weight else 0.0
     return replace(
         a_round,
-        prefilled=prompts,
+        prefilled=a_round.prefilled * rounds,
         reused=a_round.reused * rounds,
         decoded=tokens,
         scored=tokens * (critic + bool(stage.kl_weight) + again) + (tokens + prompts) * (read + 3 * implicit),
@@ -153,7 +167,7 @@ def imitation(stage: Any, facts: Facts) -> Work:
 
 def distilling(stage: Any, facts: Facts) -> Work:
     """Every problem of an update is answered by the student, and the answer read by the teacher."""
-    given, length = facts.of(stage), facts.completion(stage.max_tokens)
+    given, length = facts.of(stage), facts.answers(model_named(stage), stage.max_tokens).mean
     drawn = _updates(stage, given.problems) * stage.batch_size
     tokens = drawn * (given.prompt + length)
     return Work(
@@ -176,16 +190,21 @@ def preferences(stage: Any, facts: Facts) -> Work:
 
 
 def reward_model(stage: Any, facts: Facts) -> Work:
-    """The labelled trees, each of whose tokens is computed once in an epoch."""
+    """The labelled trees, each of whose tokens is computed once in an epoch; what chains of a problem share is not known.
+
+    Of chains that only tell what a state is worth, steps have no labels of their own (signals/step_labels).
+    """
     source = _judged(stage.labels, facts)
-    tokens = (source.decoded + source.prefilled) * stage.epochs
-    return Work(trained=tokens, sequence=source.sequence)
+    label = facts.stages.get(stage.labels)
+    of_steps = hasattr(stage, "label_kind") and getattr(label, "ends", "all") == "prompt"
+    tokens = (source.rooted if of_steps else source.decoded) + source.asked
+    return Work(trained=tokens * stage.epochs * (1 - stage.holdout), sequence=source.sequence)
 
 
 def completion(stage: Any, facts: Facts) -> Work:
     """Continuations from the steps of stored chains, STEPS of them, each half as long as a chain."""
     source = _judged(stage.trees, facts)
-    length = facts.completion(stage.max_tokens)
+    length = facts.answers(model_named(stage), stage.max_tokens).mean
     drawn = source.trajectories * STEPS * stage.probe.num_continuations
     return Work(
         prefilled=source.decoded,
@@ -195,38 +214,43 @@ def completion(stage: Any, facts: Facts) -> Work:
         trajectories=drawn,
         sequence=source.sequence,
         at_once=min(stage.num_slots, max(1.0, drawn)),
+        asked=source.asked,
+        rooted=source.decoded,
     )
 
 
 def evaluation(stage: Any, facts: Facts) -> Work:
     """Greedy and sampled answers of each policy, or each method at each budget."""
-    given, length = facts.of(stage), facts.completion(stage.max_tokens)
+    given = facts.of(stage)
     if stage.methods:
-        chains = len(stage.policies) * sum(
+        each = sum(
             float(budget or getattr(method, "num_samples", 1))
             for method in stage.methods
             for budget in (stage.budgets if hasattr(method, "num_samples") and stage.budgets else [0])
         )
+        chains = dict.fromkeys(stage.policies, each)
         ranked = chains
     else:
-        ranked = float(len(stage.sampled) * stage.num_samples)
-        chains = len(stage.policies) + ranked
-    models = bool(stage.prm) + bool(stage.orm)
+        ranked = dict.fromkeys(stage.sampled, float(stage.num_samples))
+        chains = {policy: 1.0 + ranked.get(policy, 0.0) for policy in stage.policies}
+    length = {p: facts.answers(p, stage.max_tokens).mean for p in stage.policies}
+    models, of_all = bool(stage.prm) + bool(stage.orm), sum(chains.values())
+    prefilled = given.problems * given.prompt * given.fresh * len(stage.policies)
     return Work(
-        prefilled=given.problems * given.prompt * len(stage.policies),
-        reused=given.problems * given.prompt * max(0.0, chains - len(stage.policies)),
-        decoded=given.problems * chains * length,
-        scored=models * given.problems * ranked * (length + given.prompt),
-        verifications=given.problems * chains,
-        trajectories=given.problems * chains,
-        sequence=given.prompt + length,
-        at_once=min(stage.num_slots, max(1.0, given.problems * chains)),
+        prefilled=prefilled,
+        reused=given.problems * given.prompt * of_all - prefilled,
+        decoded=given.problems * sum(n * length[p] for p, n in chains.items()),
+        scored=models * given.problems * sum(n * length[p] + given.prompt for p, n in ranked.items()),
+        verifications=given.problems * of_all,
+        trajectories=given.problems * of_all,
+        sequence=given.prompt + sum(length.values()) / len(length),
+        at_once=min(stage.num_slots, max(1.0, given.problems * of_all)),
     )
 
 
 def correction(stage: Any, facts: Facts) -> Work:
     """Of each policy a greedy answer, samples, and what follows three beginnings of half a chain."""
-    given, length = facts.of(stage), facts.completion(stage.max_tokens)
+    given, length = facts.of(stage), facts.mean(stage.policies, stage.max_tokens)
     chains = len(stage.policies) * given.problems * (1.0 + stage.num_samples + 3.0)
     begun = len(stage.policies) * given.problems * 3.0
     return Work(
@@ -241,7 +265,7 @@ def correction(stage: Any, facts: Facts) -> Work:
 
 def choice(stage: Any, facts: Facts) -> Work:
     """A greedy answer of each model."""
-    given, length = facts.of(stage), facts.completion(stage.max_tokens)
+    given, length = facts.of(stage), facts.mean(stage.models, stage.max_tokens)
     chains = len(stage.models) * given.problems
     return Work(
         prefilled=chains * given.prompt,
@@ -253,7 +277,7 @@ def choice(stage: Any, facts: Facts) -> Work:
     )
 
 
-def _judged(name: str, facts: Facts) -> Work:
+def _judged(name: str, facts: Facts) -> Any:
     """The work of the stage whose trees a stage rests on in the end; none where they come from a file."""
     while name in facts.stages:
         if facts.done.get(name, Work()).trajectories:

@@ -37,7 +37,7 @@ from reasoner.search.method import AggregateName
 from reasoner.search.methods import MethodConfig
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import AmongKey, ModelName, ProblemSet, RewardModelName, TreesOf
-from reasoner.stages.share import AHEAD, Share, grow_and_judge, trees_of_parts, verdict_counts
+from reasoner.stages.share import AHEAD, Share, grow_and_judge, trees_of_parts, verdict_costs, verdict_counts
 from reasoner.store import put_trees, read_json, read_trees, write_json, write_text
 from reasoner.tree import Problem, Tree
 
@@ -216,8 +216,10 @@ def _draw(
     judging = Judging(prompting.decode)
 
     def finish(number: int, trees: list[Tree], settled: list[Settled]) -> None:
-        if is_sampled:
-            scored(trees, models)
+        ledger = share.session.ledger
+        ledger.add("verifier", **verdict_costs(settled))
+        for name, tokens in (scored(trees, models) if is_sampled else {}).items():
+            ledger.add(name, scored=tokens)
         put_trees(folder / str(number), 0, trees)
         share.done(number, *verdict_counts(settled, config.name))
         share.session.progress(share.numbers.index(number) + 1, len(share.numbers), "")

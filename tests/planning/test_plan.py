@@ -1,6 +1,7 @@
 """Plans of models and runs: hand-typed numbers, a run's own ledger beside, and what cannot be planned."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -9,18 +10,26 @@ from typer.testing import CliRunner
 
 from reasoner.cli import app
 from reasoner.config import validate
+from reasoner.data.rows import Item, SourceConfig
 from reasoner.economics.hardware import Hardware, hardware_table
 from reasoner.pipeline import RunConfig, run
-from reasoner.planning.lengths import ProblemSet
+from reasoner.planning.answers import Answers, Facts
+from reasoner.planning.lengths import Counters, ProblemSet, counters, measure_sets
 from reasoner.planning.needs import nearest_fit, need_of
 from reasoner.planning.of_run import plan_run
 from reasoner.planning.pace import DECODING, PARALLEL, pace_of
-from reasoner.planning.work import Facts, Work, chains_of, work_of
+from reasoner.planning.work import Work, branched, chains_of, work_of
 from reasoner.registry import UserError
 from reasoner.search.branch import BranchConfig
+from reasoner.stages.dpo import DPO
+from reasoner.stages.evaluate import Evaluate
+from reasoner.stages.init import InitStage
+from reasoner.stages.label import Label
 from reasoner.stages.ppo import PPO
+from reasoner.stages.reward_models import ORM, PRM
 from reasoner.stages.rollout import Rollout
 from reasoner.stages.sft import SFT
+from reasoner.tree import Problem
 
 MACHINE = Hardware(memory_gb=1, bandwidth_gbs=100, tflops=1, dollars_per_hour=3.6)
 
@@ -80,6 +89,89 @@ def test_tokens_of_imitation_and_of_a_rollout():
     work = work_of(rollout, facts(SETS))
     assert (work.decoded, work.prefilled, work.reused) == (7 * 3 * 4, 7 * 5, 7 * 2 * 5)
     assert work_of(rollout.model_copy(update={"num_problems": 900}), facts(SETS)).prefilled == 100 * 5
+
+
+def by_policies(**stages) -> Facts:
+    """Demonstrations of which half only answer (3 tokens), and problems whose solutions have 9 tokens and three steps."""
+    sets = {
+        "demonstrations": ProblemSet(100, 100, 5, 8, 6, 0.5, ((3, 0), (9, 2))),
+        "train": ProblemSet(100, 100, 5, 8, 9, 0.25, ((9, 2),)),
+        "test": ProblemSet(10, 0, 5, 8, 0, 0.5),
+    }
+    made = {
+        "base": InitStage.model_validate({"kind": "init"}),
+        "sft": SFT.model_validate({"kind": "sft", "model": "base", "batch_size": 4, "problems": ["demonstrations"]}),
+        "ppo": PPO.model_validate({"kind": "ppo", "model": "sft"}),
+        "dpo": DPO.model_validate({"kind": "dpo", "model": "sft"}),
+        **stages,
+    }  # fmt: skip
+    return Facts(sets, lambda most: min(most, 100.0), made, {})
+
+
+def test_a_policy_answers_as_what_it_has_learned_from():
+    known = by_policies()
+    means = {name: known.answers(name, 20).mean for name in ("base", "sft", "dpo", "ppo", "some/model")}
+    assert means == {"base": 20, "sft": 6, "dpo": 6, "ppo": 9, "some/model": 20}
+    assert known.answers("sft", 4).mean == 3.5  # an answer that max_tokens cuts
+    given = replace(known, completion=lambda most: 7.0, is_given=True)
+    assert {given.answers(name, 20).mean for name in means} == {7}
+
+
+def test_chains_branch_where_their_steps_end():
+    known = by_policies()
+    tree = {"num_roots": 4, "num_points": 3, "num_children": 5, "where": "every_step"}
+    stage = Rollout.model_validate(
+        {"kind": "rollout", "model": "sft", "num_problems": 10, "max_tokens": 20, "tree": tree}
+    )
+    work = work_of(stage, known)
+    # of four chains two have two inner ends: 2 · 2 · 5 continuations, each half as long as the chain of nine tokens
+    assert work.trajectories == 10 * (4 + 20) and work.decoded == 10 * (4 * 6 + 20 * 4.5)
+    assert work.prefilled == 10 * 5 * 0.25 and work.asked == 10 * 5 and work.rooted == 10 * 4 * 6
+    anywhere = stage.model_copy(update={"tree": stage.tree.model_copy(update={"where": "entropy"})})
+    assert work_of(anywhere, known).trajectories == 10 * (4 + 4 * 3 * 5)
+
+
+def test_a_prm_learns_the_chains_whose_steps_are_labelled_and_an_orm_all():
+    label = Label.model_validate({"kind": "label", "trees": "rollout", "model": "sft"})
+    known = by_policies(label=label, rollout=None)
+    known.done["rollout"] = Work(decoded=900, rooted=300, asked=100, trajectories=9)
+    prm = PRM.model_validate({"kind": "prm", "model": "sft", "epochs": 2, "holdout": 0.25})
+    orm = ORM.model_validate({"kind": "orm", "model": "sft", "epochs": 2, "holdout": 0.25})
+    assert work_of(prm, known).trained == 2 * 0.75 * (300 + 100)
+    assert work_of(orm, known).trained == 2 * 0.75 * (900 + 100)
+    known.stages["label"] = label.model_copy(update={"ends": "all"})
+    assert work_of(prm, known).trained == 2 * 0.75 * (900 + 100)
+
+
+def test_what_an_evaluation_draws_of_each_policy():
+    stage = Evaluate.model_validate(
+        {"kind": "evaluate", "policies": ["base", "sft", "ppo"], "sampled": ["ppo"], "num_samples": 4, "max_tokens": 20,
+         "prm": "prm"}
+    )  # fmt: skip
+    work = work_of(stage, by_policies())
+    assert work.decoded == 10 * (20 + 6 + 9 + 4 * 9) and work.verifications == 10 * 7
+    assert work.scored == 10 * (4 * 9 + 5) and work.prefilled == 10 * 5 * 0.5 * 3
+
+
+def test_prompts_that_begin_alike_are_computed_once():
+    texts = {"a": [1, 2, 3], "b": [1, 2, 4, 5], "c": [1, 2, 3]}
+    items = [Item(Problem(k, k, "math", {"answer": "1"}), "x" * n) for n, k in enumerate(texts, 1)]
+    sources = [validate(SourceConfig, {"name": "jsonl", "path": "p", "size": 3}, "p")]
+    by_table = Counters(lambda text: texts[text], list, lambda ids: len(ids) // 2)
+    found = measure_sets({"train": sources}, {"train": items}, by_table)["train"]
+    assert found.fresh == 5 / 10 and found.prompt == 10 / 3 and found.longest_prompt == 4
+    assert found.shown == ((2, 0), (3, 1), (4, 1)) and found.solution == 3
+
+
+def test_without_a_tokenizer_letters_are_counted_and_trees_branch_as_often_as_they_may():
+    by_letters = counters(None)
+    assert (
+        len(by_letters.prompt("x" * 40)) == 10
+        and by_letters.prompt("abcdefgh")[:1] == by_letters.prompt("abcdxyzw")[:1]
+    )
+    tree = BranchConfig(num_roots=2, num_points=3, num_children=5, where="every_step")
+    assert branched(tree, Answers((8.0,), (by_letters.inside([1, 2]),))) == (2, 16, 30, 120)
+    assert branched(tree, Answers((8.0,))) == (2, 16, 30, 120)
 
 
 def test_seconds_at_best_and_as_expected(model):

@@ -49,6 +49,8 @@ def test_samples_are_drawn_at_the_temperature_that_is_asked_for(tmp_path):
         name: [s["steps"] for s in json.loads((tmp_path / "run/stages" / name / "samples.json").read_text())]
         for name in ("greedy", "cold", "hot")
     }
+    booked = json.loads((tmp_path / "run/ledger.json").read_text())["counts"]
+    assert [booked[n]["verifier"]["verifications"] for n in ("greedy", "hot")] == [5, 5 + 5 * 2]
     assert len(shown["greedy"]) == 5 and all(shown["greedy"])
     assert shown["cold"] == shown["greedy"]
     assert all(hot != cold for hot, cold in zip(shown["hot"], shown["cold"], strict=True))
