@@ -99,7 +99,7 @@ def _rows(stage: Any, hardware: Hardware) -> int:
 
 
 def imitating(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
-    tokens = _rows(stage, hardware) * longest
+    tokens = _rows(stage, hardware) * longest * (2 if getattr(stage, "two_tasks", None) else 1)
     return _training(stage, config, longest, hardware, tokens, _logits(stage, config, hardware, tokens))
 
 

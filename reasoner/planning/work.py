@@ -161,7 +161,8 @@ def imitation(stage: Any, facts: Facts) -> Work:
     seconds = getattr(stage, "max_seconds", None)
     if getattr(stage, "seconds_of", None):
         return Work(seconds=-1.0, sequence=length)  # as long as other stages: known when these are
-    tokens = _updates(stage, given.solved) * stage.batch_size * length
+    answers = given.prompt if getattr(stage, "two_tasks", None) else 0.0  # asked for once more; they are short
+    tokens = _updates(stage, given.solved) * stage.batch_size * (length + answers)
     return Work(trained=0.0 if seconds else tokens, seconds=seconds, sequence=length)
 
 

@@ -101,6 +101,22 @@ class RankRows:
             yield own
 
 
+class PairedRows(RankRows):
+    """As RankRows, of rows in two halves: row i of the first and row i of the second are given out together.
+
+    `batch_size` and the length count pairs. A batch has the rows of the first half before those of the second.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, by_length: bool = False):
+        self.half = len(lengths) // 2
+        pairs = [a + b for a, b in zip(lengths[: self.half], lengths[self.half :], strict=True)]
+        super().__init__(pairs, batch_size, seed, by_length)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for own in super().__iter__():
+            yield [*own, *(i + self.half for i in own)]
+
+
 def epoch_batches(
     lengths: Sequence[int], batch_size: int, seed: int, epoch: int, by_length: bool
 ) -> list[list[int]]:

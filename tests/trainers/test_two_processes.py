@@ -49,6 +49,7 @@ ONCE = """
   - {kind: sft, name: timed, model: MODEL, batch_size: 8, max_seconds: 0.5, trl: {logging_steps: 1}}
   - {kind: sft, name: timed_by_stage, model: MODEL, batch_size: 8, seconds_of: [timed], trl: {logging_steps: 1}}
   - {kind: distill, name: distilled, model: MODEL, teacher: timed, batch_size: 8, max_steps: 2, max_tokens: 16, optimizer: RATE}
+  - {kind: sft, name: tasks, model: MODEL, batch_size: 8, max_steps: 3, two_tasks: {rationale_weight: 0.5}, optimizer: RATE}
   - {kind: ppo, name: lora, model: MODEL, problems_per_round: 7, kl_weight: 0.1, lora: {r: 2}, minibatches: 2, PPO: 2}
   - {kind: ppo, name: reused, model: MODEL, problems_per_round: 9, minibatches: 2, REUSED: 4}
 """
@@ -161,6 +162,11 @@ def test_a_prm_that_is_kept_up_learns_from_the_trees_of_all(runs):
         a, b = weights(one / name), weights(two / name)
         assert furthest(a, b) < 1e-5, name
     assert furthest(weights(one / "prm"), weights(runs["one"] / "models/prm_tied/model")) > 5e-4
+
+
+def test_two_tasks_are_means_over_the_tokens_of_all(runs):
+    one, two = (weights(runs[r] / "models/tasks/model") for r in ("one", "two"))
+    assert furthest(one, weights(runs["tied"])) > 2e-4 and furthest(one, two) < 1e-5
 
 
 def test_choices_starts_and_reuse_are_those_of_one_process(runs):
