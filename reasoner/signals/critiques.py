@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from reasoner.records import PreferencePair, SFTExample, StepLabels
 from reasoner.signals.step_labels import NO_ERROR, UNDECIDED, first_error
 
+RIGHT, WRONG = " right", " wrong"  # what is written behind a step's number
 _VERDICT = re.compile(r"^First error: (none|[0-9]{1,4})\s*$", re.MULTILINE)
+_VERDICTS = re.compile(rf"^(\[[0-9]{{1,4}}\]({RIGHT}|{WRONG})|First error:)", re.MULTILINE)
 
 
 def critique_prompt(problem: str, steps: Sequence[str]) -> str:
@@ -29,9 +31,9 @@ def critique_prompt(problem: str, steps: Sequence[str]) -> str:
 def critique(first_wrong: int, num_steps: int) -> str:
     """The critique that puts the first error at step `first_wrong` (from 0; NO_ERROR: nowhere)."""
     last = num_steps if first_wrong == NO_ERROR else first_wrong
-    lines = [f"[{i}] right" for i in range(1, last + 1)]
+    lines = [f"[{i}]{RIGHT}" for i in range(1, last + 1)]
     if first_wrong != NO_ERROR:
-        lines.append(f"[{first_wrong + 1}] wrong")
+        lines.append(f"[{first_wrong + 1}]{WRONG}")
     return "\n".join([*lines, f"First error: {'none' if first_wrong == NO_ERROR else first_wrong + 1}"])
 
 
@@ -43,6 +45,21 @@ def read_critique(text: str, num_steps: int) -> int:
     if found[-1] == "none":
         return NO_ERROR
     return int(found[-1]) - 1 if 1 <= int(found[-1]) <= num_steps else UNDECIDED
+
+
+def reasoning(text: str) -> str:
+    """What a critique says before its first verdict, as whole lines."""
+    found = _VERDICTS.search(text)
+    before = text[: found.start()] if found else text
+    return before if not before or before.endswith("\n") else f"{before}\n"
+
+
+def verdict_prompts(problem: str, steps: Sequence[str], reasoned: str) -> list[str]:
+    """Where a critique says of each step whether it is right: behind its reasoning, all steps before being right."""
+    begun = critique_prompt(problem, steps) + reasoned
+    return [
+        begun + "".join(f"[{k}]{RIGHT}\n" for k in range(1, i)) + f"[{i}]" for i in range(1, len(steps) + 1)
+    ]
 
 
 def critique_examples(

@@ -7,10 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from reasoner.config import Config
+from reasoner.engine.connect import EngineConfig
+from reasoner.engine.local import LocalEngine
+from reasoner.engine.remote import RemoteEngine
 from reasoner.folder import StageName
+from reasoner.policy.models import num_positions
 from reasoner.records import StepLabels
 from reasoner.signals.critiques import critique_examples, critique_pairs
-from reasoner.stages.context import Context
+from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import ModelName, Names
 from reasoner.store import read_records, write_records
 
@@ -43,3 +47,11 @@ def run_critiques(config: Critiques, context: Context) -> None:
         ),
     }
     context.session.log({f"critiques/{k}": n for k, n in made.items()}, 0)
+
+
+def critic_engine(
+    model: str, context: Context, config: EngineConfig, room: int = 4096
+) -> LocalEngine | RemoteEngine:
+    """What draws for a critique model: with `room` tokens for solution and critique, or what its positions hold."""
+    positions = num_positions(context.model(model))
+    return make_engine(model, context, min(room, positions or room), 64, config)

@@ -22,7 +22,8 @@ from reasoner.signals.pairs import PairConfig, sibling_pairs
 from reasoner.signals.step_labels import KINDS, StepLabelConfig, step_labels
 from reasoner.signals.step_pairs import StepPairConfig, in_balance, longer_side, step_pairs
 from reasoner.signals.traces import TraceConfig, traces
-from reasoner.stages.context import Context, make_engine
+from reasoner.stages.context import Context
+from reasoner.stages.critiques import critic_engine
 from reasoner.stages.references import ModelName, TreesOf
 from reasoner.stages.share import Share
 from reasoner.store import num_shards, put_records, read_records, read_trees, write_records
@@ -145,6 +146,5 @@ def _judge(config: Label, context: Context) -> StepJudge | None:
 
 def _critic(config: Label, context: Context) -> StepJudge:
     """The critique model behind an engine of its own."""
-    room = 4096
-    engine = make_engine(config.critic, context, room, 64, config.engine)
+    engine = critic_engine(config.critic, context, config.engine)
     return judge_with(critic(engine, context.prompting(config.critic), seed=context.session.seed))

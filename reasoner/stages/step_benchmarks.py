@@ -6,17 +6,18 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from reasoner.config import Config, DataFile
+from reasoner.config import Config, DataFile, MayChange
 from reasoner.data.files import LeftOut, data_files, read_rows
 from reasoner.data.importers import Import
 from reasoner.data.importers.step_tree import StepTree, Unusable, probability, whole
 from reasoner.data.importers.tokens import Encoded, encode
 from reasoner.data.prompting import Prompting
 from reasoner.data.splits import HeldOut
+from reasoner.engine.connect import EngineConfig
 from reasoner.evals.step_benchmarks import (
     Scored,
     average_row,
@@ -29,13 +30,15 @@ from reasoner.folder import StageName
 from reasoner.policy.heads import ScoreNet
 from reasoner.registry import UserError
 from reasoner.report.rows import MetricRow, to_json
-from reasoner.scoring.aggregate import default_aggregate
+from reasoner.scoring.aggregate import ABOUT_ONE_STEP, default_aggregate
+from reasoner.scoring.critique import CritiqueScores, longest_reading, step_scorer
 from reasoner.scoring.prm import score_steps
 from reasoner.scoring.published import PublishedPRM, score_solutions, tokens_of
 from reasoner.scoring.reward_models import load_reward_model
 from reasoner.search.method import AggregateName
 from reasoner.stages.context import Context
-from reasoner.stages.references import RewardModelName
+from reasoner.stages.critiques import critic_engine
+from reasoner.stages.references import ModelName, RewardModelName
 from reasoner.store import write_json, write_text
 from reasoner.tree import ROOT, Node, Problem, Tree
 
@@ -63,6 +66,11 @@ class StepBenchmarks(Config):
         min_length=1, description="benchmarks by the name of their subset"
     )
     prm: RewardModelName | None = Field(None, description="stage or folder of the process reward model")
+    critic: ModelName | None = Field(
+        None, description="stage, folder or hub name of a critique model that scores steps in place of `prm`"
+    )
+    critique: CritiqueScores = CritiqueScores.model_validate({})
+    engine: Annotated[EngineConfig, MayChange()] = EngineConfig()
     threshold: float = Field(0.5, description="a step with a lower score is called wrong")
     calibrate_on: Benchmark | None = Field(
         None, description="other labelled solutions that set the threshold instead"
@@ -76,17 +84,28 @@ class StepBenchmarks(Config):
         description="files of labels that the PRM was trained on: their problems are left out of all benchmarks",
     )
 
+    @model_validator(mode="after")
+    def _has_one_scorer(self) -> Self:
+        if self.prm and self.critic:
+            raise ValueError(
+                f"got prm={self.prm} and critic={self.critic}; expected one of them: a stage for each"
+            )
+        return self
+
 
 def run_step_benchmarks(config: StepBenchmarks, context: Context) -> None:
     aggregate = config.aggregate or default_aggregate(context.model(config.prm) if config.prm else None)
-    reader = _Reader(config.prm, context)
+    if config.critic and config.critique.reads == "likelihood":
+        aggregate = config.aggregate or ABOUT_ONE_STEP
+    reader = _Reader(config, context)
     threshold = config.threshold
     if config.calibrate_on is not None:
         scored, _ = reader.read(config.calibrate_on, list(Import(config.calibrate_on.path)))
         threshold = threshold_of(scored).threshold
     trees = {name: list(Import(b.path)) for name, b in config.benchmarks.items()}
     excluded = _trained_on(config.trained_on, trees, context)
-    method, when = ("prm" if config.prm else "given"), config.prm or "given"
+    method = "prm" if config.prm else "critic" if config.critic else "given"
+    when = config.prm or config.critic or "given"
     rows: list[MetricRow] = []
     counts: dict[str, Any] = {"threshold": threshold}
     for step, (name, benchmark) in enumerate(config.benchmarks.items()):
@@ -125,8 +144,8 @@ def _trained_on(paths: list[str], benchmarks: dict[str, list[StepTree]], context
 class _Reader:
     """Finds the scores of a benchmark's solutions; the model is loaded when a benchmark first needs it."""
 
-    def __init__(self, prm: str | None, context: Context):
-        self.prm, self.context = prm, context
+    def __init__(self, config: StepBenchmarks, context: Context):
+        self.config, self.context = config, context
         self.scorer: StepScorer | None = None
 
     def read(self, benchmark: Benchmark, trees: list[StepTree]) -> tuple[list[Scored], list[LeftOut]]:
@@ -139,10 +158,14 @@ class _Reader:
             return made, []
         if benchmark.scores is not None:
             return given_scores(Path(benchmark.scores), trees), []
-        if self.prm is None:
-            raise UserError("a benchmark has no scores; expected prm: STAGE OR FOLDER, or scores: FILE")
+        if self.scorer is None and self.config.critic is not None:
+            self.scorer = _by_critic(self.config.critic, self.config, self.context)
         if self.scorer is None:
-            self.scorer = _scorer(self.prm, self.context)
+            if self.config.prm is None:
+                raise UserError(
+                    "a benchmark has no scores; expected prm: STAGE OR FOLDER, or critic, or scores: FILE"
+                )
+            self.scorer = _scorer(self.config.prm, self.context)
         solved = [(t, path, labels) for t in trees for path, labels in solutions(t)]
         found = self.scorer(trees)
         # a solution that does not fit the model has no scores, and counts as not found
@@ -196,6 +219,32 @@ def _published(prm: PublishedPRM, context: Context) -> StepScorer:
                     scores if fits else LeftOut(tree.source, line, "longer than the model's context")
                 )
         return found
+
+    return scores_of
+
+
+def _by_critic(model: str, config: StepBenchmarks, context: Context) -> StepScorer:
+    """A critique model that writes about each solution first; those for which it has no room have no scores."""
+    engine, prompting = critic_engine(model, context, config.engine), context.prompting(model)
+    score = step_scorer(engine, prompting, config.critique, context.session.seed)
+
+    def scores_of(trees: list[StepTree]) -> list[list[float] | LeftOut]:
+        solved = [(t, path, [t.steps[i] for i in path]) for t in trees for path, _ in solutions(t)]
+        sizes = [
+            longest_reading(prompting, t.prompt, steps, config.critique.max_tokens) for t, _, steps in solved
+        ]
+        fitting = [
+            (t.prompt, steps)
+            for (t, _, steps), n in zip(solved, sizes, strict=True)
+            if n <= engine.max_context
+        ]
+        found = iter(score([p for p, _ in fitting], [s for _, s in fitting]))
+        return [
+            next(found)
+            if n <= engine.max_context
+            else LeftOut(t.source, t.lines[path[-1]] if t.lines else 0, "longer than the model's context")
+            for (t, path, _), n in zip(solved, sizes, strict=True)
+        ]
 
     return scores_of
 
