@@ -79,6 +79,17 @@ class Context:
         wait_for_everyone()
         return Spool(path)
 
+    def by_set(self, names: list[str], items: Iterable[Item]) -> dict[str, list[Item]]:
+        """Items of the named sets by the first set that holds their prompt."""
+        first: dict[bytes, str] = {}
+        for name in names:
+            for item in self._set(name):
+                first.setdefault(text_key(item.problem.prompt), name)
+        found: dict[str, list[Item]] = {name: [] for name in names}
+        for item in items:
+            found[first[text_key(item.problem.prompt)]].append(item)
+        return found
+
     def _usable(self, names: list[str], to_judge: bool) -> Iterator[Item]:
         """One after the other, under the ids that they come with; none at all is a UserError."""
         learned, alike = not set(names) & set(self.measured_on), list[Item]()

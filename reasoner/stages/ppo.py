@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import Counter
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from reasoner.data.mixing import Mixture, mixed
+from reasoner.data.sources import Item
 from reasoner.folder import StageName
 from reasoner.registry import UserError
 from reasoner.stages.context import Context, examples, shuffled, turned
 from reasoner.stages.references import ModelName, ProblemSet, RewardModelName, ShownSet
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_gradient import train_policy
+from reasoner.tree import Problem
+
+MOST_DRAWS = 100_000  # that are planned ahead where nobody knows how many there will be
 
 
 class PPO(PolicyGradientStage):
@@ -31,6 +37,16 @@ class PPO(PolicyGradientStage):
     )  # fmt: skip
     demonstrations: list[ShownSet] = Field([], description="problem sets imitated beside, with ptx_weight")
 
+    @model_validator(mode="after")
+    def _mixes_its_own(self) -> Self:
+        named = [n for of in (self.mixture.weights, self.mixture.at_end) for n in of] if self.mixture else []
+        for name in named:
+            if name not in self.problems:
+                raise ValueError(
+                    f"mixture names {name!r}, which is not among problems; expected one of: {', '.join(self.problems)}"
+                )
+        return self
+
 
 def run_ppo(config: PPO, context: Context) -> None:
     prompting = context.prompting(config.model)
@@ -41,10 +57,40 @@ def run_ppo(config: PPO, context: Context) -> None:
         raise UserError(
             f"{reader} is set but demonstrations names no problem set with solutions; expected one, or {reader} left out"
         )
-    problems = shuffled(context.items(config.problems), context.session.seed)
-    begun = config.of_round * config.rounds * config.problems_per_round
+    items, sets = context.items(config.problems), None
+    if config.mixture is not None:
+        drawn = _mixed(config, config.mixture, context.by_set(config.problems, items), context)
+        problems, sets = [problem for _, problem in drawn], {problem.id: name for name, problem in drawn}
+    else:
+        begun = config.of_round * config.rounds * config.problems_per_round
+        problems = turned(shuffled(items, context.session.seed), begun)
     train_policy(
-        context.model(config.model), prompting, turned(problems, begun), config,
+        context.model(config.model), prompting, problems, config,
         context.session, config.critic and context.model(config.critic), config.prm and context.model(config.prm), shown,
-        config.orm and context.model(config.orm),
+        config.orm and context.model(config.orm), sets,
     )  # fmt: skip
+
+
+def _mixed(
+    config: PPO, mixture: Mixture, sets: dict[str, list[Item]], context: Context
+) -> list[tuple[str, Problem]]:
+    """(set, problem) of each draw in turn; a set that runs dry is told, all of them before the end are a UserError."""
+    size = config.problems_per_round
+    # by tokens, or with draws that replace others, the order begins anew where it ends
+    rounds = min(config.rounds, -(-MOST_DRAWS // size)) if config.generated_tokens else config.rounds
+    problems = {name: [item.problem for item in items] for name, items in sets.items()}
+    found = mixed(problems, rounds, size, mixture, f"{context.session.seed} {config.of_round}")
+    times = Counter(name for name, _ in found)
+    if mixture.max_repeats is not None and len(found) < rounds * size:
+        raise UserError(
+            f"the mixture has {len(found)} draws of {', '.join(sets)} with max_repeats={mixture.max_repeats}, and the stage "
+            f"takes {rounds * size}; expected enough: raise max_repeats, give more sets a weight, or lower rounds"
+        )
+    dry = [
+        n
+        for n, of_set in problems.items()
+        if times[n] and times[n] == len(of_set) * (mixture.max_repeats or 0)
+    ]
+    if dry:
+        context.session.log({"mixture/ran_dry": dry}, 0)
+    return found

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from reasoner.config import Config, Entry, MayChange
+from reasoner.data.mixing import Mixture
 from reasoner.data.steps import LOOK_AHEAD, WHILE_SAMPLING
 from reasoner.engine.connect import EngineConfig
 from reasoner.policy.adapters import LoRA
@@ -113,6 +114,10 @@ class PolicyGradientStage(Config):
         ge=0,
         description="chains of a problem that are drawn first; the rest of its tree only where they disagree; 0: no such stage",
     )
+    mixture: Mixture | None = Field(
+        None,
+        description="draw from the problem sets in other shares than by their sizes, e.g. {weights: {a: 3, b: 1}}",
+    )
     curriculum: Curriculum | None = Field(
         None,
         description="choose problems by their predicted pass rate, near one half, e.g. {} or {uniform: 0.5}",
@@ -175,6 +180,24 @@ class PolicyGradientStage(Config):
         False,
         description="compute each layer again in the backward pass: less memory, about a third more time",
     )
+
+    @model_validator(mode="after")
+    def _has_a_plan(self) -> Self:
+        """What hangs on the number of draws does not go with what changes it."""
+        mixture = self.mixture
+        options = [n for n in ("at_end", "max_repeats") if mixture is not None and getattr(mixture, n)]
+        others = {
+            "generated_tokens": self.generated_tokens is not None,
+            "curriculum": self.curriculum is not None,
+            "max_resamples": self.max_resamples > 0,
+        }
+        for option in options:
+            for other in (n for n, is_set in others.items() if is_set):
+                raise ValueError(
+                    f"got mixture.{option} with {other}, by which more or fewer problems are drawn than rounds · "
+                    f"problems_per_round; expected one of the two: leave {other} out, or mixture.{option}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _has_a_group(self) -> Self:

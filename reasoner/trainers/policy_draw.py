@@ -21,6 +21,7 @@ from reasoner.trainers.policy_batch import is_usable, right_share
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.ranks import from_everyone
 from reasoner.trainers.replay import Kept, buffer_of, state_of
+from reasoner.trainers.seen import Seen
 from reasoner.trainers.spikes import nothing_seen
 from reasoner.trainers.starts import Inside, adapt, add, own_chain, take
 from reasoner.tree import ROOT, Problem, Tree, counts
@@ -41,6 +42,7 @@ class Position:
     inside: Inside = field(default_factory=Inside)
     buffer: list[Kept] = field(default_factory=list)  # trees that this process may learn from again
     ahead: list[Round] = field(default_factory=list)  # drawn, and not learned from yet
+    seen: Seen = field(default_factory=dict)  # of the sets that are mixed, over all processes
 
     def go_to(self, other: Position) -> None:
         """Be where another is: whoever holds this one follows."""

@@ -44,6 +44,7 @@ from reasoner.trainers.policy_setup import Loop, set_up, spent_share
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
 from reasoner.trainers.prm_refresh import by_verdict, refresh
 from reasoner.trainers.ranks import check_supported, highest, make_accelerator, wait_for_everyone
+from reasoner.trainers.seen import note_seen, table
 from reasoner.trainers.spikes import ceiling, leave_out, lower_rates, note, sift
 from reasoner.trainers.starts import shown_chains
 from reasoner.tree import Problem, Tree
@@ -62,8 +63,12 @@ def train_policy(
     prm_path: str | None = None,
     demonstrations: Sequence[SFTExample] = (),
     orm_path: str | None = None,
+    sets: Mapping[str, str] | None = None,
 ) -> None:
-    """Train the policy of `model_path` and save it to `session.out`/model, the critic to `session.out`/critic."""
+    """Train the policy of `model_path` and save it to `session.out`/model, the critic to `session.out`/critic.
+
+    `problems` are drawn in turn; `sets` tells of each by its id which set it is of, whose parts are counted then.
+    """
     if not problems:
         raise UserError("no problems to train on; expected at least one, check the problem source")
     for doubt in doubts(config.advantage.reward):
@@ -89,6 +94,8 @@ def train_policy(
         loop.audit.after_drawing(drawn.trees, round)
         sift(drawn, at, config.spikes, accelerator)
         metrics, seen = learn(drawn, round, loop)
+        if sets:
+            metrics |= note_seen(drawn.trees, sets, at.seen)
         at.watched.append({k: v for k, v in metrics.items() if k in WATCHED})
         rung = alarms(at.watched, config.alarms)
         found = note(metrics, at, config.spikes)
@@ -115,6 +122,8 @@ def train_policy(
             _keep(round, loop)
         if stop:
             raise Stopped(stop)
+    if sets:
+        session.log({"mixture": table(at.seen)}, round)
     if config.generated_tokens is not None and at.generated < config.generated_tokens:
         logger.warning(
             "all %d rounds are done with %d of generated_tokens=%d generated; expected these to end the run and its "
@@ -304,6 +313,7 @@ def _go_back(why: str, loop: Loop, oldest: bool = False) -> int:
             rollbacks=at.rollbacks,
             spikes=at.spikes,
             ahead=[],
+            seen=at.seen,
         )
     )
     return found.step

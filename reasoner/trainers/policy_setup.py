@@ -64,7 +64,7 @@ def set_up(
         snapshot = snapshot_of(models.whole)
     if snapshot is not None:
         sampler = snapshot.copy
-    longest = max(len(prompting.prompt_ids(p.prompt)) for p in problems)
+    longest = max(len(prompting.prompt_ids(prompt)) for prompt in {p.prompt for p in problems})
     check_room(sampler.config, longest + config.max_tokens)
     probe_ids = prompting.prompt_ids(problems[0].prompt)
     engine = open_sampler(

@@ -117,13 +117,17 @@ def test_rounds_that_end_before_the_tokens_are_told(folder, tmp_path, caplog):
     "length", [{"rounds": 4}, {"rounds": 50, "generated_tokens": 500}], ids=lambda length: "-".join(length)
 )
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path, length):
-    """Critic, refreshed and implicit PRM, self-imitation, dynamic sampling, the rate's place: all is in the checkpoint."""
+    """Critic, refreshed and implicit PRM, self-imitation, dynamic sampling, the rate's place, what was seen of each set."""
     options = length | {
         "save_every": 2, "imitate_self": True, "ptx_weight": 0.1, "ptx_batch": 2, "max_resamples": 1,
         "prm_refresh": {"every": 1}, "advantage": {"reward": {"prm_weight": 0.1}},
         "implicit_prm": {"beta": 1.0, "optimizer": {"lr": 0.01}},
     }  # fmt: skip
-    paths = {"prm_path": str(prm), "critic_path": str(prm)}
+    paths: dict = {
+        "prm_path": str(prm),
+        "critic_path": str(prm),
+        "sets": {f"p{i}": "ab"[i % 2] for i in range(6)},
+    }
     whole, rows = train(folder, tmp_path / "whole", options, **paths)
 
     def cut(step: int) -> None:
@@ -134,7 +138,8 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path
         train(folder, tmp_path / "cut", options, log=cut, checkpoints=tmp_path / "kept", **paths)
     again, late = train(folder, tmp_path / "cut", options, checkpoints=tmp_path / "kept", **paths)
     for row in (*rows, *late):
-        del row["ppo/verdict_wait"]  # wall time
+        row.pop("ppo/verdict_wait", None)  # wall time
+    assert sum(r["drawn"] for r in rows[-1]["mixture"]) == sum(row.get("ppo/drawn", 0) for row in rows)
     assert late and late == rows[2:]
     assert moved(whole, again) == 0
     for net in ("critic", "prm"):
@@ -142,8 +147,10 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(folder, prm, tmp_path
         assert moved(a, b) == 0 and moved(a, load_model(str(prm)).state_dict()) > 0
     a, b = (load_model(str(tmp_path / run / "implicit_prm")).state_dict() for run in ("whole", "cut"))
     reference = load_model(str(tmp_path / "cut" / "implicit_prm" / "reference")).state_dict()
-    assert moved(a, b) == 0 == moved(reference, load_model(str(folder)).state_dict()) and moved(a, reference) > 0
-    losses = [row["ppo/implicit_loss"] for row in rows]
+    assert (
+        moved(a, b) == 0 == moved(reference, load_model(str(folder)).state_dict()) and moved(a, reference) > 0
+    )
+    losses = [row["ppo/implicit_loss"] for row in rows[:-1]]
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6) and len(set(losses)) == len(losses)
 
 
