@@ -19,7 +19,7 @@ from accelerate import PartialState
 
 from reasoner.data.golds import Unreadable, each_judgeable
 from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
-from reasoner.data.repeats import distinct
+from reasoner.data.repeats import distinct, text_key
 from reasoner.data.sources import Item, SourceConfig, each_item, own_ids
 from reasoner.data.splits import ContaminationConfig, HeldOut, Match
 from reasoner.data.spool import Spool, spool
