@@ -229,9 +229,9 @@ def test_all_that_is_asked_is_within_the_longest_reading(written_critic):
 def test_a_critic_scores_a_benchmark_and_leaves_out_what_does_not_fit(written_critic, tmp_path):
     folder, _ = written_critic
     rows = [
+        {"id": "x-2", "problem": "1+3?", "steps": ["word " * 3000], "label": 0, "final_answer_correct": False},
         {"id": "x-0", "problem": "1+1?", "steps": ["a", "b"], "label": 1, "final_answer_correct": False},
         {"id": "x-1", "problem": "1+2?", "steps": ["c"], "label": -1, "final_answer_correct": True},
-        {"id": "x-2", "problem": "1+3?", "steps": ["word " * 3000], "label": 0, "final_answer_correct": False},
     ]  # fmt: skip
     (tmp_path / "bench.jsonl").write_text("\n".join(map(json.dumps, rows)))
     stage = {
@@ -243,7 +243,7 @@ def test_a_critic_scores_a_benchmark_and_leaves_out_what_does_not_fit(written_cr
     # every step passes at 0.7: right of the right solution, and of no wrong one
     assert (found["critic", "correct_accuracy"], found["critic", "error_accuracy"]) == (1, 0)
     counts = read_json(tmp_path / "run/stages/evaluate/counts.json")["b"]
-    assert [r["line"] for r in counts["not_scored"]] == [3]
+    assert [r["line"] for r in counts["not_scored"]] == [1]
     counted = read_json(tmp_path / "run/ledger.json")["counts"]["evaluate"]["policy"]
     assert counted["scored"] > counted["decoded"] > 0  # critiques are charged, and so are their verdicts
     with pytest.raises(ConfigError, match="expected one of them"):
