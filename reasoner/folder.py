@@ -32,6 +32,8 @@ BEAT_S = 10.0  # between two signs of life
 SILENT_S = 300.0  # after which an owner on another machine counts as dead; clocks may differ by less
 
 _MAX_NAME_BYTES = 100
+_LONGEST = 4096  # bytes of what a lock says
+_own: list[int] = []  # descriptors of the locks that this process holds
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # no file can be called so on Windows
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -125,7 +127,8 @@ def check_shared(out: Path, owner: str | None) -> None:
 def held_by(out: Path) -> str | None:
     """What the lock of a run's folder says; None where there is none."""
     try:
-        return (out / LOCK).read_text(encoding="utf-8")
+        with _opened(out / LOCK) as lock:
+            return os.pread(lock, _LONGEST, 0).decode("utf-8", "replace")
     except OSError:
         return None
 
@@ -133,11 +136,25 @@ def held_by(out: Path) -> str | None:
 def in_use(out: Path) -> bool:
     """Whether a process that still lives works in a run's folder, by its lock, which is only looked at."""
     try:
-        with open(out / LOCK, "rb") as lock:
-            owner, last_sign = _owner(lock.fileno()), os.fstat(lock.fileno()).st_mtime
+        with _opened(out / LOCK) as lock:
+            owner, last_sign = _owner(lock), os.fstat(lock).st_mtime
     except OSError:
         return False
     return owner is not None and _lives(owner, last_sign, None)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A lock's descriptor to read from: of one that this process holds its own, since closing another would free the lock."""
+    for own in _own:
+        if os.path.samestat(os.fstat(own), path.stat()):
+            yield own
+            return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def withdraw(out: Path, stage: str) -> None:
@@ -170,6 +187,7 @@ def _locked(out: Path) -> Iterator[None]:
     """Own `.lock`. The system frees a dead owner's lock; where it keeps none, signs of life decide."""
     path = out / LOCK
     descriptor = _acquire(path)
+    _own.append(descriptor)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, (json.dumps(_self()) + "\n").encode(), 0)
     stopped = threading.Event()
@@ -186,6 +204,7 @@ def _locked(out: Path) -> Iterator[None]:
         stopped.set()
         pulse.join()
         path.unlink(missing_ok=True)
+        _own.remove(descriptor)
         os.close(descriptor)
 
 
@@ -233,7 +252,7 @@ def _self() -> dict[str, Any]:
 def _owner(descriptor: int) -> dict[str, Any] | None:
     """Who wrote the lock; None where nobody has yet, or a kill tore the line."""
     try:
-        owner = json.loads(os.pread(descriptor, 4096, 0))
+        owner = json.loads(os.pread(descriptor, _LONGEST, 0))
         return {"host": str(owner["host"]), "pid": int(owner["pid"]), "since": str(owner["since"])}
     except (ValueError, KeyError, TypeError):
         return None

@@ -21,8 +21,10 @@ ROOT = Path(__file__).parent.parent
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from reasoner.folder import claimed
+from reasoner.folder import claimed, held_by, in_use
 with claimed(Path(sys.argv[1])):
+    if sys.argv[2] == "looks":  # as a run does once it has begun
+        held_by(Path(sys.argv[1])), in_use(Path(sys.argv[1]))
     if sys.argv[2] == "fork" and os.fork() == 0:
         os.write(1, b"child %d\\n" % os.getpid())
         time.sleep(60)
@@ -109,8 +111,9 @@ def test_a_bad_stage_name_never_reaches_the_disk(tmp_path):
         validate(RunConfig, raw, "test")
 
 
-def test_two_runs_in_one_folder(tmp_path):
-    first, _ = holder(tmp_path)
+@pytest.mark.parametrize("how", ["plain", "looks"])
+def test_two_runs_in_one_folder(tmp_path, how):
+    first, _ = holder(tmp_path, how)
     try:
         with pytest.raises(UserError) as refused, claimed(tmp_path):
             pass
