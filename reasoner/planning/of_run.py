@@ -15,6 +15,7 @@ from reasoner.planning.models import config_from, origin
 from reasoner.planning.needs import nearest_fit, need_of
 from reasoner.planning.of_model import answering, facts_of, gigabytes, reading
 from reasoner.planning.pace import DECODING, PARALLEL, pace_of
+from reasoner.planning.placement import rows as placement_rows
 from reasoner.planning.work import Work, work_of
 from reasoner.policy.models import TinyModel
 from reasoner.registry import UserError
@@ -65,7 +66,8 @@ def plan_run(
         "totals": {name: _total(stages, name, machine) for name, machine in machines.items()},
         "reading": reading(answering(result, machines)) if result is not None else [],
         "assumptions": [*untold, *notes, *_assumed(sets, mean_completion, prompting is not None)],
-        "against": _measured(against, stages) if against else None,
+        "placement": placement_rows(config.stages, _ledger(against) if against else None),
+        "against": _measured(_ledger(against), against, stages) if against else None,
     }  # fmt: skip
 
 
@@ -195,12 +197,15 @@ def _assumed(sets: Mapping[str, ProblemSet], mean_completion: float | None, toke
     ]  # fmt: skip
 
 
-def _measured(run: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The ledger of a run beside the plan, stage by stage."""
+def _ledger(run: Path) -> Ledger:
     path = run / "ledger.json"
     if not path.is_file():
         raise UserError(f"--against {run}: there is no {path}; expected the folder of a run")
-    ledger = Ledger.load(path)
+    return Ledger.load(path)
+
+
+def _measured(ledger: Ledger, run: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ledger of a run beside the plan, stage by stage."""
     rows = []
     for row in stages:
         models = ledger.counts.get(row["stage"], {})

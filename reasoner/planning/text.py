@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reasoner.planning.of_model import READING, gigabytes
+from reasoner.planning.placement import places_of
 
 WIDTH = 80
 
@@ -149,12 +150,33 @@ def of_run(plan: dict[str, Any]) -> str:
     lines += table(("stage", "prefilled", "reused", "decoded", "scored", "trained", "fwd:bwd"), rows)
     for name, machine in plan["hardware"].items():
         lines += ["", *_on(plan, name, machine)]
+    lines += ["", "where the models are", "", *_placement(plan["placement"])]
     lines += ["", *reading_lines(plan["reading"]), ""]
     for told in plan["assumptions"]:
         lines += paragraph(f"- {told}")
     if plan["against"]:
         lines += ["", *_against(plan["against"])]
     return "\n".join(lines)
+
+
+def _placement(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A paragraph a stage; with a run's ledger, what each role took of its operations."""
+    lines = []
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        own = [row for row in rows if row["stage"] == stage]
+        places = places_of((_with_share(row), row["model"], row["where"]) for row in own)
+        lines += paragraph(
+            f"{stage}: " + "; ".join(f"{', '.join(roles)}: {where}" for where, roles in places.items())
+        )
+    return lines
+
+
+def _with_share(row: dict[str, Any]) -> str:
+    if "share_of_operations" in row:
+        return f"{row['role']} ({row['share_of_operations']:.0%} of the operations)"
+    if "core_seconds" in row:
+        return f"{row['role']} ({short(row['core_seconds'])} core seconds)"
+    return row["role"]
 
 
 def _on(plan: dict[str, Any], name: str, machine: dict[str, Any]) -> list[str]:
