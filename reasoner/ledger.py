@@ -102,7 +102,10 @@ class Ledger:
         return sum(booked.get(counter, 0) for models in self.counts.values() for booked in models.values())
 
     def gather(self, stage: str, ranks: Sequence[dict[str, Any]]) -> None:
-        """Set a stage to what all ranks booked in it (`to_dict` of each): counts add up, of seconds the most count."""
+        """Set a stage to what all ranks booked in it (`to_dict` of each): counts add up, of seconds the most count.
+
+        A rank is one process, but for one that says of how many the work was.
+        """
         total: dict[str, dict[str, int | float]] = {}
         for rank in ranks:
             for model, counters in rank["counts"].get(stage, {}).items():
@@ -112,7 +115,7 @@ class Ledger:
         if total:
             self.counts[stage] = total
         self.seconds[stage] = max(rank["seconds"].get(stage, 0.0) for rank in ranks)
-        self.processes[stage] = len(ranks)
+        self.processes[stage] = sum(rank["processes"].get(stage, 1) for rank in ranks)
 
     def busy(self, stage: str) -> float:
         """Seconds of all processes together in which they did not wait for verdicts."""

@@ -111,10 +111,15 @@ def _digest(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(json.loads(to_json(facts)), sort_keys=True).encode()).hexdigest()
 
 
+def of_mark(folder: Path, number: int) -> dict[str, Any]:
+    """What the mark of a part says."""
+    return read_json(_path(folder, number))
+
+
 def marks(folder: Path) -> Iterator[dict[str, Any]]:
     """What each mark says, in the order of the parts."""
     for number in sorted(marked(folder)):
-        yield read_json(_path(folder, number))
+        yield of_mark(folder, number)
 
 
 def costs_so_far(folder: Path) -> tuple[dict[str, dict[str, int | float]], float]:

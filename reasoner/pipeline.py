@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from reasoner.parts import are_of, begin_parts, give_up_parts, marked, read_whol
 from reasoner.planning.booked import flops_of
 from reasoner.planning.free import free_here
 from reasoner.planning.peaks import check_memory
+from reasoner.planning.placement import told as placed
 from reasoner.planning.room import check_room
 from reasoner.policy.machine import use
 from reasoner.registry import UserError
@@ -37,6 +39,7 @@ from reasoner.stages.basis import basis, data_files
 from reasoner.stages.beforehand import check_problems
 from reasoner.stages.context import Context
 from reasoner.stages.needs import check_needs
+from reasoner.stages.pools import check_pools
 from reasoner.stages.references import check_data, check_references, data_in, earlier_stages
 from reasoner.store import is_done, saying_what_is_full, to_json, write_text
 from reasoner.tracking import Tracker, wandb_run
@@ -57,12 +60,22 @@ ROWS = "rows.json"  # in a stage's folder, if it measures
 Progress = Callable[[str, int, int, str, Mapping[str, Any]], None]
 
 
-def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricRow]:
-    """Run what is not done yet; returns the metric rows. A change of what finished stages rest on is a UserError."""
+def run(
+    config: RunConfig, progress: Progress = lambda *_: None, crew: Callable[..., list[Any]] | None = None
+) -> list[MetricRow]:
+    """Run what is not done yet; returns the metric rows. A change of what finished stages rest on is a UserError.
+
+    `crew` has data stages done by workers elsewhere (reasoner/cluster).
+    """
     check(config)
     pool.require(config.min_isolation)
     use(config.precision)
     state = start()
+    if crew is not None and state.num_processes > 1:
+        raise UserError(
+            f"got --ray on {state.num_processes} processes; expected one, whose workers Ray starts: leave torchrun out, "
+            "and let it go on with the trainers without --ray"
+        )
     out = Path(config.out)
     with (
         going_on(),
@@ -109,7 +122,7 @@ def run(config: RunConfig, progress: Progress = lambda *_: None) -> list[MetricR
             if line := told.get(stage.name):
                 print(line, file=sys.stderr)
             if stage.kind in EVERYWHERE or state.is_main_process:
-                _run_whole(stage, config, out, ledger, state.is_main_process, progress, tracked)
+                _run_whole(stage, config, out, ledger, state.is_main_process, progress, tracked, crew)
             wait_for_everyone()
             if not state.is_main_process:
                 ledger = Ledger.load(out / "ledger.json")
@@ -126,14 +139,14 @@ def _wandb_options(config: RunConfig, is_main: bool) -> dict[str, Any] | None:
 
 
 def _run_whole(
-    stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress, tracked: Any
-) -> None:
+    stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress, tracked: Any, crew: Any
+) -> None:  # fmt: skip
     """Run a stage and mark it as done; where a fault of the user's ends it, nothing half-made stays."""
     folder = out / "stages" / stage.name
     try:
         with saying_what_is_full(folder):
             data = fingerprint(data_files(stage, config)) if is_main else {}
-            _run_stage(stage, config, out, ledger, is_main, progress, tracked)
+            _run_stage(stage, config, out, ledger, is_main, progress, tracked, crew)
             if stage.kind in EVERYWHERE:
                 ledger.gather(stage.name, from_everyone(ledger.to_dict()))
             if is_main:
@@ -141,7 +154,7 @@ def _run_whole(
                 ledger.save(out / "ledger.json")
                 facts = {
                     "seconds": ledger.seconds[stage.name],
-                    "processes": PartialState().num_processes if stage.kind in EVERYWHERE else 1,
+                    "processes": ledger.processes.get(stage.name, 1),
                     "basis": basis(stage, config),
                     "data": data,
                 }
@@ -175,8 +188,8 @@ def _work(stage, config: RunConfig, out: Path, read: list[str]) -> str:
 
 
 def _run_stage(
-    stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress, tracked: Any
-) -> None:
+    stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool, progress: Progress, tracked: Any, crew: Any
+) -> None:  # fmt: skip
     folder = out / "stages" / stage.name
     models = out / "models" / stage.name if stage.kind in MAKERS else folder
     checkpoints = folder / CHECKPOINTS
@@ -215,6 +228,8 @@ def _run_stage(
             checkpoints=checkpoints,
             parts=folder / PARTS,
         )
+        if crew is not None:
+            session.crew = partial(crew, config, stage, session)
         with session.ending:
             context = Context(
                 out, config.problems, config.prompt, session, config.contamination, measured_on(config)
@@ -262,17 +277,20 @@ def check(config: RunConfig) -> None:
                 hub_split(source)
             for key, path in data_in(source):
                 check_data(f"problems.{name}.{i}.{key}", path)
+    check_pools(config.ray, config.stages)
     check_references(config.stages, config.problems, Path(config.out))
     check_needs(config.stages, config.prompt.steps.rule)
 
 
 def _check_data_and_room(config: RunConfig, out: Path, finished: set[str]) -> dict[str, str]:
-    """Of the stages that are to run: the problems in files, and the room on disk and in memory; what is told of each."""
+    """Of the stages that are to run: the problems in files, and the room on disk and in memory; what is told of each, where
+    its models live and what memory it needs."""
     open_stages = [s for s in config.stages if s.name not in finished]
     check_problems(open_stages, config.problems, lambda line: print(line, file=sys.stderr))
     check_room(config.stages, config.problems, out, finished.__contains__)
     free = free_here(PartialState().num_processes)
-    return check_memory(config.stages, config.problems, config.prompt, free, finished.__contains__)
+    needs = check_memory(config.stages, config.problems, config.prompt, free, finished.__contains__)
+    return {s.name: "\n".join(filter(None, [placed(s), needs.get(s.name)])) for s in open_stages}
 
 
 def _by_name(key: str, config: RunConfig) -> str:

@@ -12,6 +12,7 @@ from reasoner.data.rows import SourceConfig
 from reasoner.data.splits import ContaminationConfig
 from reasoner.policy.machine import Precision
 from reasoner.stages import StageConfig
+from reasoner.stages.pools import Pool
 from reasoner.stages.repeat import Repeat, expanded
 
 
@@ -41,6 +42,10 @@ class RunConfig(Config):
         "exit code 76; null: never",
     )
     precision: Precision = Precision.model_validate({})
+    ray: dict[str, Pool] = Field(
+        {},
+        description="with --ray: workers of rollout, verify, complete and label, by the stage's name or kind",
+    )
     prompt: PromptConfig = PromptConfig()
     contamination: ContaminationConfig = ContaminationConfig()
     problems: dict[str, list[SourceConfig]] = Field(

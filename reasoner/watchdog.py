@@ -29,6 +29,11 @@ def beat() -> None:
     _beats += 1
 
 
+def beats() -> int:
+    """How many signs of life there were in this process."""
+    return _beats
+
+
 @contextmanager
 def watching(
     limit: float | None, folder: Path, what: str, signs: Path, rank: int = 0, num: int = 1

@@ -70,6 +70,8 @@ SECONDS = (  # of the quick ones: what each of them loads and reads takes longer
 
 README_TEST = "tests/test_readme.py::test_own_problems_become_a_model_to_talk_with"
 TWO = "tests/trainers/test_two_processes.py::test_a_launch_file_starts_what_it_says"
+JOINED = "tests/cluster/test_ray.py::test_a_cluster_that_is_there_is_joined_by_its_address"
+SLURM_RAY = "tests/cluster/test_slurm_ray.py::test_ray_is_on_each_machine_and_the_run_on_the_first_with_its_address"
 # Run by these tests, as they stand or on a smaller model.
 ELSEWHERE = {
     "reasoner train configs/gsm8k/sft.yaml stages.0.model=MODEL problems.train.0.name=jsonl problems.train.0.path=my.jsonl": README_TEST,
@@ -90,6 +92,13 @@ ELSEWHERE = {
     "torchrun --max-restarts 5 …": "tests/test_watchdog.py::test_torchrun_starts_all_of_them_again",
     "accelerate launch --config_file launch/accelerate/two_processes.yaml -m reasoner run CONFIG": TWO,
     "sbatch --nodes=2 launch/slurm.sh CONFIG": "tests/test_slurm.py::test_told_to_stop_it_saves_is_queued_again_and_goes_on",
+    "reasoner run my.yaml --ray local": "tests/cluster/test_ray.py::test_workers_write_the_files_of_one_process",
+    "reasoner run my.yaml --ray HEAD:6379": JOINED,
+    "reasoner run CONFIG --ray HOST:PORT": JOINED,
+    "ray start --head": JOINED,
+    "sbatch --nodes=4 launch/slurm_ray.sh my.yaml": SLURM_RAY,
+    "sbatch --nodes=4 launch/slurm_ray.sh CONFIG": SLURM_RAY,
+    "python -m reasoner.economics.scaling": "tests/economics/test_scaling.py::test_the_table_in_the_document_is_the_scripts",
     "python -m verifiers probe": "tests/test_commands.py::test_longer_commands_of_the_documents",
 }
 
@@ -120,6 +129,8 @@ NOT_RUN = {
     "torchrun --nproc_per_node 8 -m reasoner run CONFIG": "needs eight GPUs",
     "torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 -m reasoner run CONFIG": "needs two machines",
     "VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --served-model-name policy --max-model-len 4096": "needs vLLM: -m server",
+    "ray start --address HEAD:6379": "needs two machines",
+    "pip install 'reasoner[ray]'": FETCHES,
     "bash launch/vllm.sh ~/vllm": FETCHES,
     "bash launch/vllm.sh FOLDER": FETCHES,
     "bash launch/smollm2.sh": FETCHES,

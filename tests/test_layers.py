@@ -16,7 +16,7 @@ LAYERS = [
     "data losses policy engine tracking economics report",
     "scoring search signals",
     "trainers evals export",
-    "stages run_config planning doctor commands pipeline api serving viewing cli __main__",
+    "stages run_config planning doctor commands pipeline cluster api serving viewing cli __main__",
 ]
 LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 ALLOWED = {

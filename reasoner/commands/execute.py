@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +14,9 @@ from reasoner.commands.onward import next_commands
 from reasoner.commands.quiet import quiet
 
 
-def run_config(config: Path, overrides: list[str], as_json: bool) -> None:
+def run_config(config: Path, overrides: list[str], as_json: bool, ray: str = "") -> None:
     """Run all stages of a file."""
-    execute(resolved_config(config, overrides), as_json)
+    execute(resolved_config(config, overrides), as_json, ray)
 
 
 def resolved_config(path: Path, overrides: list[str]):
@@ -25,8 +26,8 @@ def resolved_config(path: Path, overrides: list[str]):
     return resolved(path, overrides)
 
 
-def execute(config, as_json: bool) -> None:
-    """Run the stages of a RunConfig; of several processes the first alone speaks."""
+def execute(config, as_json: bool, ray: str = "") -> None:
+    """Run the stages of a RunConfig; of several processes the first alone speaks. `ray`: the address of a cluster."""
     from reasoner.commands.progress import telling
     from reasoner.pipeline import run as run_stages
     from reasoner.policy.machine import told, use
@@ -39,8 +40,8 @@ def execute(config, as_json: bool) -> None:
         console.print(told())
         for line in tell_quickly(config):
             console.print(line, markup=False)
-    with telling([s.name for s in config.stages], console, is_first) as tell:
-        rows = run_stages(config, tell)
+    with _crew(ray) as crew, telling([s.name for s in config.stages], console, is_first) as tell:
+        rows = run_stages(config, tell, crew)
     if not is_first:
         return
     if rows or as_json:
@@ -48,6 +49,18 @@ def execute(config, as_json: bool) -> None:
     console.print(f"report: {config.out}/report.html   metrics: {config.out}/metrics.json")
     tell_of_no_answers(rows)
     console.print(f"next: {'   '.join(next_commands(config))}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _crew(address: str):
+    """The workers of the cluster at an address, if there is one."""
+    if not address:
+        yield None
+        return
+    from reasoner.cluster.crew import crew
+
+    with crew(address) as found:
+        yield found
 
 
 def show_rows(rows, as_json: bool) -> None:

@@ -23,16 +23,24 @@ Restarts = Annotated[
     int, typer.Option(min=1, help="with --supervise: new starts in a row, each of under ten minutes")
 ]
 
+Ray = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="have rollout, verify, complete and label done by workers of a Ray cluster: HOST:PORT, auto, or local",
+    ),
+]
+
 
 def run(config: Annotated[Path, typer.Argument(help="YAML with problems and stages")], overrides: Overrides = None,
-        as_json: AsJson = False, supervise: Supervise = False, restarts: Restarts = 5) -> None:  # fmt: skip
+        as_json: AsJson = False, supervise: Supervise = False, restarts: Restarts = 5, ray: Ray = "") -> None:  # fmt: skip
     """Run all stages of CONFIG; what is done already is not done again.
 
     Example: reasoner run configs/demo.yaml seed=1 out=runs/demo-1
     """
     if supervise:
         _supervise(restarts)
-    run_config(config, overrides or [], as_json)
+    run_config(config, overrides or [], as_json, ray)
 
 
 def train(
@@ -40,6 +48,7 @@ def train(
     overrides: Overrides = None,
     supervise: Supervise = False,
     restarts: Restarts = 5,
+    ray: Ray = "",
 ) -> None:
     """Run one trainer, also on several processes.
 
@@ -55,7 +64,7 @@ def train(
         raise UserError(
             f"{config} has {len(trainers)} training stages ({', '.join(trainers)}); expected one, or use reasoner run"
         )
-    execute(resolved, False)
+    execute(resolved, False, ray)
 
 
 def _supervise(restarts: int) -> None:

@@ -19,7 +19,7 @@ from reasoner.search.probe import ProbeConfig, probe
 from reasoner.signals.step_labels import chains_only, is_stale
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import ModelName, TreesOf
-from reasoner.stages.share import AHEAD, Share, trees_of_parts
+from reasoner.stages.share import AHEAD, Own, Share, trees_of_parts
 from reasoner.store import num_shards, put_trees, read_trees
 from reasoner.trainers.ranks import from_everyone
 from reasoner.tree import ROOT, Tree
@@ -61,19 +61,27 @@ def run_complete(config: Complete, context: Context) -> None:
             )
     session, folder = context.session, context.out / "trees" / config.trees
     share = Share(session, config.name, num_shards(folder))
+    prompts = (len(t.nodes[ROOT].token_ids) for n in share.numbers for t in read_trees(folder, n))
+    longest = max(from_everyone(max(prompts, default=1))) + config.max_tokens
+    share.work(complete_parts, config, context, longest)
+    session.log(share.conclude(), 0)
+
+
+def complete_parts(config: Complete, context: Context, own: Own, longest: int) -> None:
+    """Continue the trees of one process's own parts."""
+    prompting, session = context.prompting(config.model), context.session
+    folder = context.out / "trees" / config.trees
     # of the parts under way: stale trees, and the tokens and core seconds that were there
     counted: dict[int, tuple[int, int, float]] = {}
 
     def stored() -> Iterator[tuple[int, list[Tree]]]:
-        for number in share.numbers:
+        for number in own.numbers:
             found = list(read_trees(folder, number))
             stale = [is_stale(tree, config.version) for tree in found]
             trees = [chains_only(t) if is_old else t for t, is_old in zip(found, stale, strict=True)]
             counted[number] = sum(stale), sum(t.num_sampled for t in trees), core_seconds(trees)
             yield number, trees
 
-    prompts = (len(t.nodes[ROOT].token_ids) for n in share.numbers for t in read_trees(folder, n))
-    longest = max(from_everyone(max(prompts, default=1))) + config.max_tokens
     engine = make_engine(config.model, context, longest, config.num_slots, config.engine)
     engine.load_weights(config.version)
     growth = Growth(
@@ -88,13 +96,10 @@ def run_complete(config: Complete, context: Context) -> None:
         session.ledger.add("verifier", verifier_seconds=max(0.0, core_seconds(trees) - spent))
         put_trees(context.out / "trees" / config.name, number, trees)
         tokens = sum(t.num_sampled for t in trees) - before
-        share.done(
-            number, {"complete/tokens": tokens, "complete/redone": redone, "complete/trees": len(trees)}
-        )
+        own.done(number, {"complete/tokens": tokens, "complete/redone": redone, "complete/trees": len(trees)})
 
     trees, on_done = trees_of_parts(stored(), finish)
     grow(
         trees, engine, probe(config.probe), growth, lambda done: session.progress(done, 0, "trees"), observe,
         on_done=lambda t, tree: on_done(Settled(t, tree, [])), ahead=AHEAD * config.num_slots,
     )  # fmt: skip
-    session.log(share.conclude(), 0)

@@ -25,7 +25,7 @@ from reasoner.signals.traces import TraceConfig, traces
 from reasoner.stages.context import Context
 from reasoner.stages.critiques import critic_engine
 from reasoner.stages.references import ModelName, TreesOf
-from reasoner.stages.share import Share
+from reasoner.stages.share import Own, Share
 from reasoner.store import num_shards, put_records, read_records, read_trees, write_records
 from reasoner.tree import Tree
 
@@ -71,33 +71,46 @@ class Label(Config):
 
 
 def run_label(config: Label, context: Context) -> None:
-    prompting, session = context.prompting(config.model), context.session
-    source, folder = context.out / "trees" / config.trees, context.out / "records" / config.name
-    share = Share(session, config.name, num_shards(source))
-    judge = _judge(config, context)
-    voted = [f"{kind}_{what}" for kind in config.kinds for what in ("votes", "agreed") if judge is not None]
-    # which pairs of steps stay in balance is for all of them together
-    as_found = config.step_pairs.model_copy(update={"balance": False})
-    unbalanced = session.parts / STEP_PAIRS if session.parts is not None else folder
+    session, folder = context.session, context.out / "records" / config.name
+    share = Share(session, config.name, num_shards(context.out / "trees" / config.trees))
+    votes = ("votes", "agreed") if config.judge or config.critic else ()
+    voted = [f"{kind}_{what}" for kind in config.kinds for what in votes]
     for kind in (*config.kinds, *voted, "outcome"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-    for done, number in enumerate(share.numbers, start=1):
+    share.work(label_parts, config, context)
+    total = share.conclude()
+    if PartialState().is_main_process:
+        found = _unbalanced(config, context)
+        total["label/step_pairs"] = _balance(found, folder / STEP_PAIRS, config.step_pairs.balance)
+    session.log({name: n for name, n in total.items() if not name.endswith("_votes")}, 0)
+
+
+def _unbalanced(config: Label, context: Context) -> Path:
+    """Where pairs of steps lie until all are there: which of them stay in balance is for all of them together."""
+    parts = context.session.parts
+    return (parts if parts is not None else context.out / "records" / config.name) / STEP_PAIRS
+
+
+def label_parts(config: Label, context: Context, own: Own) -> None:
+    """Write the records of one process's own parts."""
+    prompting, session = context.prompting(config.model), context.session
+    source, folder = context.out / "trees" / config.trees, context.out / "records" / config.name
+    judge = _judge(config, context)
+    as_found = config.step_pairs.model_copy(update={"balance": False})
+    for done, number in enumerate(own.numbers, start=1):
         trees = list(read_trees(source, number))
         made = {
             kind: put_records(folder / kind, number, records)
             for kind, records in _records(trees, config, prompting, judge).items()
         }
-        put_records(unbalanced, number, list(step_pairs(trees, as_found, prompting.decode)))
+        pairs = list(step_pairs(trees, as_found, prompting.decode))
+        put_records(_unbalanced(config, context), number, pairs)
         kept = sum(any(v.status == "correct" for v in t.verdicts.values()) for t in trees)
         session.ledger.add("policy", trajectories_kept=made["outcome"])
-        share.done(
+        own.done(
             number, {"label/problems_solved_sometimes": kept, **{f"label/{k}": n for k, n in made.items()}}
         )
-        session.progress(done, len(share.numbers), "")
-    total = share.conclude()
-    if PartialState().is_main_process:
-        total["label/step_pairs"] = _balance(unbalanced, folder / STEP_PAIRS, config.step_pairs.balance)
-    session.log({name: n for name, n in total.items() if not name.endswith("_votes")}, 0)
+        session.progress(done, own.num, "")
 
 
 def _balance(found: Path, folder: Path, balances: bool) -> int:

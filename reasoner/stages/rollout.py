@@ -11,6 +11,7 @@ from pydantic import Field
 
 from reasoner.config import Config, Entry, MayChange
 from reasoner.data.prompting import Prompting
+from reasoner.data.spool import Spool
 from reasoner.engine.connect import EngineConfig
 from reasoner.engine.protocol import Sampling
 from reasoner.folder import StageName
@@ -31,7 +32,15 @@ from reasoner.search.prune import DeadEndFn, PruneConfig, pruned
 from reasoner.signals.backup import pruning_report
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import ModelName, ProblemSet, RewardModelName
-from reasoner.stages.share import AHEAD, Share, grow_and_judge, trees_of_parts, verdict_costs, verdict_counts
+from reasoner.stages.share import (
+    AHEAD,
+    Own,
+    Share,
+    grow_and_judge,
+    trees_of_parts,
+    verdict_costs,
+    verdict_counts,
+)
 from reasoner.store import put_trees
 from reasoner.trainers.ranks import from_everyone
 from reasoner.tree import Problem, Tree
@@ -76,19 +85,42 @@ class Rollout(Config):
 
 
 def run_rollout(config: Rollout, context: Context) -> None:
-    prompting, session = context.prompting(config.model), context.session
+    share, longest = _shared_out(config, context)
+    waited = share.work(grow_parts, config, context, longest)
+    total = share.conclude()
+    lost, known = total.pop("lost"), total.pop("known")
+    found = {"rollout/verdict_wait": max(waited, default=0.0)}
+    context.session.log({**total, **found, "rollout/pruning_error": lost / known if known else math.nan}, 0)
+
+
+def _shared_out(config: Rollout, context: Context) -> tuple[Share, int]:
+    """This process's share of the parts, and the tokens of the longest chain with its prompt, of all processes."""
+    prompting = context.prompting(config.model)
+    problems, size = _problems(config, context)
+    share = Share(context.session, config.name, -(-len(problems) // size))
+    of_parts = (problems.read(number * size, (number + 1) * size) for number in share.numbers)
+    prompts = (len(prompting.prompt_ids(problem.prompt)) for part in of_parts for problem in part)
+    return share, max(from_everyone(max(prompts, default=1))) + config.max_tokens
+
+
+def _problems(config: Rollout, context: Context) -> tuple[Spool, int]:
+    """The problems, and how many of them make a part."""
     # another order than on-policy training has, so that reward models also learn problems which it meets late
-    problems = context.spooled(config.problems, session.seed + 1, config.num_problems, config.of_round)
-    size = trees_per_part(len(problems))
-    share = Share(session, config.name, -(-len(problems) // size))
+    seed = context.session.seed + 1
+    problems = context.spooled(config.problems, seed, config.num_problems, config.of_round)
+    return problems, trees_per_part(len(problems))
+
+
+def grow_parts(config: Rollout, context: Context, own: Own, longest: int) -> float:
+    """Grow and judge the trees of one process's own parts; the share of its time in which only verdicts were missing."""
+    prompting, session = context.prompting(config.model), context.session
+    problems, size = _problems(config, context)
 
     def grown_parts() -> Iterator[tuple[int, list[Tree]]]:
-        for number in share.numbers:
+        for number in own.numbers:
             of_part = problems.read(number * size, (number + 1) * size)
             yield number, [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in of_part]
 
-    prompts = (len(tree.nodes[0].token_ids) for _, trees in grown_parts() for tree in trees)
-    longest = max(from_everyone(max(prompts, default=1))) + config.max_tokens
     growth = Growth(
         prompting.mark_steps,
         config.max_tokens,
@@ -103,7 +135,7 @@ def run_rollout(config: Rollout, context: Context) -> None:
     engine = make_engine(config.model, context, longest, config.num_slots, config.engine)
     if config.of_round:
         engine.load_weights(config.of_round)
-    num_own = min(len(share.numbers) * size, len(problems))
+    num_own = min(own.num * size, len(problems))
 
     def finish(number: int, trees: list[Tree], settled: list[Settled]) -> None:
         counts, notes = verdict_counts(settled, "rollout")
@@ -113,7 +145,7 @@ def run_rollout(config: Rollout, context: Context) -> None:
             session.ledger.add("verifier", **verdict_costs(settled), seconds_waiting=judging.waited())
         session.ledger.add("policy", trajectories_generated=sum(len(t.leaves()) for t in trees))
         put_trees(context.out / "trees" / config.name, number, trees)
-        share.done(number, {**counts, **_counted(trees)}, notes)
+        own.done(number, {**counts, **_counted(trees)}, notes)
 
     trees, on_done = trees_of_parts(grown_parts(), finish)
     judging = Judging(prompting.decode)
@@ -122,11 +154,7 @@ def run_rollout(config: Rollout, context: Context) -> None:
         trees, on_done, judging, engine, policy, growth, AHEAD * config.num_slots,
         observe=_observer(config, context, prompting), on_progress=lambda done: session.progress(done, num_own, ""),
     )  # fmt: skip
-    waited = max(from_everyone(judging.waited_s / max(1e-9, time.monotonic() - begun)))
-    total = share.conclude()
-    lost, known = total.pop("lost"), total.pop("known")
-    found = {"rollout/verdict_wait": waited, "rollout/pruning_error": lost / known if known else math.nan}
-    session.log({**total, **found}, 0)
+    return judging.waited_s / max(1e-9, time.monotonic() - begun)
 
 
 def _counted(trees: list[Tree]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import PartialState
 
@@ -20,30 +20,19 @@ from reasoner.trainers.loop import Session
 from reasoner.trainers.ranks import from_everyone, wait_for_everyone
 from reasoner.tree import Tree
 
+R = TypeVar("R")
 AHEAD = 4  # continuations asked for, in slots, before another tree is begun
 JUDGED, FAILED = "judged by ", "failed by "  # before a verifier's name, among the counts of a part
 
 
-class Share:
-    """This process's part numbers of a stage that has `total` parts; all processes make one together.
+class Own:
+    """Part numbers that are done here, and the marks of those that are; `num` says how many, 0 where that shows later."""
 
-    With `together` false the first process has them all.
-    """
-
-    def __init__(self, session: Session, stage: str, total: int, together: bool = True):
+    def __init__(self, session: Session, rank: int, numbers: Iterable[int], num: int = 0):
         assert session.parts is not None
         self.session, self.folder = session, session.parts
-        state = PartialState()
-        self.rank = state.process_index
-        done = marked(self.folder)
-        if state.is_main_process:
-            counts, seconds = costs_so_far(self.folder)
-            session.ledger.resume({"counts": {stage: counts}}, seconds)
+        self.rank, self.numbers, self.num = rank, numbers, num
         self._booked, self._seconds = session.ledger.spent()
-        wait_for_everyone()  # else a fast process's first marks would change what a slow one finds
-        left = [number for number in range(total) if number not in done]
-        of_first = left if self.rank == 0 else []
-        self.numbers = left[self.rank :: state.num_processes] if together else of_first
 
     def done(self, number: int, counts: Mapping[str, float], notes: Mapping[str, str] | None = None) -> None:
         """A part is done and written; `counts` are what it adds to the stage's sums."""
@@ -58,6 +47,37 @@ class Share:
         }  # fmt: skip
         mark(self.folder, number, facts)
         self._booked, self._seconds = booked, seconds
+
+
+class Share(Own):
+    """This process's part numbers of a stage that has `total` parts; all processes make one together.
+
+    With `together` false the first process has them all.
+    """
+
+    numbers: list[int]
+
+    def __init__(self, session: Session, stage: str, total: int, together: bool = True):
+        assert session.parts is not None
+        state = PartialState()
+        done = marked(session.parts)
+        if state.is_main_process:
+            counts, seconds = costs_so_far(session.parts)
+            session.ledger.resume({"counts": {stage: counts}}, seconds)
+        wait_for_everyone()  # else a fast process's first marks would change what a slow one finds
+        left = [number for number in range(total) if number not in done]
+        of_first = left if state.process_index == 0 else []
+        own = left[state.process_index :: state.num_processes] if together else of_first
+        super().__init__(session, state.process_index, own, len(own))
+
+    def work(self, do: Callable[..., R], config: Any, context: Any, *facts: Any) -> list[R]:
+        """What `do(config, context, own, *facts)` returns on each process, or on each of the session's workers elsewhere.
+
+        `do` stands at the top of a module, so that workers find it by its name; `facts` are what is known of all parts.
+        """
+        if self.session.crew is not None:
+            return self.session.crew(do, self.numbers, facts)
+        return from_everyone(do(config, context, self, *facts))
 
     def conclude(self) -> Counter[str]:
         """The sums over all parts, once every process is done with its own.

@@ -26,7 +26,8 @@ class Session:
 
     `checkpoints` is the folder from which a killed loop goes on; None keeps none. `parts` is that of the marks from which
     a killed stage of many trees does (reasoner/parts). What must be ended with the stage, as servers, is given to
-    `ending`.
+    `ending`. `crew(do, numbers, facts)` has the stage's parts of those numbers done by workers elsewhere
+    (reasoner/cluster); None: they are done here.
     """
 
     out: Path
@@ -37,6 +38,7 @@ class Session:
     checkpoints: Path | None = None
     parts: Path | None = None
     ending: ExitStack = field(default_factory=ExitStack)
+    crew: Callable[[Callable[..., Any], list[int], tuple[Any, ...]], list[Any]] | None = None
 
 
 class OptimizerConfig(Config):

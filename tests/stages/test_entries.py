@@ -25,7 +25,7 @@ from tests.stages.test_references import SMOKE, of
 
 # keys that hold text, or names of what is outside this program: everything else names a stage, a set, a file or an entry
 FREE_TEXT = {
-    "RunConfig": {"out", "title", "wandb", "problems"},
+    "RunConfig": {"out", "title", "wandb", "problems", "ray"},
     "SolveConfig": {"model", "question", "prm", "orm", "prompt"},
     "PromptConfig": {"template", "chat_template", "system", "stop", "delimiter"},
     "SourceConfig": {"split", "families", "domain"},
