@@ -22,10 +22,14 @@ def test_the_command_says_where_and_what_to_do_and_ends_by_severity(plant):
     done = CliRunner().invoke(app, ["doctor", str(path), "stages.1.max_tokens=3"])
     lines = done.output.splitlines()
     assert done.exit_code == 2 and max(map(len, lines)) <= 80
-    text = " ".join(line.strip() for line in lines)
+    text = "".join("".join(lines).split())  # wherever a long path was broken
     number = path.read_text().splitlines().index("  stop:") + 1
-    assert f"error: prompt.stop ({path}, line {number}): answers end at '='" in text
-    assert "stages.1.max_tokens (command line)" in text and "do: raise max_tokens" in text
+    for said in (
+        f"error: prompt.stop ({path}, line {number}): answers end at '='",
+        "stages.1.max_tokens (command line)",
+        "do: raise max_tokens",
+    ):
+        assert said.replace(" ", "") in text
     shown = json.loads(CliRunner().invoke(app, ["doctor", str(path), "--json"]).output)
     assert shown["findings"][0]["check"] == "stops" and shown["findings"][0]["line"].endswith(
         f"line {number}"

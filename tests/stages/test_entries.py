@@ -39,6 +39,8 @@ FREE_TEXT = {
     "Repeat": {"first"},
     "RewardModelStage": {"label_tokens"},
     "StepBenchmarks": {"benchmarks"},
+    "Mixture": {"weights", "at_end"},  # of the stage's own problem sets, which checks them
+    "TwoTasks": {"label_prefix", "rationale_prefix"},
     **{trl: {"trl"} for trl in ("SFTStage", "DPOStage", "DistillStage", "PairwiseStage")},
     **{
         reads: {"label_kind"} for reads in ("PRM", "Critiques")

@@ -137,7 +137,7 @@ def test_loops_of_two_processes_go_on_in_others(num):
     loops = [
         {
             "cursor": 8, "own_chains": [{"problem_id": f"{rank}{i}"} for i in range(3 - rank)],
-            "ledger": {"counts": {"ppo": {"policy": {"decoded": 10 + rank}}}, "seconds": {"ppo": 2.0}},
+            "ledger": {"counts": {"ppo": {"policy": {"decoded": 10 + rank}}}, "seconds": {"ppo": 2.0}, "processes": {"ppo": 1}},
         }
         for rank in range(2)
     ]  # fmt: skip
