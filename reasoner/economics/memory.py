@@ -71,12 +71,13 @@ class TrainingMemory:
     recomputed: float  # of one layer, where layers are computed again
     logits: float
     scratch: float  # the optimizer's own, while it steps
+    gathered: float = 0.0  # of weights that are cut over processes, what is whole for a moment
 
     @property
     def total(self) -> float:
         """The most at once: as the backward pass begins, as it ends, or as the optimizer steps."""
-        begins = self.activations + max(self.logits, self.recomputed)
-        ends = self.gradients + max(self.scratch, self.recomputed)
+        begins = self.activations + max(self.logits, self.recomputed) + self.gathered
+        ends = self.gradients + max(self.scratch, self.recomputed + self.gathered)
         return self.weights + self.optimizer + max(begins, ends)
 
 
@@ -112,7 +113,15 @@ def training_memory(
         recomputed=recomputed,
         logits=logit_bytes(shape, tokens, logit_elements),
         scratch=step_scratch(parameters, moved, trained, on_gpu) / shards,
+        gathered=gathered_bytes(config, parameters, bytes_per_value) if shards > 1 else 0.0,
     )
+
+
+def gathered_bytes(config: Any, parameters: Parameters, bytes_per_value: float) -> float:
+    """Of a model that is cut layer by layer (FSDP, Zhao et al. 2023): one layer, and what stands outside the layers."""
+    inside = sum(m.weight.numel() for m in inner_linears(config).values())
+    layers = shape_of(config).layers
+    return (parameters.total - inside + inside / layers) * bytes_per_value
 
 
 def trained_and_frozen(

@@ -2,6 +2,11 @@
 
 import argparse
 import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +30,8 @@ from reasoner.engine.protocol import Request
 from reasoner.planning.lengths import ProblemSet
 from reasoner.planning.needs import need_of
 from reasoner.planning.work import Work
-from reasoner.policy.adapters import load_peft
+from reasoner.policy.adapters import LoRA, load_peft
+from reasoner.policy.logprobs import CHUNK_ELEMENTS
 from reasoner.policy.models import load_tokenizer
 from reasoner.stages.ppo import PPO
 from reasoner.trainers import policy_reuse
@@ -140,6 +146,54 @@ def check_engine(path: str) -> None:
     check_close(predicted, live.peak, "the engine")
 
 
+def check_sharded(path: str, batch: int, tokens: int, out: Path) -> None:
+    """Both of two processes over which the weights are cut."""
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         str(Path(__file__).parent / "sharded_step.py"), path, str(batch), str(tokens), str(out)],
+        check=True, env={**os.environ, "PYTHONPATH": paths}, timeout=300,
+    )  # fmt: skip
+    found = [json.loads((out / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert [f["world"] for f in found] == [2, 2]
+    predicted = training_memory(
+        AutoConfig.from_pretrained(path),
+        batch * tokens,
+        shards=2,
+        longest=tokens,
+        logit_elements=CHUNK_ELEMENTS,
+    ).total
+    for one in found:
+        check_close(predicted, one["peak"], "a step, cut over two processes")
+
+
+def four_bit_step(path: str, batch: int, tokens: int, checkpointing: bool) -> int:
+    """Peak of two updates of an adapter on a base in 4 bits, once it is loaded."""
+    with LiveBytes() as live:
+        model = load_peft(path, LoRA(r=LORA.r, alpha=LORA.alpha, four_bit=True))
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
+        gc.collect()
+        live.peak = live.now
+        ids_BT = torch.randint(1, 300, (batch, tokens))
+        for _ in range(2):
+            model(input_ids=ids_BT, labels=ids_BT, use_cache=False).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return live.peak
+
+
+def check_four_bits(path: str, batch: int, tokens: int) -> None:
+    config = AutoConfig.from_pretrained(path)
+    for checkpointing in (False, True):
+        predicted = training_memory(config, batch * tokens, "4bit", LORA.r, checkpointing=checkpointing).total
+        measured = four_bit_step(path, batch, tokens, checkpointing)
+        check_close(predicted, measured, f"a step on 4 bits, checkpointing {checkpointing}")
+
+
 def test_training_steps_of_a_small_model(base):
     check_steps(str(base[0]), 2, 192)
 
@@ -193,3 +247,21 @@ def test_rounds_of_ppo_on_a_real_model(real_model, tmp_path, monkeypatch, traine
 @pytest.mark.real
 def test_the_engine_on_a_real_model(real_model):
     check_engine(real_model)
+
+
+@pytest.mark.slow
+def test_a_step_of_a_small_model_cut_over_two_processes(base, tmp_path):
+    check_sharded(str(base[0]), 2, 192, tmp_path)
+
+
+@pytest.mark.real
+def test_a_step_of_a_real_model_cut_over_two_processes(real_model, tmp_path):
+    check_sharded(real_model, 1, 192, tmp_path)
+
+
+@pytest.mark.real
+def test_a_step_of_a_real_model_in_4_bits(real_model):
+    pytest.importorskip(
+        "bitsandbytes", reason="bitsandbytes is not installed (pip install 'reasoner[qlora]')"
+    )
+    check_four_bits(real_model, 1, 192)
