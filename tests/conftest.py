@@ -36,13 +36,6 @@ def pytest_runtest_setup(item):
         torch.set_num_threads(NUM_THREADS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_accelerator():
-    """A file's tests find accelerate as it starts, whatever file came before: TRL's trainers leave their precision behind."""
-    if "accelerate.state" in sys.modules:
-        sys.modules["accelerate.state"].AcceleratorState._reset_state()
-
-
 @pytest.fixture(scope="session")
 def real_model() -> str:
     """The folder of a real pretrained chat model; skips the test where there is none."""
