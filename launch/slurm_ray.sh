@@ -21,7 +21,10 @@ cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 python="${PYTHON:-.venv/bin/python}"
 head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 address="$head:$((20000 + SLURM_JOB_ID % 20000))"
-export RAY_USAGE_STATS_ENABLED=0
+export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
+if [ "$RAY_AUTH_MODE" = token ]; then  # which lies in the home folder that the machines share
+    "$python" -m ray.scripts.scripts get-auth-token --generate >/dev/null || exit 2
+fi
 # Ray on each machine, the others until the first one answers; Slurm's signal is for the run alone
 srun --overlap --ntasks-per-node=1 bash -c '
     trap "" USR1

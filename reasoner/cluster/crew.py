@@ -97,11 +97,12 @@ def _connect(ray: Any, address: str) -> None:
     answers = {number: signal.getsignal(number) for number in EXIT_CODES}
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as problem:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as problem:
         said = " ".join(str(problem).split())[:300]
         remedy = (
             f"the versions of this machine on all (Ray {ray.__version__})" if "ersion mismatch" in said
-            else "ray start --head on one machine and its HOST:PORT here, or --ray local for this machine alone"
+            else "ray start --head on one machine and its HOST:PORT here, with RAY_AUTH_MODE=token and the head's "
+            "~/.ray/auth_token where it asks for a token; or --ray local for this machine alone"
         )  # fmt: skip
         raise UserError(f"no Ray cluster at {address}: {said}; expected {remedy}") from problem
     finally:

@@ -267,4 +267,15 @@ def test_another_version_than_the_clusters_is_one_line():
         )
 
     with pytest.raises(UserError, match=r"Ray: 2\.55\.0 Python: 3\.12\.1; expected the versions of this mac"):
-        driver._connect(SimpleNamespace(init=init, __version__="2.60.0"), "auto")
+        driver._connect(
+            SimpleNamespace(init=init, __version__="2.60.0", exceptions=Threads.exceptions), "auto"
+        )
+
+
+def test_a_cluster_that_asks_for_a_token_is_one_line():
+    def init(**options):
+        raise RayError("Token authentication is enabled but no authentication token was found.")
+
+    ray = SimpleNamespace(init=init, __version__="2.60.0", exceptions=Threads.exceptions)
+    with pytest.raises(UserError, match=r"no Ray cluster at auto: Token .* with RAY_AUTH_MODE=token"):
+        driver._connect(ray, "auto")

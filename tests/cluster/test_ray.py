@@ -28,7 +28,7 @@ POOLS = "ray: {rollout: {workers: 2, cpus: 1}, verify: {workers: 2, cpus: 1}, co
 def environment(mark: str = "") -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true", "RAY_USAGE_STATS_ENABLED": "0", "REASONER_TEST": mark,
+        "ACCELERATE_USE_CPU": "true", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "REASONER_TEST": mark,
     }  # fmt: skip
 
 

@@ -33,7 +33,9 @@ PYTHON = f"""#!{sys.executable}
 import os, signal, socket, sys, time
 words = sys.argv[1:]
 with open(os.environ["SAID"], "a") as said:
-    said.write(" ".join([os.environ["SLURM_NODEID"], *words]) + "\\n")
+    said.write(" ".join([os.environ.get("SLURM_NODEID", "script"), *words]) + "\\n")
+if os.environ["RAY_AUTH_MODE"] != "token" or "get-auth-token" in words:
+    sys.exit("get-auth-token" not in words)
 if "ray.scripts.scripts" in words and "--head" in words:
     server = socket.create_server(("127.0.0.1", int(words[words.index("--port") + 1])))
     time.sleep(60)
@@ -89,6 +91,7 @@ def test_ray_is_on_each_machine_and_the_run_on_the_first_with_its_address(enviro
     address = f"127.0.0.1:{20000 + os.getpid() % 20000}"
     said = (tmp_path / "said").read_text().splitlines()
     assert f"0 -m reasoner run run.yaml seed=1 --ray {address}" in said
+    assert said[0] == "script -m ray.scripts.scripts get-auth-token --generate"
     (head,) = [line for line in said if "--head" in line]
     assert head.startswith("0 -m ray.scripts.scripts start --block") and head.endswith(
         f"--num-cpus 3 --head --port {address.split(':')[1]} --include-dashboard false"
