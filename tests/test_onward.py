@@ -11,6 +11,7 @@ def test_only_what_was_made_is_named(tmp_path):
         SimpleNamespace(kind=kind, name=name)
         for kind, name in (("init", "base"), ("sft", "first"), ("ppo", "second"), ("prm", "steps"))
     ]
+    stages.append(SimpleNamespace(kind="sft", name="for_as_long", seconds_of=["second"]))
     run = tmp_path / "my run"
     config = SimpleNamespace(out=str(run), stages=stages)
 
@@ -18,9 +19,9 @@ def test_only_what_was_made_is_named(tmp_path):
         return [shlex.split(command) for command in next_commands(config)]
 
     view = ["reasoner", "view", str(run)]
-    for folder in ("trees/rollout", "models/base/model", "models/steps/model", "models/second/critic"):
+    for folder in ("trees/rollout", "models/base/model", "models/steps/model", "models/second/critic", "models/for_as_long/model"):
         (run / folder).mkdir(parents=True)
-    assert words() == [view]
+    assert words() == [view, ["reasoner", "chat", str(run / "models/for_as_long/model")]]
     (run / "models/first/model").mkdir(parents=True)
     assert words() == [view, ["reasoner", "chat", str(run / "models/first/model")]]
     (run / "models/second/model").mkdir()

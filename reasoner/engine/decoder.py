@@ -3,7 +3,9 @@
 Queries, keys and values come from one product, so do gate and up; rotations are read from a table, residuals are
 added by the products, and in float32 on a CPU the weights of norms are in the products that follow them. On a small
 model a step is mostly the cost of starting operations, so this pays; the result is the modules' own (tested).
-LoRA weights are merged into copies. The copies are of the weights at construction: a new one is made for new weights.
+LoRA weights are merged into copies in float32; in half precision a merged weight would lose what is small beside it, and
+so their two products stay, one pair for all layers that read the same input. The copies are of the weights at
+construction: a new one is made for new weights.
 
 Shape suffixes: R rows, H heads, K key/value heads, G query heads per key/value head, D head size, W width, P positions,
 N rows times key/value heads, S key positions.
@@ -11,6 +13,7 @@ N rows times key/value heads, S key positions.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -27,12 +30,24 @@ MAX_BYTES = 1 << 30  # of copied weights
 class _Linear(NamedTuple):
     weight: torch.Tensor
     bias: torch.Tensor | None
+    low: tuple[torch.Tensor, torch.Tensor] | None = None  # LoRA's A and scaled B where they are not merged
+
+    def of(self, x_RW: torch.Tensor) -> torch.Tensor:
+        out_RW = F.linear(x_RW, self.weight, self.bias)
+        return out_RW if self.low is None else self._add_low(x_RW, out_RW)
 
     def add_to(self, x_RW: torch.Tensor, out_RW: torch.Tensor) -> None:
         """Add the product of x and, if there is one, the bias to `out_RW`."""
         out_RW.addmm_(x_RW, self.weight.t())
         if self.bias is not None:
             out_RW.add_(self.bias)
+        if self.low is not None:
+            self._add_low(x_RW, out_RW)
+
+    def _add_low(self, x_RW: torch.Tensor, out_RW: torch.Tensor) -> torch.Tensor:
+        assert self.low is not None
+        down, up = self.low
+        return out_RW.addmm_(F.linear(x_RW, down), up.t())
 
 
 class _Block(NamedTuple):
@@ -57,7 +72,7 @@ def fits(model) -> bool:
         return False
     layers = model.base_model.layers
     linear = [m for layer in layers for m in (*_attention(layer), *_mlp(layer))]
-    if not all(_is_plain(m) or (_is_lora(m) and model.dtype == torch.float32) for m in linear):
+    if not all(_is_plain(m) or _is_lora(m) for m in linear):
         return False
     return sum(m.weight.nbytes for m in linear) <= MAX_BYTES
 
@@ -87,18 +102,44 @@ def _weights(*modules) -> _Linear:
     """The weights and biases of linear layers that read the same input, one below the other."""
     if len(modules) == 1 and _is_plain(modules[0]):
         return _Linear(modules[0].weight, modules[0].bias)
-    weights, biases = [], []
+    weights, biases, downs, ups = [], [], [], []
     for m in modules:
         plain = m if _is_plain(m) else m.base_layer
         weight = plain.weight
-        if plain is not m and not m.merged and not m.disable_adapters:
-            for name in m.active_adapters:
-                if name in m.lora_A:
-                    weight = weight + m.get_delta_weight(name)
+        for name in _active(m):
+            if weight.dtype == torch.float32:
+                weight = weight + m.get_delta_weight(name)
+            else:
+                downs.append(m.lora_A[name].weight)
+                ups.append((len(weights), m.lora_B[name].weight * m.scaling[name]))
         weights.append(weight)
         biases.append(plain.bias if plain.bias is not None else weight.new_zeros(weight.shape[0]))
     has_bias = any(b.any() for b in biases)
-    return _Linear(torch.cat(weights), torch.cat(biases) if has_bias else None)
+    return _Linear(torch.cat(weights), torch.cat(biases) if has_bias else None, _low(weights, downs, ups))
+
+
+def _active(module) -> list[str]:
+    """LoRA adapters whose products are still to be added to a linear layer's own."""
+    if _is_plain(module) or module.merged or module.disable_adapters:
+        return []
+    return [name for name in module.active_adapters if name in module.lora_A]
+
+
+def _low(
+    weights: list[torch.Tensor], downs: list[torch.Tensor], ups: list[tuple[int, torch.Tensor]]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """All A one below the other, and all B (with the number of their layer) where their layers' outputs are."""
+    if not downs:
+        return None
+    down = torch.cat(downs)
+    up = down.new_zeros(sum(map(len, weights)), len(down))
+    starts = [0, *accumulate(map(len, weights))]
+    rank = 0
+    for layer, of_layer in ups:
+        up[starts[layer] : starts[layer + 1], rank : rank + of_layer.shape[1]] = of_layer
+        rank += of_layer.shape[1]
+    dtype = weights[0].dtype
+    return down.to(dtype), up.to(dtype)
 
 
 class Decoder:
@@ -153,7 +194,8 @@ class Decoder:
             by_head = (query.unflatten(0, (K, G)), key.unsqueeze(1), value.unsqueeze(1))
             return torch.cat(by_head, 1).flatten(0, 2)
 
-        return _Linear(ordered(qkv.weight), None if qkv.bias is None else ordered(qkv.bias))
+        low = None if qkv.low is None else (qkv.low[0], ordered(qkv.low[1]))
+        return _Linear(ordered(qkv.weight), None if qkv.bias is None else ordered(qkv.bias), low)
 
     def _fold(self, norm_W: torch.Tensor, following: _Linear) -> tuple[torch.Tensor | None, _Linear]:
         """The norm's weight, or None and the product that follows with this weight and the root of the width in it."""
@@ -178,7 +220,7 @@ class Decoder:
         x_RW = self.embed(token_R)
         cos_R11D, sin_R11D = self.cos_PD[position_R][:, None, None], self.sin_PD[position_R][:, None, None]
         for i, b in enumerate(self.blocks):
-            qkv = F.linear(self._normed(x_RW, b.norm), *b.qkv).view(num_rows, K, G + 2, D)
+            qkv = b.qkv.of(self._normed(x_RW, b.norm)).view(num_rows, K, G + 2, D)
             qk = qkv[:, :, : G + 1]
             if b.query_norm is not None:
                 query, key = qk.split((G, 1), 2)
@@ -190,7 +232,7 @@ class Decoder:
             query_NGD = qkv[:, :, :G].flatten(0, 1)
             mixed_NGD = attend_one(query_NGD, keys_NSD, values_NSD, seen.bias_of_heads(b.window, K), b.scale)
             b.out.add_to(mixed_NGD.view(num_rows, K * G * D), x_RW)
-            gate, up = F.linear(self._normed(x_RW, b.mlp_norm), *b.gate_up).chunk(2, -1)
+            gate, up = b.gate_up.of(self._normed(x_RW, b.mlp_norm)).chunk(2, -1)
             b.down.add_to(F.silu(gate).mul_(up), x_RW)
         if self.folds:
             return self._normed(x_RW, None).mul_(self.last_scale_W)

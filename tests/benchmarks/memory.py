@@ -1,8 +1,8 @@
 """Peak of live tensor bytes: PPO's five models with LoRA against plain LoRA fine-tuning of the same base.
 
-    python -m tests.benchmarks.memory [--layers 12 --width 768 --tokens 512 --batch 4]
+    python -m tests.benchmarks.memory [--model FOLDER | --layers 12 --width 768] [--tokens 512 --batch 4]
 
-Both sides train the same random base (100M parameters by default) on sequences of the same number and
+Both sides train the same base (a random one of 100M parameters by default) on sequences of the same number and
 length, in one process, one after the other. Ours is a whole round of `train_policy`: rollout with its keys
 and values, PRM, ORM, reference and critic scores, one update of policy and critic. Every storage counts
 from the operation that makes it until it is freed, weights, gradients, optimizer states and KV included.
@@ -27,7 +27,7 @@ from reasoner.data.prompting import PromptConfig, Prompting
 from reasoner.ledger import Ledger
 from reasoner.policy.adapters import LoRA, SharedBase, load_peft
 from reasoner.policy.heads import ScoreNet
-from reasoner.policy.models import load_tokenizer, save, train_tokenizer
+from reasoner.policy.models import load_model, load_tokenizer, save, train_tokenizer
 from reasoner.search.branch import BranchConfig
 from reasoner.signals.advantages import AdvantageConfig
 from reasoner.signals.reward import RewardConfig
@@ -144,10 +144,15 @@ def main() -> None:
     )
     for name, default in {"layers": 12, "width": 768, "vocab": 32768, "tokens": 512, "batch": 4}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--model", type=Path, help="folder of a base, instead of a random one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        base, adapters = Path(scratch) / "base", Path(scratch) / "adapters"
-        num_params = make_base(base, args)
+        base, adapters = args.model or Path(scratch) / "base", Path(scratch) / "adapters"
+        num_params = (
+            sum(p.numel() for p in load_model(str(base)).parameters())
+            if args.model
+            else make_base(base, args)
+        )
         reward_models(base, adapters)
         for checkpointing in (False, True):
             peer = plain_lora(base, args, checkpointing)

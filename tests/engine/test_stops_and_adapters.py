@@ -192,6 +192,32 @@ def test_an_unknown_adapter_is_named():
         engine_of(merged).sample([request(0, adapter="a")])
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_in_half_precision_an_adapters_products_are_not_rounded_into_the_weights(kind):
+    wrapped = adapted(kind).bfloat16()
+    for name, p in wrapped.named_parameters():
+        if "lora_" in name:
+            p.data = p.data.float()  # as it is trained
+    engine = engine_of(wrapped)
+    mine = engine.sample([request(0, max_tokens=12)])[0]
+    assert engine.decoder is not None and engine.decoder.blocks[0].qkv.low is not None
+
+    def logprobs() -> torch.Tensor:
+        with torch.no_grad():
+            logits = wrapped(torch.tensor([[*PROMPT, *mine.token_ids]])).logits[0].float()
+        at = torch.log_softmax(logits, -1)[len(PROMPT) - 1 : -1]
+        return at.gather(-1, torch.tensor(mine.token_ids)[:, None])[:, 0]
+
+    drawn, modules = torch.tensor(mine.logprobs_full), logprobs()
+    with wrapped.disable_adapter():
+        base = logprobs()
+    wrapped.float()
+    exact = logprobs()
+    ours, theirs = ((x - exact).abs().max() for x in (drawn, modules))
+    assert ours < 2 * theirs + 1e-3, (ours, theirs)
+    assert (base - exact).abs().max() > 10 * ours
+
+
 # --- bad input ---
 
 
