@@ -19,8 +19,9 @@ def test_only_what_was_made_is_named(tmp_path):
         return [shlex.split(command) for command in next_commands(config)]
 
     view = ["reasoner", "view", str(run)]
-    for folder in ("trees/rollout", "models/base/model", "models/steps/model", "models/second/critic", "models/for_as_long/model"):
-        (run / folder).mkdir(parents=True)
+    for folder in ("base/model", "steps/model", "second/critic", "for_as_long/model"):
+        (run / "models" / folder).mkdir(parents=True)
+    (run / "trees/rollout").mkdir(parents=True)
     assert words() == [view, ["reasoner", "chat", str(run / "models/for_as_long/model")]]
     (run / "models/first/model").mkdir(parents=True)
     assert words() == [view, ["reasoner", "chat", str(run / "models/first/model")]]

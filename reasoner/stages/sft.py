@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from reasoner.data.mixing import Mixture, mixed
 from reasoner.data.prompting import Prompting
 from reasoner.folder import StageName
 from reasoner.records import SFTExample
@@ -32,6 +34,28 @@ class SFT(SFTStage):
     seconds_of: list[StageOf] = Field(
         [], description="train for as many seconds as these stages took together"
     )
+    mixture: Mixture | None = Field(
+        None,
+        description="show sets, and traces by their stage's name, in other shares than by size, e.g. {weights: {a: 3, b: 1}}",
+    )
+
+    @model_validator(mode="after")
+    def _mixes_its_own(self) -> Self:
+        if self.mixture is None:
+            return self
+        own = [*self.problems, *([self.traces] if self.traces else [])]
+        for name in self.mixture.weights:
+            if name not in own:
+                raise ValueError(
+                    f"mixture names {name!r}, which is neither among problems nor traces; expected one of: {', '.join(own)}"
+                )
+        others = ["mixture.at_end"] if self.mixture.at_end else []
+        others += [n for n in ("max_seconds", "seconds_of") if getattr(self, n)]
+        if others:
+            raise ValueError(
+                f"got mixture with {', '.join(others)}; expected a number of passes or updates, in one order: leave it out"
+            )
+        return self
 
 
 def run_sft(config: SFT, context: Context) -> None:
@@ -44,17 +68,58 @@ def run_sft(config: SFT, context: Context) -> None:
             )
         config = config.model_copy(update={"max_seconds": sum(seconds[s] for s in config.seconds_of)})
     prompting = context.prompting(config.model)
-    shown = examples(config.problems, context, prompting) if config.problems else []
+    sets = _sets(config, context, prompting)
+    shown = [example for of_set in sets.values() for example in of_set]
+    if config.mixture is not None:
+        shown = _mixed(sets, config, config.mixture, context)
+        config = config.model_copy(update={"epochs": 1.0})
+    if config.two_tasks is not None:
+        shown = two_tasks(shown, config.two_tasks, prompting.prompt_ids, prompting.completion_ids)
+    train_sft(context.model(config.model), shown, config, context.session)
+
+
+def _sets(config: SFT, context: Context, prompting: Prompting) -> dict[str, list[SFTExample]]:
+    """What there is to imitate, by problem set where they are mixed, and the traces by their stage."""
+    names = [[name] for name in config.problems] if config.mixture is not None else [config.problems]
+    sets = {of[0]: examples(of, context, prompting) for of in names if of}
     if config.traces:
         folder = context.out / "records" / config.traces / "traces"
         if not folder.is_dir():
             raise UserError(
                 f"{config.traces} made no verified traces; expected a label stage whose trees hold right chains"
             )
-        shown += as_told(read_records(folder, SFTExample), prompting, context)
-    if config.two_tasks is not None:
-        shown = two_tasks(shown, config.two_tasks, prompting.prompt_ids, prompting.completion_ids)
-    train_sft(context.model(config.model), shown, config, context.session)
+        told = as_told(read_records(folder, SFTExample), prompting, context)
+        sets[config.traces] = sets.get(config.traces, []) + told
+    return sets
+
+
+def _mixed(
+    sets: dict[str, list[SFTExample]], config: SFT, mixture: Mixture, context: Context
+) -> list[SFTExample]:
+    """As many examples as the passes or updates take, in the mixture's shares; what was drawn of each set is told."""
+    passes = round(config.epochs * sum(map(len, sets.values())))
+    wanted = config.max_steps * config.batch_size if config.max_steps else passes
+    drawn = mixed(sets, 1, wanted, mixture, f"{context.session.seed}")
+    if config.max_steps and len(drawn) < wanted:
+        raise UserError(
+            f"the mixture has {len(drawn)} draws of {', '.join(sets)} with max_repeats={mixture.max_repeats}, and max_steps "
+            f"takes {wanted}; expected enough: raise max_repeats, or lower max_steps"
+        )
+    context.session.log({"mixture": _table(drawn)}, 0)
+    return [example for _, example in drawn]
+
+
+def _table(drawn: list[tuple[str, SFTExample]]) -> list[dict[str, Any]]:
+    """A row for each set: its share of all draws, draws, different examples, the most times one came, tokens to learn."""
+    rows = []
+    for name in sorted({name for name, _ in drawn}):
+        own = [example for of, example in drawn if of == name]
+        times = Counter(map(id, own))
+        rows.append(
+            {"set": name, "share": len(own) / len(drawn), "drawn": len(own), "distinct": len(times),
+             "most_times": max(times.values()), "tokens": sum(len(e.completion_ids) for e in own)}
+        )  # fmt: skip
+    return rows
 
 
 def as_told(traces: Iterable[SFTExample], prompting: Prompting, context: Context) -> list[SFTExample]:

@@ -135,3 +135,43 @@ def test_sets_that_run_dry_before_the_end_are_refused(tmp_path):
     asked = validate(RunConfig, config_of(tmp_path, mixture={"max_repeats": 1}), "test")
     with pytest.raises(UserError, match=r"8 draws.*takes 12.*raise max_repeats"):
         run(asked)
+
+
+# --- imitation ---
+
+
+def imitating(tmp_path, **options) -> dict:
+    config = config_of(tmp_path)
+    for name in "ab":
+        path = tmp_path / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("\n".join(json.dumps(row | {"solution": row["answer"]}) for row in rows))
+    stage = {"kind": "sft", "model": "base", "problems": ["a", "b"], "batch_size": 4, **options}
+    return config | {"stages": [config["stages"][0], stage]}
+
+
+def test_imitation_shows_its_sets_in_the_mixtures_shares(tmp_path):
+    asked = imitating(tmp_path, mixture={"weights": {"a": 1, "b": 3}}, epochs=2)
+    run(validate(RunConfig, asked, "test"))
+    rows = [json.loads(line) for line in (tmp_path / "run/stages/sft/metrics.jsonl").open()]
+    (seen,) = [row["mixture"] for row in rows if "mixture" in row]
+    told = [(r["set"], r["share"], r["drawn"], r["distinct"], r["most_times"]) for r in seen]
+    assert told == [("a", 0.25, 4, 4, 1), ("b", 0.75, 12, 2, 6)]  # two passes over eight demonstrations
+    ledger = json.loads((tmp_path / "run/ledger.json").read_text())
+    assert ledger["counts"]["sft"]["policy"]["trained"] >= sum(r["tokens"] for r in seen)
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    ({"mixture": {"weights": {"a": 1, "c": 1}}}, "mixture names 'c'.*expected one of: a, b"),
+    ({"mixture": {"at_end": {"a": 1}}}, "got mixture with mixture.at_end"),
+    ({"mixture": {}, "max_seconds": 5}, "got mixture with max_seconds"),
+])  # fmt: skip
+def test_mixtures_that_cannot_be_imitated_are_refused(tmp_path, options, why):
+    with pytest.raises(ConfigError, match=why):
+        validate(RunConfig, imitating(tmp_path, **options), "test")
+
+
+def test_too_few_demonstrations_for_so_many_updates_are_refused(tmp_path):
+    asked = validate(RunConfig, imitating(tmp_path, mixture={"max_repeats": 1}, max_steps=3), "test")
+    with pytest.raises(UserError, match=r"8 draws.*takes 12.*raise max_repeats"):
+        run(asked)
