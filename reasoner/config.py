@@ -163,7 +163,7 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
                 )
             index: Any = _index(place, part, override) if isinstance(place, list) else part
             if i == len(parts) - 1:
-                place[index] = _override_value(text.strip(), override)
+                place[index] = override_value(text.strip(), override)
             elif isinstance(place, dict) and place.get(index) is None:
                 place[index] = {}
             place = place[index]
@@ -177,7 +177,8 @@ def _index(place: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _override_value(text: str, override: str) -> Any:
+def override_value(text: str, override: str) -> Any:
+    """The value in an override's text, as YAML reads it; `override` is named in errors."""
     if text[:1] in ("[", "{", '"', "'"):
         return _parse(text, f"override {override!r}")
     # Anything else is one plain scalar, so that colons and hashes in prompts and paths need no quotes.

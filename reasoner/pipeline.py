@@ -205,7 +205,7 @@ def _run_stage(
         counted = sum(map(Counter, ledger.counts.get(stage.name, {}).values()), Counter())
         progress(stage.name, done, total, note, {**latest, **counted, **more})
 
-    tell(0, 0, "")
+    tell(0, 0, "", goes_on=float(latest_step(checkpoints) > 0))
     state = PartialState()
     with (
         watching(

@@ -99,6 +99,7 @@ ELSEWHERE = {
     "sbatch --nodes=4 launch/slurm_ray.sh my.yaml": SLURM_RAY,
     "sbatch --nodes=4 launch/slurm_ray.sh CONFIG": SLURM_RAY,
     "python -m reasoner.economics.scaling": "tests/economics/test_scaling.py::test_the_table_in_the_document_is_the_scripts",
+    'reasoner run CONFIG --sweep "stages.1.optimizer.lr=[1e-5, 1e-4]" --sweep "seed=[0, 1, 2]"': "tests/test_sweep.py::test_a_sweep_tells_all_settings_and_goes_on_behind_one_that_fails",
     "python -m verifiers probe": "tests/test_commands.py::test_longer_commands_of_the_documents",
 }
 

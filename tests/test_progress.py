@@ -58,6 +58,20 @@ def test_the_tokens_of_earlier_starts_go_with_their_seconds(seconds):
     assert lines(resumed, seconds)[-1].endswith("  500 tokens/s")
 
 
+def test_a_stage_that_goes_on_has_no_speed_of_what_was_done_before(seconds):
+    def resumed(tell, seconds):
+        tell("ppo", 0, 0, "", {"goes_on": 1.0})
+        for i in (3, 4, 5):
+            seconds[0] += 10
+            tell("ppo", i, 7, "rounds", {"ppo/reward": 0.5, "decoded": 5000 * i})
+
+    assert lines(resumed, seconds) == [
+        "ppo           3/7 rounds  reward 0.5",
+        "ppo           4/7 rounds  reward 0.5  500 tokens/s  ETA 0:30",
+        "ppo           5/7 rounds  reward 0.5  500 tokens/s  ETA 0:20",
+    ]
+
+
 def test_the_bar_has_the_same_numbers_and_fits_80_columns(seconds):
     shown = lines(two_rounds, seconds, force_terminal=True, color_system=None)
     assert any("40 s reward 0.412 KL 0.00217 500 tokens/s" in line for line in shown)

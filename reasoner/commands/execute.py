@@ -27,28 +27,38 @@ def resolved_config(path: Path, overrides: list[str]):
 
 
 def execute(config, as_json: bool, ray: str = "") -> None:
-    """Run the stages of a RunConfig; of several processes the first alone speaks. `ray`: the address of a cluster."""
+    """Run the stages of a RunConfig and show what they measured; of several processes the first alone speaks."""
+    rows = run_once(config, ray)
+    if not is_first():
+        return
+    if rows or as_json:
+        show_rows(rows, as_json)
+    console = Console(stderr=True)
+    console.print(f"report: {config.out}/report.html   metrics: {config.out}/metrics.json")
+    tell_of_no_answers(rows)
+    console.print(f"next: {'   '.join(next_commands(config))}", markup=False, highlight=False, soft_wrap=True)
+
+
+def run_once(config, ray: str = ""):
+    """Run the stages of a RunConfig with progress; the metric rows. `ray`: the address of a cluster."""
     from reasoner.commands.progress import telling
     from reasoner.pipeline import run as run_stages
     from reasoner.policy.machine import told, use
 
     quiet()
     console = Console(stderr=True)
-    is_first = os.environ.get("RANK", "0") == "0"
     use(config.precision)
-    if is_first:
+    if is_first():
         console.print(told())
         for line in tell_quickly(config):
             console.print(line, markup=False)
-    with _crew(ray) as crew, telling([s.name for s in config.stages], console, is_first) as tell:
-        rows = run_stages(config, tell, crew)
-    if not is_first:
-        return
-    if rows or as_json:
-        show_rows(rows, as_json)
-    console.print(f"report: {config.out}/report.html   metrics: {config.out}/metrics.json")
-    tell_of_no_answers(rows)
-    console.print(f"next: {'   '.join(next_commands(config))}", markup=False, highlight=False, soft_wrap=True)
+    with _crew(ray) as crew, telling([s.name for s in config.stages], console, is_first()) as tell:
+        return run_stages(config, tell, crew)
+
+
+def is_first() -> bool:
+    """Whether this is the first of several processes, which alone speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

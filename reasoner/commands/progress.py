@@ -38,9 +38,13 @@ class Pace:
     """A stage's speed, from its first report on: what a resumed stage had done before is not counted."""
 
     begun: float
+    goes_on: bool = False  # from a checkpoint: only the first report tells what was done before
     points: list[tuple[float, float, float]] = field(default_factory=list)  # seconds, done, tokens
 
     def add(self, now: float, done: float, tokens: float) -> None:
+        if not self.points and self.goes_on:
+            self.points.append((now, done, tokens))
+            return
         if not self.points:
             self.points.append((self.begun, 0.0, 0.0))
         self.points = [*self.points[:2], (now, done, tokens)]
@@ -148,9 +152,13 @@ def _parts(
     tokens = next((numbers[name] for name in TOKENS if numbers.get(name)), 0)
     now = time.monotonic()
     if "seconds" in numbers:  # the stage has ended
-        pace.points = [(0.0, 0.0, 0.0), (numbers["seconds"], 1.0, tokens)]  # over the whole stage, earlier starts too
+        pace.points = [
+            (0.0, 0.0, 0.0),
+            (numbers["seconds"], 1.0, tokens),
+        ]  # over the whole stage, earlier starts too
         return [note or f"{numbers['seconds']:.0f} s"], told(numbers), speed(pace, 1, 1)
     if not total:
+        pace.goes_on = pace.goes_on or bool(numbers.get("goes_on"))
         return [note] if note else [], [], []
     pace.add(now, done, tokens)
     return [f"{done:,}/{total:,}" + (f" {note}" if note else "")], told(numbers), speed(pace, done, total)

@@ -31,15 +31,28 @@ Ray = Annotated[
     ),
 ]
 
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=[A, B]",
+        help="run it for each of these values, and of several such keys for each combination, in folders of their own",
+    ),
+]
+
 
 def run(config: Annotated[Path, typer.Argument(help="YAML with problems and stages")], overrides: Overrides = None,
-        as_json: AsJson = False, supervise: Supervise = False, restarts: Restarts = 5, ray: Ray = "") -> None:  # fmt: skip
+        as_json: AsJson = False, supervise: Supervise = False, restarts: Restarts = 5, ray: Ray = "",
+        sweep: Sweep = None) -> None:  # fmt: skip
     """Run all stages of CONFIG; what is done already is not done again.
 
     Example: reasoner run configs/demo.yaml seed=1 out=runs/demo-1
     """
     if supervise:
         _supervise(restarts)
+    if sweep:
+        from reasoner.commands.sweep import run_sweep
+
+        return run_sweep(config, overrides or [], sweep, as_json, ray)
     run_config(config, overrides or [], as_json, ray)
 
 
