@@ -238,6 +238,8 @@ def _models_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[type[
     """The models that may stand at one of pydantic's locations: several only for an untagged union."""
     models = [model]
     for part in loc:
+        if isinstance(part, int):  # a place in a list, which a Literal of numbers may hold as well
+            continue
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
         named = [m for m in models if m.__name__ == part or _has_literal(m, part)]
         if fields:
@@ -247,7 +249,7 @@ def _models_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[type[
     return models
 
 
-def _has_literal(model: type[BaseModel], value: str | int) -> bool:
+def _has_literal(model: type[BaseModel], value: str) -> bool:
     return any(value in get_args(field.annotation) for field in model.model_fields.values())
 
 

@@ -190,6 +190,24 @@ def test_unknown_key_in_a_stage_knows_only_that_stage():
     )
 
 
+def test_a_stages_number_is_not_taken_for_a_word_of_another_stage():
+    """The other stage knows the numbers 0, 1 and 2 as a key's values."""
+
+    class First(Config):
+        kind: Literal["first"]
+        lr: float = 1.0
+
+    class Second(Config):
+        kind: Literal["second"]
+        ahead: Literal[0, 1, 2] = 0
+
+    class Both(Config):
+        stages: list[Annotated[First | Second, Field(discriminator="kind")]]
+
+    with pytest.raises(ConfigError, match=r"stages.0.rate: got an unknown key, expected one of kind, lr"):
+        validate(Both, {"stages": [{"kind": "first", "rate": 1}]}, "run.yaml")
+
+
 def test_unknown_key_in_an_optional_model():
     assert "judge.pth: got an unknown key, expected one of max_len, path; did you mean path?" in fault(
         RAW | {"judge": {"path": "m", "pth": 1}}
