@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from reasoner.registry import UserError, imported, lookup, nearest
 
@@ -270,13 +271,14 @@ def save_resolved(model: BaseModel, path: str | Path) -> None:
     write_text(path, text)
 
 
-def decisive(model: BaseModel) -> dict[str, Any]:
-    """The config in plain values without the keys that may change in a half-done run."""
+def decisive(model: BaseModel, defaults: bool = True) -> dict[str, Any]:
+    """The config in plain values without the keys that may change in a half-done run, or stand at their defaults."""
 
     def kept(value: Any, dumped: Any) -> Any:
         if isinstance(value, BaseModel):
             fields = type(value).model_fields
             names = [n for n in fields if not any(isinstance(m, MayChange) for m in fields[n].metadata)]
+            names = [n for n in names if defaults or not _is_default(fields[n], getattr(value, n))]
             return {n: kept(getattr(value, n), dumped[n]) for n in names}
         if isinstance(value, dict):
             return {k: kept(v, d) for (k, v), d in zip(value.items(), dumped.values(), strict=True)}
@@ -285,6 +287,24 @@ def decisive(model: BaseModel) -> dict[str, Any]:
         return dumped
 
     return kept(model, model.model_dump(mode="json"))
+
+
+def _is_default(field: FieldInfo, value: Any) -> bool:
+    return not field.is_required() and field.get_default(call_default_factory=True) == value
+
+
+def with_new_keys(known: Any, present: Any, given: Any) -> Any:
+    """What was `known`, and of `present` the keys that are not in it and not `given` either: new ones at their defaults."""
+    if isinstance(known, dict) and isinstance(present, dict) and isinstance(given, dict):
+        new = {name: x for name, x in present.items() if name not in known and name not in given}
+        return new | {
+            name: with_new_keys(x, present.get(name), given.get(name, {})) for name, x in known.items()
+        }
+    if isinstance(known, list) and isinstance(present, list) and isinstance(given, list):
+        return [with_new_keys(*three) for three in zip(known, present, given, strict=False)] + known[
+            len(given) :
+        ]
+    return known
 
 
 def check_entries(config: BaseModel, spoken: Callable[[str], str] = lambda key: key) -> None:

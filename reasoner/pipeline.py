@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from reasoner.config import check_entries, difference, save_resolved
+from reasoner.config import check_entries, difference, save_resolved, with_new_keys
 from reasoner.data.rows import hub_split
 from reasoner.folder import begin, check_shared, claimed, held_by, withdraw
 from reasoner.interrupt import going_on
@@ -308,7 +308,7 @@ def _take_up(config: RunConfig, out: Path) -> dict[str, dict[str, Any]]:
         folder = out / "stages" / stage.name
         info = is_done(folder)
         if info is not None:
-            _check_same(f"{out} holds the finished stage {stage.name}", info.get("basis"), basis(stage, config),
+            _check_same(f"{out} holds the finished stage {stage.name}", info.get("basis"), stage, config,
                         "set out= to another folder, or take the change back")  # fmt: skip
             other = changed(info.get("data", {}), data_files(stage, config))
             if other is not None:
@@ -319,18 +319,26 @@ def _take_up(config: RunConfig, out: Path) -> dict[str, dict[str, Any]]:
             finished[stage.name] = info
         elif latest_step(folder / CHECKPOINTS) and (known := read_whole(folder / BASIS)) is not None:
             _check_same(
-                f"{out} holds the half-done stage {stage.name}", known, basis(stage, config),
+                f"{out} holds the half-done stage {stage.name}", known, stage, config,
                 f"take the change back, or remove {folder / CHECKPOINTS} to begin the stage again",
             )  # fmt: skip
     return finished
 
 
-def _check_same(what: str, known: Any, present: dict[str, Any], remedy: str) -> None:
-    found = difference(known, json.loads(to_json(present)))  # as it looks once written
+def _check_same(what: str, known: Any, stage, config: RunConfig, remedy: str) -> None:
+    """A stage that was made, or begun, with another config is a UserError; keys that came with a later version are told."""
+    present, given = (json.loads(to_json(basis(stage, config, d))) for d in (True, False))  # as once written
+    found = difference(with_new_keys(known, present, given), present)
     if found:
         raise UserError(
             f"{what}, made with another config ({'; '.join(found[:3])}{' …' if len(found) > 3 else ''}); expected the "
             f"same one: {remedy}"
+        )
+    new = [line.partition(":")[0] for line in difference(known, present)]
+    if new:
+        print(
+            f"reasoner: {what}, made before there were {', '.join(new)}: they stand at their defaults",
+            file=sys.stderr,
         )
 
 

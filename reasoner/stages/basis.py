@@ -9,16 +9,19 @@ from reasoner.config import decisive
 from reasoner.stages.references import NamesProblems, data_in, named
 
 
-def basis(stage, config) -> dict[str, Any]:
-    """What a stage's result rests on in the config: its own keys and what it shares with other stages."""
+def basis(stage, config, defaults: bool = True) -> dict[str, Any]:
+    """What a stage's result rests on in the config: its own keys and what it shares with other stages.
+
+    Without `defaults` keys that stand at theirs are left out.
+    """
     sets = problem_sets(stage, config)
-    shared = {"contamination": decisive(config.contamination)} if sets else {}
+    shared = {"contamination": decisive(config.contamination, defaults)} if sets else {}
     return {
         "seed": config.seed,
-        "prompt": decisive(config.prompt),
+        "prompt": decisive(config.prompt, defaults),
         **shared,
-        "problems": {name: [decisive(s) for s in config.problems[name]] for name in sets},
-        "stages": {stage.name: decisive(stage)},
+        "problems": {name: [decisive(s, defaults) for s in config.problems[name]] for name in sets},
+        "stages": {stage.name: decisive(stage, defaults)},
     }
 
 

@@ -209,8 +209,11 @@ def regrouped(loops: Sequence[dict[str, Any]], rank: int, num: int) -> dict[str,
 
 
 def fingerprint_of(config: Config, seed: int, data: Iterable[Any]) -> str:
-    """What must be the same for a checkpoint to be gone on from: all but the keys that may change, and the data by content."""
-    digest = hashlib.sha256(json.dumps([decisive(config), seed]).encode())
+    """What must be the same for a checkpoint to be gone on from: all but the keys that may change, and the data by content.
+
+    Keys at their defaults do not count, so that a later version with more keys goes on.
+    """
+    digest = hashlib.sha256(json.dumps([decisive(config, defaults=False), seed]).encode())
     for facts in data:
         digest.update(repr(facts).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -153,6 +153,47 @@ def test_what_a_finished_stage_rests_on_may_not(half_done, change, told):
     assert told in str(fault.value) and "finished stage" in str(fault.value)
 
 
+def test_a_run_of_a_version_with_fewer_keys_goes_on(half_done, capsys):
+    """What is new stands at its default, and is told; set otherwise it is another config."""
+    marker = half_done / "stages/sft/done"
+    before, info = marker.read_text(), is_done(half_done / "stages/sft")
+    assert info is not None
+    for place in (info["basis"]["stages"]["sft"], info["basis"]["prompt"]):
+        place.pop("lora", None)
+        place.pop("system", None)
+    info["basis"]["stages"]["sft"]["optimizer"].pop("weight_decay")
+    try:
+        write_json(marker, info)
+        stamp = (half_done / "models/sft/model/model.safetensors").stat().st_mtime_ns
+        assert run(config(half_done, stages=2)) == []
+        assert (half_done / "models/sft/model/model.safetensors").stat().st_mtime_ns == stamp
+        told = capsys.readouterr().err
+        assert "finished stage sft" in told and "they stand at their defaults" in told
+        assert all(
+            key in told for key in ("prompt.system", "stages.sft.lora", "stages.sft.optimizer.weight_decay")
+        )
+        with pytest.raises(UserError, match=r"stages.sft.lora: \(absent\) != \{"):
+            run(config(half_done, of("sft", "lora", "{r: 4}"), stages=2))
+    finally:
+        marker.write_text(before)
+
+
+def test_a_key_at_its_default_is_not_in_a_checkpoints_fingerprint(tmp_path):
+    from reasoner.trainers.checkpoint import fingerprint_of
+
+    class Old(Config):
+        lr: float
+        rounds: int = 3
+
+    class New(Old):
+        lora: dict | None = None
+        reward: Config = Config()
+
+    assert fingerprint_of(Old(lr=1, rounds=5), 0, []) == fingerprint_of(New(lr=1, rounds=5), 0, [])
+    assert fingerprint_of(Old(lr=1), 0, []) != fingerprint_of(New(lr=1, lora={"r": 4}), 0, [])
+    assert fingerprint_of(Old(lr=1), 0, []) != fingerprint_of(Old(lr=1, rounds=5), 0, [])
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("rounds", 50), ("num_slots", 3), ("tokens_per_batch", 77), ("save_every", 2), ("gradient_checkpointing", "true"),
@@ -166,11 +207,7 @@ def test_advice_can_be_followed_while_a_stage_is_half_done(tmp_path, key, value)
     old, new = (next(s for s in c.stages if s.kind == "ppo") for c in (before, after))
     assert old != new
     assert basis(old, before) == basis(new, after)
-    assert (
-        fingerprint_of(old, 0, [])
-        == fingerprint_of(new, 0, [])
-        != fingerprint_of(old, 0, [("1+1",)])
-    )
+    assert fingerprint_of(old, 0, []) == fingerprint_of(new, 0, []) != fingerprint_of(old, 0, [("1+1",)])
     assert fingerprint_of(old, 0, []) != fingerprint_of(old.model_copy(update={"clip_low": 0.1}), 0, [])
 
 
