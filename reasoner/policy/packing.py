@@ -21,6 +21,7 @@ from reasoner.tree import NO_PARENT, ROOT, Tree
 
 # positions whose attention costs as much as all else that a token passes through; measured on CPU at width 128
 LAYERS_COST = 512
+ALONE = -1  # of a prompt's first token, and of padding, which sees itself so that no softmax is empty
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,16 @@ class Packed:
 
     ids_BT: torch.Tensor
     positions_BT: torch.Tensor
-    mask_B1TT: torch.Tensor  # True where a position may be seen
+    before_BT: np.ndarray  # column of the token that each follows on its path; ALONE where there is none
     target_N: torch.Tensor  # flat index of each sampled token
     source_N: torch.Tensor  # flat index of the token before it on its path
     starts: list[list[int]]  # per tree and node, the flat index of the node's first token
     trees: Sequence[Tree]
+
+    @property
+    def mask_B1TT(self) -> torch.Tensor:
+        """True where a position may be seen: built at each use, since it takes the square of a row."""
+        return torch.from_numpy(_mask(self.before_BT))[:, None].to(self.ids_BT.device)
 
     def state(self, tree: int, node: int, offset: int) -> int:
         """Flat index of the last token of the state (node, offset)."""
@@ -128,24 +134,24 @@ def pack(
     width = max((sum(sizes[i] for i in row) for row in rows), default=1)
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     positions = np.zeros((len(rows), width), dtype=np.int64)
-    mask = np.zeros((len(rows), width, width), dtype=bool)
-    mask[:, np.arange(width), np.arange(width)] = True  # padding sees itself, so that no softmax is empty
+    before = np.full((len(rows), width), ALONE, dtype=np.int32)
     laid: list[dict[int, _Laid]] = [{} for _ in trees]
     for r, row in enumerate(rows):
         at = 0
         for i in row:
             t, nodes = parts[i]
             block = slice(at, at + sizes[i])
-            found = _lay_out(
-                trees[t], nodes, r * width + at, ids[r, block], positions[r, block], mask[r, block, block]
-            )
+            found = _lay_out(trees[t], nodes, r * width + at, ids[r, block], positions[r, block])
+            for node in found.values():
+                behind = node.sources - r * width  # before the piece's own begin: that of another tree
+                before[r, node.targets - r * width] = np.where(behind < at, ALONE, behind)
             laid[t] = found | laid[t]  # the prompt's place is that in the first piece
             at += sizes[i]
     sampled = [of_tree[i] for of_tree in laid for i in range(1, len(of_tree))]
     return Packed(
         ids_BT=torch.from_numpy(ids).to(device),
         positions_BT=torch.from_numpy(positions).to(device),
-        mask_B1TT=torch.from_numpy(mask)[:, None].to(device),
+        before_BT=before,
         target_N=torch.from_numpy(_joined([x.targets for x in sampled])).to(device),
         source_N=torch.from_numpy(_joined([x.sources for x in sampled])).to(device),
         starts=[[of_tree[i].start for i in range(len(of_tree))] for of_tree in laid],
@@ -175,6 +181,21 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
+def _mask(before_BT: np.ndarray) -> np.ndarray:
+    """[B, T, T]: each token sees itself and what the token before it sees."""
+    rows, width = before_BT.shape
+    mask_BTT = np.zeros((rows, width, width), dtype=bool)
+    for before_T, mask_TT in zip(before_BT, mask_BTT, strict=True):
+        begins_T = before_T != np.arange(-1, width - 1)  # where a run of tokens, each behind the last, begins
+        begins_T[:1] = True
+        starts = np.flatnonzero(begins_T)
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), width], strict=True):
+            if before_T[start] != ALONE:
+                mask_TT[start:stop] = mask_TT[before_T[start]]
+            mask_TT[start:stop, start:stop] = np.tri(stop - start, dtype=bool)
+    return mask_BTT
+
+
 @dataclass(frozen=True)
 class _Laid:
     """Where a node lies: flat indices of its first token, of all its tokens, and of the tokens before them."""
@@ -184,11 +205,10 @@ class _Laid:
     sources: np.ndarray
 
 
-def _lay_out(tree: Tree, nodes: Sequence[int], base: int, ids, positions, mask) -> dict[int, _Laid]:
+def _lay_out(tree: Tree, nodes: Sequence[int], base: int, ids, positions) -> dict[int, _Laid]:
     """Write a piece of a tree (the root, and nodes after their parents) into its block of a row."""
     begin: dict[int, int] = {}  # of each node, within the block
     depth: dict[int, int] = {}  # position of each node's first token
-    before: dict[int, np.ndarray] = {}  # what each node's first token sees beside itself
     last: dict[int, int] = {}  # the token before each node's first, within the block
     found: dict[int, _Laid] = {}
     at = 0
@@ -197,19 +217,14 @@ def _lay_out(tree: Tree, nodes: Sequence[int], base: int, ids, positions, mask) 
         length = len(node.token_ids)
         if node.parent == NO_PARENT:
             depth[i], last[i] = 0, -1
-            before[i] = np.zeros(len(ids), dtype=bool)
         else:
             p = node.parent
             depth[i] = depth[p] + node.offset
             last[i] = begin[p] + node.offset - 1 if node.offset else last[p]
-            before[i] = before[p].copy()
-            before[i][begin[p] : begin[p] + node.offset] = True
         begin[i] = at
         own = slice(at, at + length)
         ids[own] = node.token_ids
         positions[own] = np.arange(depth[i], depth[i] + length)
-        mask[own] = before[i]
-        mask[own, own] = np.tri(length, dtype=bool)
         targets = np.arange(at, at + length)
         sources = targets - 1
         if length:

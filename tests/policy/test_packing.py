@@ -7,7 +7,7 @@ from small_models import branching_tree, make_tree, small_lm
 
 from reasoner.policy import packing
 from reasoner.policy.heads import PolicyNet
-from reasoner.policy.packing import batches, num_tokens, pack, pieces
+from reasoner.policy.packing import Packed, batches, num_tokens, pack, pieces
 from reasoner.signals.backup import leaf_weights, path_weights
 
 
@@ -107,6 +107,19 @@ def test_several_trees_share_a_row_and_do_not_see_each_other():
     assert not mask[:20, 20:].any() and not mask[20:, :20].any()
     # 61 sees its ancestors 1 2 3 10 11 12 40 60 and itself
     assert mask[19].nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 14, 18, 19]
+
+
+def test_what_is_packed_grows_with_its_tokens_and_its_mask_with_their_square_when_used():
+    def chain(length: int) -> Packed:
+        return pack([make_tree([1] * 4, (0, 4, [2] * length, [length - 1]))])
+
+    def held(packed: Packed) -> int:
+        return sum(x.nbytes for x in vars(packed).values() if isinstance(x, torch.Tensor | np.ndarray))
+
+    short, long = chain(508), chain(4092)
+    assert held(long) < 9 * held(short)
+    assert long.mask_B1TT.nbytes == 4096**2
+    assert torch.equal(long.mask_B1TT[0, 0], torch.ones(4096, 4096, dtype=torch.bool).tril())
     # without room for a second tree in a row there are more rows
     assert pack(trees(), row_tokens=1).ids_BT.shape == (3, 20)
 
