@@ -13,14 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from reasoner.tree import NO_PARENT, ROOT, Tree
 
-# positions whose attention costs as much as all else that a token passes through; measured on CPU at width 128
+# positions whose attention costs as much as all else that a token passes through; measured on a CPU at width 128
 LAYERS_COST = 512
+PAIR_COST = 1.7  # time of a multiplication in attention, that of one in a linear layer being 1; gives the number above
 ALONE = -1  # of a prompt's first token, and of padding, which sees itself so that no softmax is empty
 
 
@@ -59,12 +61,27 @@ class Packed:
         return torch.from_numpy(joined).to(self.ids_BT.device)
 
 
+def layers_cost(net: Any) -> int:
+    """LAYERS_COST of the model in a network with a head: by the multiplications of a layer. A wide one makes tokens dear."""
+    lm = getattr(getattr(net, "module", net), "lm", None)
+    if lm is None:
+        return LAYERS_COST
+    config = lm.config.get_text_config()
+    heads, width = config.num_attention_heads, config.hidden_size
+    head_dim = getattr(config, "head_dim", None) or width // heads
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    of_token = 2 * width * head_dim * (heads + key_heads) + 3 * width * inner
+    return round(of_token / (2 * heads * head_dim * PAIR_COST))
+
+
 def num_tokens(tree: Tree) -> int:
     return sum(len(n.token_ids) for n in tree.nodes)
 
 
-def pieces(tree: Tree) -> list[list[int]]:
+def pieces(tree: Tree, cost: int | None = None) -> list[list[int]]:
     """The tree's nodes as one piece or several: whole branches of the root, by which layout costs least."""
+    of_token = LAYERS_COST if cost is None else cost
     prompt = len(tree.nodes[ROOT].token_ids)
     branch = [ROOT] * len(tree.nodes)  # of the root, in which a node is
     for i, node in enumerate(tree.nodes[1:], start=1):
@@ -77,9 +94,9 @@ def pieces(tree: Tree) -> list[list[int]]:
     for room in {sum(sizes.values()), *(longest * k for k in (1, 2, 4))}:
         parts = _first_fit(list(sizes), sizes, room)
         widths = [prompt + sum(sizes[x] for x in part) for part in parts]
-        cost = sum(widths) * (LAYERS_COST + max(widths, default=0))
-        if cost < least:
-            best, least = parts, cost
+        takes = sum(widths) * (of_token + max(widths, default=0))
+        if takes < least:
+            best, least = parts, takes
     if len(best) < 2:
         return [list(range(len(tree.nodes)))]
     of = {x: number for number, part in enumerate(best) for x in part}
@@ -107,9 +124,14 @@ def _size(tree: Tree, nodes: Sequence[int]) -> int:
     return sum(len(tree.nodes[i].token_ids) for i in nodes)
 
 
-def batches(trees: Sequence[Tree], max_tokens: int, row_tokens: int = 256) -> list[list[int]]:
-    """Split tree numbers into batches of at most `max_tokens` packed positions, similar sizes together."""
-    sizes = [[_size(tree, nodes) for nodes in pieces(tree)] for tree in trees]
+def batches(
+    trees: Sequence[Tree], max_tokens: int, row_tokens: int = 256, cost: int | None = None
+) -> list[list[int]]:
+    """Split tree numbers into batches of at most `max_tokens` packed positions, similar sizes together.
+
+    `cost` is the model's layers_cost, as in `pack`.
+    """
+    sizes = [[_size(tree, nodes) for nodes in pieces(tree, cost)] for tree in trees]
     found: list[list[int]] = []
     current: list[int] = []
     total = count = 0
@@ -125,12 +147,13 @@ def batches(trees: Sequence[Tree], max_tokens: int, row_tokens: int = 256) -> li
 
 
 def pack(
-    trees: Sequence[Tree], device: torch.device | str = "cpu", row_tokens: int = 256, pad_id: int = 0
-) -> Packed:
+    trees: Sequence[Tree], device: torch.device | str = "cpu", row_tokens: int = 256, pad_id: int = 0,
+    cost: int | None = None,
+) -> Packed:  # fmt: skip
     """Pack trees into rows of about `row_tokens` positions, or as many as the largest piece has."""
-    parts = [(t, nodes) for t, tree in enumerate(trees) for nodes in pieces(tree)]
+    parts = [(t, nodes) for t, tree in enumerate(trees) for nodes in pieces(tree, cost)]
     sizes = {i: _size(trees[t], nodes) for i, (t, nodes) in enumerate(parts)}
-    rows = _fill(sizes, row_tokens)
+    rows = _fill(sizes, row_tokens, LAYERS_COST if cost is None else cost)
     width = max((sum(sizes[i] for i in row) for row in rows), default=1)
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     positions = np.zeros((len(rows), width), dtype=np.int64)
@@ -165,16 +188,16 @@ def _most_positions(total: int, count: int, widest: int, row_tokens: int) -> int
     return max((total // width + 1) * width, min(count, 2 * total // max(1, widest) + 1) * widest)
 
 
-def _fill(sizes: Mapping[int, int], row_tokens: int) -> list[list[int]]:
+def _fill(sizes: Mapping[int, int], row_tokens: int, of_token: int) -> list[list[int]]:
     """Pieces by row: rows as wide as the widest piece, or about `row_tokens`, whichever costs less."""
     widest = max(sizes.values(), default=1)
     layouts = [_first_fit(list(sizes), sizes, room) for room in {widest, max(widest, row_tokens)}]
 
-    def cost(rows: list[list[int]]) -> int:
+    def takes(rows: list[list[int]]) -> int:
         width = max((sum(sizes[i] for i in row) for row in rows), default=1)
-        return len(rows) * width * (LAYERS_COST + width)
+        return len(rows) * width * (of_token + width)
 
-    return min(layouts, key=cost)
+    return min(layouts, key=takes)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from reasoner.policy.heads import ScoreNet, check_scores
-from reasoner.policy.packing import batches, num_tokens, pack
+from reasoner.policy.packing import batches, layers_cost, num_tokens, pack
 from reasoner.scoring.published import PublishedPRM, score_published
 from reasoner.tree import ROOT, Tree
 
@@ -44,8 +44,9 @@ def _leaf_ends(tree: Tree) -> list[tuple[int, int]]:
 
 def _run(net: ScoreNet, trees: Sequence[Tree], name: str, max_tokens: int, states):
     device = next(net.parameters()).device
-    for numbers in batches(trees, max_tokens):
-        packed = pack([trees[t] for t in numbers], device)
+    cost = layers_cost(net)
+    for numbers in batches(trees, max_tokens, cost=cost):
+        packed = pack([trees[t] for t in numbers], device, cost=cost)
         at = [states(trees[t]) for t in numbers]
         flat = [packed.state(i, node, offset) for i, of_tree in enumerate(at) for node, offset in of_tree]
         with torch.inference_mode():

@@ -17,7 +17,7 @@ from reasoner.data.prompting import Prompting
 from reasoner.losses import Sequences, value_of
 from reasoner.policy.heads import PolicyNet, ScoreNet, check_scores
 from reasoner.policy.machine import own_device
-from reasoner.policy.packing import Packed, batches, pack
+from reasoner.policy.packing import Packed, batches, layers_cost, pack
 from reasoner.policy.split import split, split_states
 from reasoner.records import PolicySample, SFTExample
 from reasoner.scoring.published import PublishedPRM, score_published
@@ -125,10 +125,11 @@ def score_states(
         for part in split_states(tree, STATES[name](tree), max_tokens)
     ]
     found: list[dict[int, float]] = [{} for _ in trees]  # by place among the states
-    for numbers in same_count(batches([tree for _, tree, *_ in cut], max_tokens), device):
+    cost = layers_cost(net)
+    for numbers in same_count(batches([tree for _, tree, *_ in cut], max_tokens, cost=cost), device):
         beat()
         of_batch = [cut[i] for i in numbers]
-        packed = pack([tree for _, tree, *_ in of_batch] or [blank()], device)
+        packed = pack([tree for _, tree, *_ in of_batch] or [blank()], device, cost=cost)
         flat = [packed.state(b, *state) for b, (_, _, states, _) in enumerate(of_batch) for state in states]
         with torch.no_grad():
             logits_S = net(
@@ -181,7 +182,9 @@ def whiten(samples: Sequence[PolicySample], accelerator: Accelerator) -> list[Po
     ]
 
 
-def grouped(samples: Sequence[PolicySample], config: PolicyGradientStage, device) -> list[list[PolicySample]]:
+def grouped(
+    samples: Sequence[PolicySample], config: PolicyGradientStage, device, cost: int | None = None
+) -> list[list[PolicySample]]:
     """Micro-batches of one minibatch; every process makes the same number, empty ones at the end.
 
     A tree larger than `tokens_per_batch` is split over several, but for gspo, whose ratios are of all that shares a token.
@@ -190,7 +193,9 @@ def grouped(samples: Sequence[PolicySample], config: PolicyGradientStage, device
         samples = [part for s in samples for part in split(s, config.tokens_per_batch)]
     return [
         [samples[i] for i in numbers]
-        for numbers in same_count(batches([s.tree for s in samples], config.tokens_per_batch), device)
+        for numbers in same_count(
+            batches([s.tree for s in samples], config.tokens_per_batch, cost=cost), device
+        )
     ]
 
 
@@ -204,7 +209,7 @@ def prepare(
     """
     beat()
     trees = [s.tree for s in samples] or [blank()]
-    packed = pack(trees, device)
+    packed = pack(trees, device, cost=layers_cost(models.policy))
     weights_N = packed.flat([s.weights for s in samples] or [{}])
     sampler_N = packed.flat([{i: np.array(n.logprobs) for i, n in enumerate(t.nodes)} for t in trees])
     inputs = (packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from accelerate import Accelerator
 
+from reasoner.policy.packing import layers_cost
 from reasoner.records import PolicySample
 from reasoner.trainers.policy_batch import Batch, Models, blank, grouped, minibatch_of, prepare
 from reasoner.trainers.policy_config import PolicyGradientStage
@@ -57,7 +58,9 @@ def minibatches(
         [
             prepare(group, models, config, accelerator.device, is_again)
             for is_again, of in ((False, numbered[: len(fresh)]), (True, numbered[len(fresh) :]))
-            for group in grouped([s for i, s in of if i == m], config, accelerator.device)
+            for group in grouped(
+                [s for i, s in of if i == m], config, accelerator.device, layers_cost(models.policy)
+            )
         ]
         for m in range(config.minibatches)
     ]

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from reasoner.losses import step_bce
 from reasoner.policy.labelled import Labelled, idle
-from reasoner.policy.packing import batches, num_tokens
+from reasoner.policy.packing import batches, layers_cost, num_tokens
 from reasoner.policy.split import split_labelled
 from reasoner.signals.step_labels import is_from_prompt
 from reasoner.trainers.loop import Session, clip_and_step
@@ -75,7 +75,8 @@ def refresh(
         if not mass:
             continue
         cut = [d for o in own for d in split_labelled(o, tokens_per_batch)]
-        for numbers in same_count(batches([d.tree for d in cut], tokens_per_batch), accelerator.device):
+        of_pass = batches([d.tree for d in cut], tokens_per_batch, cost=layers_cost(prm))
+        for numbers in same_count(of_pass, accelerator.device):
             part = [cut[i] for i in numbers] or [idle()]
             labels_S = torch.tensor([y for d in part for y in d.labels], device=accelerator.device)
             losses_S = step_bce(read(prm, part, accelerator.device), labels_S)

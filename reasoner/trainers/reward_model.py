@@ -25,7 +25,7 @@ from reasoner.policy.adapters import Adapter, LoRA, load_for_head
 from reasoner.policy.heads import HEADS, LabelTokens, ScoreNet, gathered_net, train_what_is_read
 from reasoner.policy.labelled import Labelled, divided, idle
 from reasoner.policy.models import load_tokenizer
-from reasoner.policy.packing import batches, num_tokens, pack
+from reasoner.policy.packing import batches, layers_cost, num_tokens, pack
 from reasoner.policy.shard import Sharding, is_sharded, shard, shard_base
 from reasoner.policy.split import split_labelled
 from reasoner.registry import UserError, lookup
@@ -155,7 +155,8 @@ def train_reward_model(
             own if loss_of.compares else [d for o in own for d in split_labelled(o, config.tokens_per_batch)]
         )
         for numbers in same_count(
-            batches([d.tree for d in pieces], config.tokens_per_batch), accelerator.device
+            batches([d.tree for d in pieces], config.tokens_per_batch, cost=layers_cost(net)),
+            accelerator.device,
         ):
             # a process without work joins the others' backward with a loss of zero
             part = [pieces[i] for i in numbers] or [idle()]
@@ -215,7 +216,7 @@ def _facts(d: Labelled) -> tuple:
 
 def read(net, batch: Sequence[Labelled], device) -> torch.Tensor:
     """Logits of all labelled states of a batch, in order."""
-    packed = pack([d.tree for d in batch], device)
+    packed = pack([d.tree for d in batch], device, cost=layers_cost(net))
     at = [packed.state(i, node, offset) for i, d in enumerate(batch) for node, offset in d.states]
     at_S = torch.tensor(at, dtype=torch.long, device=device)
     return net(packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S, packed.source_N, packed.target_N)
@@ -229,7 +230,7 @@ def score(
     labels: list[float] = []
     at_end: list[bool] = []
     data = [part for d in data for part in split_labelled(d, max_tokens)]
-    for numbers in batches([d.tree for d in data], max_tokens):
+    for numbers in batches([d.tree for d in data], max_tokens, cost=layers_cost(net)):
         with torch.no_grad():
             scores += read(net, [data[i] for i in numbers], device).tolist()
         labels += [y for i in numbers for y in data[i].labels]

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from small_models import branching_tree, make_tree, small_lm
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from reasoner.policy import packing
 from reasoner.policy.heads import PolicyNet
-from reasoner.policy.packing import Packed, batches, num_tokens, pack, pieces
+from reasoner.policy.packing import Packed, batches, layers_cost, num_tokens, pack, pieces
 from reasoner.signals.backup import leaf_weights, path_weights
 
 
@@ -176,3 +177,25 @@ def test_batches_hold_each_tree_once_within_the_limit():
             packed = pack([some[t] for t in batch], row_tokens=16)
             assert len(batch) == 1 or packed.ids_BT.numel() <= max_tokens
     assert batches([], 10) == []
+
+
+def test_a_wide_model_is_laid_out_in_fewer_pieces():
+    """A branch apart has the prompt before it once more: that pays where attention is what costs."""
+
+    def net(**sizes):
+        return PolicyNet(
+            AutoModelForCausalLM.from_config(
+                AutoConfig.for_model("qwen2", vocab_size=8, num_hidden_layers=1, **sizes)
+            )
+        )
+
+    narrow = net(hidden_size=128, intermediate_size=448, num_attention_heads=4, num_key_value_heads=2)
+    assert layers_cost(narrow) == pytest.approx(packing.LAYERS_COST, rel=0.05)
+    wide = layers_cost(
+        net(hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3)
+    )
+    assert wide == pytest.approx(3.54e6 / (2 * 576 * packing.PAIR_COST), rel=0.01)
+    tree = make_tree([1] * 40, *[(0, 40, [2] * 20, [19])] * 16)
+    assert len(pieces(tree)) > 1 == len(pieces(tree, wide))
+    assert pack([tree], cost=wide).ids_BT.shape == (1, 360)
+    assert batches([tree] * 2, 3 * 360, cost=wide) == [[0, 1]]
