@@ -111,23 +111,33 @@ def points_of(
     budgets: Sequence[int],
     progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> list[Point]:
-    """All points of a model on a benchmark. `budgets` are the sample counts of every method that has one."""
+    """All points of a model on a benchmark. `budgets` are the sample counts of every method that has one.
+
+    `progress` hears of problems, those of every method counted, and what is being done.
+    """
     if not bench.problems:
         raise UserError(f"benchmark {bench.name} has no problems; expected at least one")
     sampled = [m for m in methods if isinstance(m, OfSamples)]
     alone = [at for m in methods if not isinstance(m, OfSamples) for at in _at_budgets(m, budgets)]
-    total = len(sampled) + len(alone)
+    size, total, number = len(bench.problems), len(sampled) + len(alone), 0
     points: list[Point] = []
+
+    def within(at: int, note: str) -> Callable[[int, int], None]:
+        """Tells of the method number `at` how much of it is done."""
+        progress(at * size, total * size, note)
+        return lambda done, of: progress(at * size + size * done // max(1, of), total * size, note)
+
     for key in dict.fromkeys(m.sampling for m in sampled):
         group = [m for m in sampled if m.sampling == key]
-        pool = _Pool(bench, solver, key, max(budgets or [m.num_samples for m in group]))
+        most = max(budgets or [m.num_samples for m in group])
+        pool = _Pool(bench, solver, key, most, within(number, f"{most} samples each"))
         for method in group:
-            progress(len(points), total, label_of(method))
+            within(number + (method is group[0]), label_of(method))  # the samples are the first one's work
+            number += 1
             for k in budgets or [method.num_samples]:
                 points.append(pool.point(method, k))
     for i, method in enumerate(alone):
-        progress(len(sampled) + i, total, label_of(method))
-        points.append(_run_alone(bench, solver, method))
+        points.append(_run_alone(bench, solver, method, within(len(sampled) + i, label_of(method))))
     return points
 
 
@@ -145,11 +155,16 @@ def _prompts(bench: Bench, solver: Solver) -> list[Tree]:
     return [Tree.of_prompt(p, solver.prompting.prompt_ids(p.prompt)) for p in bench.problems]
 
 
-def _run_alone(bench: Bench, solver: Solver, method: Sampled) -> Point:
+def _run_alone(
+    bench: Bench,
+    solver: Solver,
+    method: Sampled,
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Point:
     """The method by itself, on an engine that has seen nothing yet."""
     solver.engine.load_weights(solver.engine.weights_version)
     trees = _prompts(bench, solver)
-    tools = tools_of(solver, bench.max_tokens, bench.seed)
+    tools = tools_of(solver, bench.max_tokens, bench.seed, on_progress)
     with solver.ledger.stage("method"):
         choices = answer(trees, tools, method)
     counts = _take_counts(solver)
@@ -206,13 +221,18 @@ def _cause(tree: Tree, leaf: int | None, verdict: Verdict) -> str:
 class _Pool:
     """n judged independent answers per problem under one sampling; every method over samples is read off them."""
 
-    def __init__(self, bench: Bench, solver: Solver, sampling, num: int):
+    def __init__(
+        self, bench: Bench, solver: Solver, sampling, num: int, on_progress: Callable[[int, int], None]
+    ):
         self.bench, self.solver, self.num = bench, solver, num
         self.tools = tools_of(solver, bench.max_tokens, bench.seed)
         self.trees = _prompts(bench, solver)
         solver.engine.load_weights(solver.engine.weights_version)
         with solver.ledger.stage("method"):
-            self.leaves = extend(self.trees, [from_root(t, num) for t in self.trees], self.tools, sampling)
+            self.leaves = extend(
+                self.trees, [from_root(t, num) for t in self.trees], self.tools, sampling,
+                on_progress=lambda done: on_progress(done, len(self.trees)),
+            )  # fmt: skip
         self.seconds = _take_counts(solver)["seconds"]
         judge(self.trees, self.tools.decode)
         self.is_judged = [all(v.status != "error" for v in t.verdicts.values()) for t in self.trees]

@@ -173,12 +173,16 @@ def grow(
 
 
 def grow_once(
-    trees: Sequence[Tree], branches: Sequence[Sequence[Branch]], engine: Engine, growth: Growth
+    trees: Sequence[Tree],
+    branches: Sequence[Sequence[Branch]],
+    engine: Engine,
+    growth: Growth,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[list[int]]:
     """One wave over all trees: continue each tree's branches; the new nodes' ids, in the order of the branches."""
     wanted = {id(tree): list(of_tree) for tree, of_tree in zip(trees, branches, strict=True)}
     first = [len(tree.nodes) for tree in trees]
-    grow(trees, engine, lambda tree, wave: wanted[id(tree)] if wave == 0 else [], growth)
+    grow(trees, engine, lambda tree, wave: wanted[id(tree)] if wave == 0 else [], growth, on_progress)
     return [list(range(start, len(tree.nodes))) for start, tree in zip(first, trees, strict=True)]
 
 

@@ -108,10 +108,12 @@ def extend(
     stop_ids: frozenset[int] = frozenset(),
     max_tokens: int | None = None,
     one_step: bool = False,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[list[int]]:
     """One wave over all trees: continue each tree's branches; the last new node of each, in the order of the branches.
 
-    With `one_step` each continuation pauses where its first step ends. A budget of thinking closes thoughts.
+    With `one_step` each continuation pauses where its first step ends. A budget of thinking closes thoughts. `on_progress`
+    counts the trees whose branches have all come back.
     """
     growth = replace(
         tools.growth,
@@ -122,7 +124,7 @@ def extend(
     )
     wanted = [[replace(b, one_step=one_step) for b in of_tree] for of_tree in branches]
     if tools.thinking is None:
-        return grow_once(trees, wanted, tools.engine, growth)
+        return grow_once(trees, wanted, tools.engine, growth, on_progress)
     return grow_within(tools.thinking, trees, wanted, tools.engine, growth, tools.decode, tools.encode)
 
 

@@ -107,6 +107,19 @@ def test_every_method_at_every_budget(points):
     assert {p.drawn for p in points if p.method == "beam"} == {"tree"}
 
 
+def test_progress_moves_within_a_method(solver):
+    told: list[tuple[int, int, str]] = []
+    methods = METHODS.validate_python([
+        {"name": "majority", "num_samples": 2}, {"name": "best_of", "num_samples": 2},
+        {"name": "beam", "num_samples": 2, "branching": 2},
+    ])  # fmt: skip
+    points_of(bench(), solver, methods, [], lambda *it: told.append(it))
+    done = [at for at, _, _ in told]
+    assert done == sorted(done) and {total for _, total, _ in told} == {12}  # four problems by three methods
+    assert {at for at, _, note in told if note == "2 samples each"} == {0, 1, 2, 3, 4}
+    assert min(at for at, _, note in told if note == "beam") == 8
+
+
 def test_one_sample_is_the_same_whatever_chooses(points):
     ones = [p for p in points if p.num_samples == 1 and p.method != "greedy"]
     assert len(ones) == 4
