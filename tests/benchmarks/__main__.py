@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-NAMES = ("verify", "proof", "rollout", "label", "tree", "store", "score", "step", "memory", "flat_memory", "advantages")
+NAMES = (
+    "verify", "proof", "rollout", "label", "tree", "store", "score", "step", "memory", "flat_memory", "advantages", "regimes",
+)  # fmt: skip
 
 
 def rows_of(name: str) -> tuple[list[dict], int]:
