@@ -17,7 +17,6 @@ from reasoner.engine.protocol import Sampling
 from reasoner.folder import StageName
 from reasoner.parts import trees_per_part
 from reasoner.policy.heads import ScoreNet
-from reasoner.registry import lookup
 from reasoner.scoring.judging import Judging, Settled
 from reasoner.scoring.outcome import core_seconds, judge
 from reasoner.scoring.prm import score_steps
@@ -25,10 +24,11 @@ from reasoner.scoring.published import PublishedPRM
 from reasoner.scoring.reward_models import load_orm, load_reward_model
 from reasoner.search.branch import BranchConfig
 from reasoner.search.budgets import BudgetConfig, within
+from reasoner.search.dead_ends import dead_end_by
 from reasoner.search.grow import Growth, StepStop
 from reasoner.search.mcts import outcome_or_score
 from reasoner.search.policies import TreeConfig, policy_of
-from reasoner.search.prune import DeadEndFn, PruneConfig, pruned
+from reasoner.search.prune import PruneConfig, pruned
 from reasoner.signals.backup import pruning_report
 from reasoner.stages.context import Context, make_engine
 from reasoner.stages.references import ModelName, ProblemSet, RewardModelName
@@ -43,9 +43,7 @@ from reasoner.stages.share import (
 )
 from reasoner.store import put_trees
 from reasoner.trainers.ranks import from_everyone
-from reasoner.tree import Problem, Tree
-from verifiers.arithmetic_steps import check_steps
-from verifiers.proof import dead_end
+from reasoner.tree import Tree
 
 
 class Rollout(Config):
@@ -75,7 +73,7 @@ class Rollout(Config):
     orm: RewardModelName | None = Field(
         None, description="stage of the ORM that pruning may read, at every step end"
     )
-    dead_end: Annotated[str, Entry("verifier of unfinished chains", "reasoner.stages.rollout:DEAD_ENDS")] = Field(
+    dead_end: Annotated[str, Entry("verifier of unfinished chains", "reasoner.search.dead_ends:DEAD_ENDS")] = Field(
         "steps", description="what the rule dead_end asks: steps (a wrong calculation), proof (a step fails), or module:function"
     )  # fmt: skip
     max_tokens: int = Field(256, ge=1, description="longest completion")
@@ -131,7 +129,9 @@ def grow_parts(config: Rollout, context: Context, own: Own, longest: int) -> flo
     )
     value = outcome_or_score("prm" if config.prm else "orm" if config.orm else None)
     policy = within(policy_of(config.tree, value, growth), config.budget)
-    policy = pruned(policy, config.prune, session.seed, is_dead_end=_dead_end(config.dead_end, prompting))
+    policy = pruned(
+        policy, config.prune, session.seed, is_dead_end=dead_end_by(config.dead_end, prompting.decode)
+    )
     engine = make_engine(config.model, context, longest, config.num_slots, config.engine)
     if config.of_round:
         engine.load_weights(config.of_round)
@@ -188,27 +188,3 @@ def _observer(config: Rollout, context: Context, prompting: Prompting) -> Callab
             ledger.add(name, scored=score_steps(net, trees, name))
 
     return observe
-
-
-def _dead_end(name: str, prompting: Prompting) -> DeadEndFn:
-    is_hopeless = lookup(DEAD_ENDS, name, "verifier of unfinished chains")
-
-    def is_dead_end(tree: Tree, node: int, offset: int) -> bool:
-        text = prompting.decode(tree.completion_ids(node, offset))
-        return is_hopeless(text, tree.problem)
-
-    return is_dead_end
-
-
-def has_wrong_step(text: str, problem: Problem) -> bool:
-    """True where a whole line of the text is a calculation with a wrong result."""
-    whole_lines = text[: text.rfind("\n") + 1]  # of a line under way nothing is known
-    return any(step.right is False for step in check_steps(whole_lines))
-
-
-def has_failed_proof(text: str, problem: Problem) -> bool:
-    """True where a whole step of a proof under way already fails."""
-    return problem.verifier == "proof" and dead_end(text, **problem.reference)
-
-
-DEAD_ENDS: dict[str, Callable[[str, Problem], bool]] = {"steps": has_wrong_step, "proof": has_failed_proof}

@@ -6,7 +6,7 @@ import pytest
 
 from reasoner.config import ConfigError, apply_overrides, read_yaml, validate
 from reasoner.pipeline import RunConfig, run
-from reasoner.stages.rollout import has_failed_proof, has_wrong_step
+from reasoner.search.dead_ends import has_failed_proof, has_wrong_step
 from reasoner.store import read_trees
 from reasoner.tree import ROOT, Problem
 from verifiers.proof import coq
