@@ -15,6 +15,7 @@ from reasoner.planning.work import Work, chains_of
 from reasoner.policy.adapters import LoRA
 from reasoner.policy.logprobs import CHUNK_ELEMENTS
 from reasoner.signals.advantages import CRITIC
+from reasoner.trainers.policy_config import uses
 
 LEAST_TOKENS = 256  # of a micro-batch that is still worth while
 
@@ -131,11 +132,10 @@ def judging(stage: Any, config: Any, longest: int, hardware: Hardware, work: Wor
 
 def on_policy(stage: Any, config: Any, longest: int, hardware: Hardware, work: Work) -> Need:
     trained, rank = _way(stage)
-    reward = stage.advantage.reward
     implicit = stage.implicit_prm is not None
     frozen = ["ref"] if stage.kl_weight or (implicit and trained == "full") else []
     frozen += ["its reference"] if implicit and trained != "full" else []
-    frozen += [n for n in ("prm", "orm") if getattr(stage, n) and getattr(reward, f"{n}_weight") > 0]
+    frozen += [n for n in ("prm", "orm") if getattr(stage, n) and uses(stage, n)]
     is_local, shards = stage.engine.kind == "local", _shards(stage, hardware)
     finished = float(stage.problems_per_round * stage.tree.num_roots * longest) / hardware.count
     engine = (

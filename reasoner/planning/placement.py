@@ -8,6 +8,7 @@ from typing import Any
 
 from reasoner.ledger import Ledger
 from reasoner.signals.advantages import CRITIC
+from reasoner.trainers.policy_config import uses
 
 HERE = "in this process"
 ADAPTER = "adapter on the policy's base"
@@ -115,7 +116,7 @@ def _of_on_policy(stage: Any) -> Iterator[Role]:
         kept = "the policy's base, or a frozen adapter on it" if is_adapter else f"{whole}, a frozen copy"
         yield "ref", stage.model, kept
     for role in ("prm", "orm"):
-        if getattr(stage, role) and getattr(stage.advantage.reward, f"{role}_weight"):
+        if getattr(stage, role) and uses(stage, role):
             yield role, getattr(stage, role), LIKE_POLICY if is_adapter else whole
     if stage.implicit_prm is not None:
         yield "implicit_prm", stage.model, f"{ADAPTER if is_adapter else whole}, with a frozen reference"

@@ -12,6 +12,8 @@ from typing import Any
 from reasoner.planning.answers import Answers, Facts
 from reasoner.planning.models import model_named
 from reasoner.signals.advantages import CRITIC
+from reasoner.trainers.policy_config import uses
+from reasoner.trainers.pruning import reads
 
 STEPS = 8.0  # of a solution, where each is continued
 
@@ -125,8 +127,11 @@ def on_policy(stage: Any, facts: Facts) -> Work:
     if stage.generated_tokens:
         rounds = min(rounds, stage.generated_tokens / max(1.0, a_round.decoded))
     critic = stage.advantage.method in CRITIC
-    reward = stage.advantage.reward
-    read = (bool(stage.prm) and reward.prm_weight > 0) + (bool(stage.orm) and reward.orm_weight > 0)
+    read = sum(
+        bool(getattr(stage, name))
+        * (uses(stage, name) + reads(stage.prune, name) * (1 + stage.tree.num_rounds))
+        for name in ("prm", "orm")
+    )
     again = stage.epochs * stage.minibatches > 1
     implicit = stage.implicit_prm is not None  # scored by two models, and by its reference where it learns
     tokens = a_round.decoded * rounds

@@ -84,7 +84,8 @@ def pruned(
                 against[state] = next((n for n, r in rules.items() if r(tree, *state, config)), "")
             if against[state]:
                 # the node's number to be beside its path: another place than that of its tokens
-                place = [*paths[branch.parent], (branch.offset, ordinal), (-1, 0)]
+                times = [(-2, tree.occurrence)] if tree.occurrence else []  # as grow tells such trees apart
+                place = [*times, *paths[branch.parent], (branch.offset, ordinal), (-1, 0)]
                 drawn = (place_key(seed, round, tree.problem.id, place) >> 11) * 2.0**-53 + 0.5
                 branch = replace(
                     branch,

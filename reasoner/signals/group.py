@@ -50,12 +50,13 @@ def shrunk(tree: Tree, config: AdvantageConfig) -> PolicySample:
             "policy stage with a curriculum: take another method here"
         )
     expected = config.reward.outcome_weight * tree.scores["pass_rate"][ROOT][0]
-    prior = config.prior * sum(mass.values()) / max(1, len(mass))  # in the unit of the masses
 
     def advantage(leaf: int) -> float:
         own = chain[leaf]
-        others = sum(total.values()) - total[own] + prior * expected
-        return returns[leaf] - others / (sum(mass.values()) - mass[own] + prior)
+        others = sum(mass.values()) - mass[own]
+        # in the unit of the others' masses; the own one hangs on the own tokens where branches are pruned by them
+        prior = config.prior * (others / (len(mass) - 1) if len(mass) > 1 else 1.0)
+        return returns[leaf] - (sum(total.values()) - total[own] + prior * expected) / (others + prior)
 
     return _flat(tree, config, advantage)
 

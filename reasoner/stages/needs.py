@@ -55,7 +55,7 @@ def judges_asked(stage: Any) -> Iterator[tuple[str, str]]:
     if isinstance(tree, MCTSConfig) and not (getattr(stage, "prm", None) or getattr(stage, "orm", None)):
         yield "tree.evaluate", "prm" if tree.evaluate == "score" else "verify"
     for name in getattr(prune, "rules", ()):
-        if name in BY_VERDICTS:
+        if name in BY_VERDICTS and not isinstance(stage, PolicyGradientStage):  # which always judges
             yield f"prune.rules ({name})", "verify"
         if name == "low_score" and prune is not None:
             yield "prune.score", prune.score

@@ -14,10 +14,12 @@ from reasoner.policy.adapters import LoRA
 from reasoner.policy.shard import Sharding
 from reasoner.registry import UserError
 from reasoner.search.branch import BranchConfig, check_by_prefix
+from reasoner.search.prune import PruneConfig
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.trainers.alarms import AlarmConfig
 from reasoner.trainers.curriculum import Curriculum
 from reasoner.trainers.loop import OptimizerConfig
+from reasoner.trainers.pruning import check_prune, reads
 from reasoner.trainers.replay import Replay
 from reasoner.trainers.spikes import SpikeConfig
 from reasoner.trainers.starts import Starts
@@ -62,6 +64,10 @@ class PolicyGradientStage(Config):
         64, ge=1, description="problems rolled out in a round, over all processes"
     )
     tree: Annotated[BranchConfig, AfterValidator(check_by_prefix)] = BranchConfig()
+    prune: PruneConfig = PruneConfig()
+    dead_end: Annotated[str, Entry("verifier of unfinished chains", "reasoner.search.dead_ends:DEAD_ENDS")] = Field(
+        "steps", description="what the rule dead_end asks: steps (a wrong calculation), proof (a step fails), or module:function"
+    )  # fmt: skip
     max_tokens: int = Field(256, ge=1, description="longest completion")
     temperature: float = Field(
         1.0, gt=0, description="sampling temperature; what is trained is the policy at this temperature"
@@ -200,6 +206,19 @@ class PolicyGradientStage(Config):
         return self
 
     @model_validator(mode="after")
+    def _prunes_without_bias(self) -> Self:
+        """Pruning takes tokens away, and nothing from the gradient's mean."""
+        scored = reads(self.prune, "prm") or reads(self.prune, "orm")
+        options = {
+            "screen": self.screen > 0,
+            "overlap": self.overlap > 0,
+            "implicit_prm": self.implicit_prm is not None,
+            "shard": scored and self.shard is not None,
+        }
+        check_prune(self.prune, self.advantage.method, self.tree.where, options)
+        return self
+
+    @model_validator(mode="after")
     def _has_a_group(self) -> Self:
         """One chain a problem cannot be compared with others: nothing would be learned, and nothing said."""
         tree, method = self.tree, self.advantage.method
@@ -236,6 +255,11 @@ class PolicyGradientStage(Config):
                 "several: raise tree.num_roots, or set drop_uniform=false"
             )
         return self
+
+
+def uses(stage: PolicyGradientStage, name: str) -> bool:
+    """Whether the reward or pruning reads a stage's `prm` or `orm`; else it is not loaded."""
+    return getattr(stage.advantage.reward, f"{name}_weight") > 0 or reads(stage.prune, name)
 
 
 def check_step_rule(stage: PolicyGradientStage, rule: str, where: str) -> None:

@@ -19,6 +19,7 @@ from reasoner.trainers.curriculum import Answers, History, choose, expected, obs
 from reasoner.trainers.plain_trees import plain_of_tree, tree_of_plain
 from reasoner.trainers.policy_batch import is_usable, right_share
 from reasoner.trainers.policy_config import PolicyGradientStage
+from reasoner.trainers.pruning import Observe, live
 from reasoner.trainers.ranks import from_everyone
 from reasoner.trainers.replay import Kept, buffer_of, state_of
 from reasoner.trainers.seen import Seen
@@ -135,9 +136,11 @@ def draw(
     config: PolicyGradientStage,
     seed: int,
     accelerator: Accelerator,
+    score: Observe = lambda trees: None,
 ) -> Round:
     """Judged trees of the next problems, this process's share; moves the cursor, and of `at` nothing that learning moves.
 
+    `score` sets on trees under way what pruning reads.
     With `max_resamples`, further problems replace those whose trees are of no use.
     """
     found = Round()
@@ -157,7 +160,7 @@ def draw(
         ]
         chosen = [problems[slots[i].index] for i in own]
         trees, judged = rollout(
-            chosen, engine, prompting, config, seed, round, [times[i] for i in own], [slots[i].given for i in own]
+            chosen, engine, prompting, config, seed, round, [times[i] for i in own], [slots[i].given for i in own], score,
         )  # fmt: skip
         if config.curriculum is not None:
             for tree in trees:  # as it was expected before any of it was drawn
@@ -194,7 +197,9 @@ def told(slot: Slot, tree: Tree, config: PolicyGradientStage) -> Counter[str]:
     """The verdicts of a tree that tell how good the policy is; see Found."""
     if tree.given or not slot.at_random:
         return Counter()
-    first = set(tree.children(ROOT)[: config.screen]) if config.screen else tree.verdicts.keys()
+    # what else is drawn may hang on what the first chains came to
+    is_whole = not (config.screen or config.prune.rules)
+    first = set(tree.verdicts if is_whole else tree.children(ROOT)[: config.screen or None])
     return Counter(v.status for i, v in tree.verdicts.items() if i in first)
 
 
@@ -237,6 +242,7 @@ def rollout(
     round: int,
     occurrences: Sequence[int],
     given: Sequence[tuple[int, ...]],
+    score: Observe = lambda trees: None,
 ) -> tuple[list[Tree], list[Judged]]:
     """One judged tree per problem, by place: the same whatever else is in the batch or on another process.
 
@@ -255,8 +261,15 @@ def rollout(
 
     def drawn(trees: Sequence[Tree], **options: int) -> Judged:
         policy = tree_of(config.tree.model_copy(update=options), growth)
+        hooks = {}
+        if config.prune.rules:
+            policy, hooks["observe"] = live(
+                policy, config.prune, config.dead_end, prompting, seed, round, score
+            )
         return judge_while(
-            lambda on_node: grow(trees, engine, policy, growth, on_node=on_node), trees, prompting.decode
+            lambda on_node: grow(trees, engine, policy, growth, on_node=on_node, **hooks),
+            trees,
+            prompting.decode,
         )
 
     if not config.screen:

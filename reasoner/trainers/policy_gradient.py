@@ -38,7 +38,7 @@ from reasoner.trainers.policy_batch import Models, is_usable, score_states, veri
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_draw import Round, plain_of, position_of
 from reasoner.trainers.policy_models import learners, load_models
-from reasoner.trainers.policy_report import ages, book, describe, reuse, why_barren
+from reasoner.trainers.policy_report import ages, book, describe, pruning, reuse, why_barren
 from reasoner.trainers.policy_reuse import is_used_up, keep, minibatches, trees_again
 from reasoner.trainers.policy_setup import Loop, set_up, spent_share
 from reasoner.trainers.policy_update import fitting, kl_moved, update_once
@@ -174,6 +174,7 @@ def learn(drawn: Round, round: int, loop: Loop) -> tuple[dict[str, float], Mappi
     gap = sampler_gap(gaps, accelerator)
     metrics = describe(drawn.trees, drawn.statuses, usable_trees, seen, gap, accelerator)
     metrics |= reuse(drawn.trees, trees_before, config, accelerator)
+    metrics |= pruning(drawn.trees, usable_trees, config, accelerator)
     metrics |= {"verdict_wait": max((j.wait_share for j in drawn.judged), default=0.0), "kl_step": kl_step}
     metrics |= ages(usable_trees, round, loop.rounds.waited, accelerator) if config.overlap else {}
     metrics |= {"epochs": seen["epochs"]} if config.min_effective else {}

@@ -34,6 +34,7 @@ from reasoner.trainers.checkpoint import Trained
 from reasoner.trainers.loop import OptimizerConfig, by_share, by_steps, check_cut, make_optimizer
 from reasoner.trainers.policy_batch import Models
 from reasoner.trainers.policy_config import PolicyGradientStage
+from reasoner.trainers.pruning import check_scorers, reads
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,9 @@ def load_models(
     """
     has_critic = config.advantage.method in CRITIC
     reward = config.advantage.reward
-    prm_path = _wanted(prm_path, reward.prm_weight, "prm")
-    orm_path = _wanted(orm_path, reward.orm_weight, "orm")
+    check_scorers(config.prune, {"prm": prm_path, "orm": orm_path})
+    prm_path = _wanted(prm_path, reward.prm_weight, "prm", reads(config.prune, "prm"))
+    orm_path = _wanted(orm_path, reward.orm_weight, "orm", reads(config.prune, "orm"))
     if config.lora is not None or is_adapter(model_path):
         lora = config.lora or _own(model_path)
         return _on_one_base(model_path, critic_path, prm_path, orm_path, config, lora, has_critic)
@@ -166,13 +168,13 @@ def learners(models: Models, config: PolicyGradientStage) -> dict[str, Optimizer
     return {n: o for n, o in options.items() if o is not None and getattr(models, n) is not None}
 
 
-def _wanted(path: str | None, weight: float, name: str) -> str | None:
-    """The path, if the reward weighs that model; a weight without a model is a UserError."""
+def _wanted(path: str | None, weight: float, name: str, is_read: bool) -> str | None:
+    """The path, if the reward weighs that model or pruning reads it; a weight without a model is a UserError."""
     if weight and not path:
         raise UserError(
             f"advantage.reward.{name}_weight is {weight} but there is no {name}; expected {name}: a stage's name"
         )
-    return path if weight else None
+    return path if weight or is_read else None
 
 
 def _score_net(shared: SharedBase, name: str, path: str, trained: bool) -> ScoreNet:

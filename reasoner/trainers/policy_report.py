@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from accelerate import Accelerator
 
 from reasoner.scoring.outcome import core_seconds
+from reasoner.signals.backup import pruning_report
 from reasoner.trainers.gates import SamplerGap
 from reasoner.trainers.loop import Session
 from reasoner.trainers.policy_batch import Models
@@ -92,6 +93,28 @@ def describe(
     if prm_count:
         found |= {"prm": prm_sum / prm_count, "prm_sum": chain_sum / max(1, chains)}
     return found | {name: total / updates for name, total in zip(names, totals[14:], strict=True)}
+
+
+def pruning(
+    trees: Sequence[Tree], kept: Sequence[Tree], config: PolicyGradientStage, accelerator: Accelerator
+) -> dict[str, float]:  # fmt: skip
+    """What a round's rules cut, over all processes, where there are any: tokens generated and kept, continuations left out,
+    drawn all the same, and the share of right answers among these."""
+    if not config.prune.rules:
+        return {}
+    cut = pruning_report(trees)
+    generated, learned, dropped, continued, known, lost = summed(
+        [sum(t.num_sampled for t in trees), sum(t.num_sampled for t in kept), sum(cut.dropped.values()), cut.continued,
+         cut.known, cut.lost],
+        accelerator,
+    )  # fmt: skip
+    found = {
+        "generated": generated,
+        "kept_tokens": learned,
+        "pruned": dropped,
+        "pruned_but_continued": continued,
+    }
+    return found | ({"pruning_error": lost / known} if known else {})
 
 
 def reuse(

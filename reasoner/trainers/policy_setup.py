@@ -22,6 +22,7 @@ from reasoner.trainers.policy_batch import Models
 from reasoner.trainers.policy_config import PolicyGradientStage
 from reasoner.trainers.policy_draw import Position, draw
 from reasoner.trainers.policy_models import cut, prepare_training
+from reasoner.trainers.pruning import scorer
 from reasoner.trainers.round_audit import RoundAudit
 from reasoner.trainers.rounds import Rounds
 from reasoner.trainers.sampler import open_sampler
@@ -81,8 +82,9 @@ def set_up(
         config.audit, all_weights, models.policy, engine, probe_ids, is_sharded(models.policy), accelerator,
         session.seed,
     )  # fmt: skip
+    score = scorer(config.prune, models, session.ledger)
     rounds = Rounds(
-        lambda number: draw(problems, at, number, engine, prompting, config, session.seed, accelerator),
+        lambda number: draw(problems, at, number, engine, prompting, config, session.seed, accelerator, score),
         engine.load_weights, at, config.rounds, config.overlap, snapshot, getattr(engine, "close", None),
     )  # fmt: skip
     session.ending.callback(rounds.close)

@@ -30,6 +30,10 @@ REWARD = {"reward": {"prm_weight": 0.5, "orm_weight": 0.0}}
              "prm": OWN, "verifier": WALLS},  # the ORM has no weight: it is not loaded
         ),
         (
+            {"kind": "ppo", "prm": "P", "orm": "O", "prune": {"rules": ["low_score"]}},
+            {"policy": "in this process", "sampler": "the policy itself", "critic": OWN, "prm": OWN, "verifier": WALLS},
+        ),  # pruning reads the PRM, and nothing the ORM
+        (
             {"kind": "ppo", "lora": {}, "kl_weight": 0.1, "advantage": {"method": "step_ppo"},
              "engine": {"kind": "vllm", "urls": ["http://a", "http://b"]}},
             {"policy": ADAPTER, "sampler": "2 vllm servers at http://a, http://b, new weights each round",

@@ -235,3 +235,13 @@ def test_full_tree():
     assert all(
         len(t.leaves()) == 2**6 and len(t.nodes) == 2**7 - 1 for t in trees
     )  # chains end before the depth
+
+
+def test_trees_of_one_problem_in_one_round_have_their_own_lots():
+    tree = make_tree([1])
+    policy = pruned(lambda tree, wave: [Branch(ROOT, 1)] * 40, PruneConfig(rules=["dead_end"], continue_share=0.5),
+                    is_dead_end=lambda tree, node, offset: True)  # fmt: skip
+    first = [branch.dropped for branch in policy(tree, 0)]
+    assert [branch.dropped for branch in policy(tree, 0)] == first
+    tree.occurrence = 1
+    assert [branch.dropped for branch in policy(tree, 0)] != first
