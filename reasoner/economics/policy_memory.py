@@ -16,6 +16,8 @@ from reasoner.economics.memory import (
 )
 from reasoner.economics.shape import count_parameters, inner_linears, shape_of
 from reasoner.engine.decoder import ARCHITECTURES, MAX_BYTES
+from reasoner.engine.kv import PARTS
+from reasoner.engine.outputs import OUTPUT_BYTES
 from reasoner.policy.logprobs import CHUNK_ELEMENTS
 
 PREFIX_BYTES = 1 << 30  # the most that the local engine keeps of finished sequences
@@ -25,14 +27,16 @@ PREFIX_BYTES = 1 << 30  # the most that the local engine keeps of finished seque
 class EngineMemory:
     """Bytes of the engine in this process beside the model's own weights."""
 
-    slots: float  # keys and values of the sequences under way
+    slots: float  # keys and values of the sequences under way, and what they have drawn
     prefixes: float  # and of finished ones, kept for those that go on from them
     copies: float  # of weights, laid out for decoding
     logits: float  # of one step, with what sampling makes of them
+    twice: float = 0.0  # share of the slots that is there twice while they grow
 
     @property
     def total(self) -> float:
-        return self.slots + self.prefixes + self.copies + self.logits
+        """The most at once: as the slots grow, or as a token is drawn."""
+        return self.slots + self.prefixes + self.copies + max(self.logits, self.twice * self.slots)
 
 
 def engine_memory(
@@ -43,17 +47,18 @@ def engine_memory(
     finished_tokens: float,
     lora: bool = False,
 ) -> EngineMemory:
-    """Of `slots` sequences of at most `context` tokens; `finished_tokens` are those of distinct prefixes, kept up to 1 GiB.
+    """Of `slots` sequences, the longest of `context` tokens; `finished_tokens` are those of distinct prefixes, kept up to 1 GiB.
 
-    The engine allots every layer the whole context, also one with a window.
+    All take as much as the longest one, in every layer, also one with a window.
     """
     shape = shape_of(config)
     each = shape.layers * shape.kv_heads * (shape.key_dim + shape.value_dim) * bytes_per_value
     return EngineMemory(
-        slots=slots * context * each,
+        slots=slots * context * (each + OUTPUT_BYTES),
         prefixes=min(finished_tokens * each, PREFIX_BYTES),
         copies=decoding_copies(config, bytes_per_value, lora),
         logits=4.0 * slots * shape.vocab * SINGLE,
+        twice=1 / min(PARTS, shape.layers),
     )
 
 
@@ -71,7 +76,7 @@ def decoding_copies(config: Any, bytes_per_value: float, lora: bool) -> float:
 
 @dataclass(frozen=True)
 class PolicyMemory:
-    """Bytes of one update of PPO, by what they hold."""
+    """Bytes of a round of PPO, by what they hold; the engine gives its own back before the update."""
 
     weights: float  # of all models
     gradients: float
@@ -84,10 +89,10 @@ class PolicyMemory:
 
     @property
     def total(self) -> float:
-        """The most at once: as a backward pass begins, as it ends, or as the optimizers step."""
-        held = self.weights + self.optimizer + self.engine
+        """The most at once: while the engine draws, as a backward pass begins, as it ends, or as the optimizers step."""
         begins = self.activations + max(self.logits, self.recomputed)
-        return held + max(begins, self.gradients + max(self.scratch, self.recomputed))
+        ends = self.gradients + max(self.scratch, self.recomputed)
+        return self.weights + self.optimizer + max(self.engine, begins, ends)
 
 
 def policy_memory(

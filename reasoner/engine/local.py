@@ -18,8 +18,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from reasoner.engine import decoder
-from reasoner.engine.kv import SlotCache, bytes_per_token, room_for
+from reasoner.engine.kv import SlotCache, bytes_per_token
 from reasoner.engine.mixed_adapters import MixedAdapters
+from reasoner.engine.outputs import Outputs
 from reasoner.engine.prefill import PREFILL_TOKENS, Span, chunks, waves
 from reasoner.engine.protocol import Completion, Request, refusal
 from reasoner.engine.radix import RadixCache
@@ -29,6 +30,7 @@ from reasoner.ledger import Ledger
 from reasoner.policy.adapters import activate, causal_lm
 from reasoner.policy.attention import Seen, evaluating, slot_attention
 from reasoner.policy.logprobs import LogitHead, sequence_logprobs
+from reasoner.registry import UserError
 
 WIDTH_STEP = 8  # key positions are read in multiples of this
 KEPT = 32  # sequences for each slot, whose keys and values the prefix cache keeps at most
@@ -38,8 +40,9 @@ class LocalEngine:
     """Continuous batching over `num_slots` rows of at most `max_context` tokens.
 
     `kv_bytes` and KEPT bound the prefix cache, `slot_bytes` the keys and values of running sequences: fewer slots are made
-    where they don't fit, and a sequence for which even one is too small ends with `memory`. `model` is a causal
-    LM, a PEFT model or an Adapter; `tokenizer` is needed for stop strings only.
+    where they don't fit, and a sequence for which even one is too small ends with `memory`. Memory for running sequences is
+    taken as they grow (SlotCache) and given back when none is left; where the device has none, a UserError ends all.
+    `model` is a causal LM, a PEFT model or an Adapter; `tokenizer` is needed for stop strings only.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class LocalEngine:
         if slot_bytes is not None:
             self.num_slots = max(1, min(num_slots, slot_bytes // (self.token_bytes * max_context)))
             self.length = min(max_context, slot_bytes // (self.token_bytes * self.num_slots))
-        self.cache = room_for(self.model, self.num_slots, self.length)
+        self.cache = SlotCache(self.model, self.num_slots, self.length)
         self.prefixes = RadixCache(min(kv_bytes, KEPT * self.num_slots * self.length * self.token_bytes))
         self.adapters = MixedAdapters(self.model)
         self.strings = StopStrings(tokenizer, self.vocab_size)
@@ -83,11 +86,10 @@ class LocalEngine:
         # token, its position, the prefix's length, the position that may not be reached, place, kind of stop, top-k
         self.ints_7R = torch.zeros(7, self.num_slots, dtype=torch.long, device=self.device)
         self.floats_3R = torch.ones(3, self.num_slots, device=self.device)  # temperature, top-p, min-p
-        self.out_RS = torch.zeros(self.num_slots, self.length, dtype=torch.long, device=self.device)
-        self.out_numbers_3RS = torch.zeros(3, self.num_slots, self.length, device=self.device)
+        self.outputs = Outputs(self.device)
 
     def submit(self, requests: Iterable[Request]) -> None:
-        """Queue requests; a UserError for one that no model could serve, before any of them is queued."""
+        """Queue requests; a UserError for one that no model could serve, before any is queued."""
         requests = list(requests)
         for request in requests:
             self.adapters.check(request.adapter)
@@ -106,14 +108,22 @@ class LocalEngine:
                 self._finish(row, "cancelled")
 
     def poll(self) -> list[Completion]:
-        """Run until something finishes; an empty list means that nothing is left to do."""
+        """Run until something finishes; an empty list means that nothing is left to do, and memory is given back."""
         activate(self.given)
-        with torch.inference_mode(), slot_attention(self.model):
-            while not self.finished and (self.rows or self.pending):
-                self._refill()
-                if self.rows:
-                    self._decode()
+        try:
+            with torch.inference_mode(), slot_attention(self.model):
+                while not self.finished and (self.rows or self.pending):
+                    self._refill()
+                    if self.rows:
+                        self._decode()
+        except UserError:  # there is no memory: nothing runs any more
+            for under_way in (self.rows, self.known, self.at, self.pending):
+                under_way.clear()
+            self.release()
+            raise
         done, self.finished = self.finished, []
+        if not done:
+            self._rest()
         return done
 
     def sample(self, requests: Sequence[Request]) -> list[Completion]:
@@ -124,6 +134,7 @@ class LocalEngine:
         by_id: dict[Hashable, Completion] = {}
         while len(by_id) < len(requests):
             by_id.update((c.id, c) for c in self.poll())
+        self._rest()
         return [by_id[r.id] for r in requests]
 
     def score(self, sequences: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
@@ -144,9 +155,25 @@ class LocalEngine:
             self.install(version)
         if state is not None:
             self.given.load_state_dict(state)
-        self.prefixes.clear()
+        self.release()
         self.adapters.refresh()
-        self.decoder, self.weights_version = None, version
+        self.weights_version = version
+
+    def release(self) -> None:
+        """Give back all that drawing takes beside the weights, finished prefixes included; what is under way keeps its own."""
+        self._rest()
+        self.prefixes.clear()
+        self.decoder = None
+
+    def _rest(self) -> None:
+        """Give back what running sequences took, once there are none."""
+        if not self.rows and not self.pending:
+            self.cache.release()
+            self.outputs.release()
+
+    def _reserve(self, length: int) -> None:
+        self.cache.reserve(len(self.rows), length)
+        self.outputs.reserve(self.cache.rows, self.cache.length)
 
     def _refill(self) -> None:
         """Give free slots to pending requests."""
@@ -163,6 +190,7 @@ class LocalEngine:
         slots = slice(first, len(self.rows))
         if not self.rows[slots]:
             return
+        self._reserve(max(self.at) + 1)
         ints, floats = zip(*map(self._numbers, self.rows[slots]), strict=True)
         self.ints_7R[:, slots] = torch.tensor(ints, device=self.device).T
         self.floats_3R[:, slots] = torch.tensor(floats, device=self.device).T
@@ -236,18 +264,17 @@ class LocalEngine:
             for wave in waves(list(prefixes), list(prefixes.values())):
                 for chunk in chunks(wave, lambda span: span):
                     width = max(len(span.tokens) for span in chunk)
-                    stage = SlotCache(self.model, len(chunk), width + 1)  # padding goes to the last position
+                    stage = SlotCache(self.model, len(chunk), width + 1)
+                    stage.allot(len(chunk), width + 1)  # padding goes to the last position
                     for row, span in enumerate(chunk):
                         known, segments = self.prefixes.match(span.tokens[: span.start], key)
                         chunk[row] = Span(span.tokens, known)  # less than its start where it was evicted
                         stage.write([row], segments)
-                    self._run(
-                        stage, torch.arange(len(chunk), device=self.device), chunk, [adapter] * len(chunk)
-                    )
+                    slots = torch.arange(len(chunk), device=self.device)
+                    self._run(stage, slots, chunk, [adapter] * len(chunk))
                     for row, span in enumerate(chunk):
-                        self.prefixes.insert(
-                            span.tokens, stage.read(row, span.start, len(span.tokens)), span.start, key
-                        )
+                        kv = stage.read(row, span.start, len(span.tokens))
+                        self.prefixes.insert(span.tokens, kv, span.start, key)
 
     def _run(self, cache: SlotCache, slots_R: torch.Tensor, spans: list[Span], adapters: list[str]) -> None:
         """Compute the keys and values of spans in the given slots of a cache, which hold what comes before them."""
@@ -257,7 +284,7 @@ class LocalEngine:
             ids_RT[row, : len(tokens) - start] = torch.tensor(tokens[start:])
         start_R = torch.tensor([start for _, start in spans])
         # padding is written past a row's end, where it is overwritten before it is read
-        last = cache.kv_L2RKSD.shape[4] - 1
+        last = cache.length - 1
         positions_RT = (start_R[:, None] + torch.arange(longest)).clamp_(max=last).to(self.device)
         width = max(len(tokens) for tokens, _ in spans)
         cache.select(slots_R, positions_RT, width)
@@ -283,6 +310,7 @@ class LocalEngine:
         token_R, position_R, start_R, limit_R, place_R, kind_R, top_k_R = self.ints_7R[:, :n]
         temperature_R, top_p_R, min_p_R = self.floats_3R[:, :n]
         width = min(self.length, -(-(max(self.at) + 1) // WIDTH_STEP) * WIDTH_STEP)
+        self._reserve(width)
         self.cache.select(n, position_R[:, None], width)
         rules = zip((temperature_R, top_k_R, top_p_R, min_p_R), self.rules, strict=True)
         drawn = draw(
@@ -294,9 +322,7 @@ class LocalEngine:
         token_R.copy_(drawn.token_B)
         self.at = [at + 1 for at in self.at]
         row_R = torch.arange(n, device=self.device)
-        out_R = position_R - start_R
-        self.out_RS[row_R, out_R] = drawn.token_B
-        self.out_numbers_3RS[:, row_R, out_R] = torch.stack(drawn[1:])
+        self.outputs.put(row_R, position_R - start_R, drawn)
         kinds_R = self.stops.marks_KV[kind_R, drawn.token_B]
         nan_R = drawn.entropy_B.isnan()
         full_R = position_R + 1 >= limit_R
@@ -333,7 +359,7 @@ class LocalEngine:
             # every token but a special one has a byte or more, and a character four at most
             tail = 4 * max(map(len, request.stop_strings)) + 8
             if self.strings.found(
-                request.stop_strings, self.out_RS[row, max(0, count - tail) : count].tolist()
+                request.stop_strings, self.outputs.tokens(row, max(0, count - tail), count)
             ):
                 return "stop"
         if not is_full:
@@ -345,8 +371,7 @@ class LocalEngine:
         """Hand out a row's completion, keep its keys and values, and move the last row into its slot."""
         request = self.rows[row]
         count = self.at[row] + 1 - len(request.prefix_ids) - (reason == "nan")  # that token is arbitrary
-        tokens = self.out_RS[row, :count].tolist()
-        numbers = self.out_numbers_3RS[:, row, :count].tolist()
+        tokens, numbers = self.outputs.tokens(row, 0, count), self.outputs.numbers(row, count)
         self.finished.append(self._completion(request, reason, tokens, numbers))
         whole = (*request.prefix_ids, *tokens)[:-1]  # the last token was never fed
         if reason == "nan":
@@ -360,8 +385,7 @@ class LocalEngine:
             self.cache.move(tail, row, self.at[tail])
             self.ints_7R[:, row] = self.ints_7R[:, tail]
             self.floats_3R[:, row] = self.floats_3R[:, tail]
-            self.out_RS[row, :written] = self.out_RS[tail, :written]
-            self.out_numbers_3RS[:, row, :written] = self.out_numbers_3RS[:, tail, :written]
+            self.outputs.move(tail, row, written)
             self.rows[row], self.known[row], self.at[row] = self.rows[tail], self.known[tail], self.at[tail]
         del self.rows[tail], self.known[tail], self.at[tail]
 

@@ -10,6 +10,7 @@ from reasoner.economics.hardware import Hardware
 from reasoner.economics.memory import activation_bytes, logit_bytes, tiled_logit_bytes, training_memory
 from reasoner.economics.policy_memory import EngineMemory, PolicyMemory, engine_memory, policy_memory
 from reasoner.economics.shape import count_parameters, shape_of
+from reasoner.engine.kv import ROWS, capacity
 from reasoner.planning.lengths import ProblemSet
 from reasoner.planning.work import Work, chains_of
 from reasoner.policy.adapters import LoRA
@@ -29,8 +30,14 @@ class Need:
 
 
 def need_of(stage: Any, config: Any, given: ProblemSet, hardware: Hardware, work: Work) -> Need | None:
-    """What a stage needs on one device of this hardware; None where it runs no model."""
+    """What a stage needs on one device of this hardware; None where it runs no model.
+
+    Slots that no sequence will have take nothing.
+    """
     longest = _longest(stage, given, work)
+    if hasattr(stage, "num_slots"):
+        taken = capacity(max(1, round(work.at_once)), stage.num_slots, ROWS)
+        stage = stage.model_copy(update={"num_slots": taken})
     for fields, needed in NEEDS:
         if all(hasattr(stage, field) for field in fields):
             return needed(stage, config, longest, hardware, work)
@@ -284,7 +291,7 @@ def largest_micro_batch(
     fixed = total(0)
     kept = activation_bytes(shape, config, 1, hardware.value_bytes, True, sequence, trained == "full")
     of_token = sum(kept) + logit_bytes(shape, 1)
-    high = max(0, int((room - fixed) / max(1.0, of_token))) * 4 + 1
+    high = int(room / max(1.0, of_token)) * 4 + 1 if fixed <= room else 0
     low = 0
     while low < high:
         middle = (low + high + 1) // 2

@@ -131,7 +131,6 @@ def check_memory(
 
     lines = {}
     for peak in peaks(stages, facts, config_of, free.hardware):
-        peak = _touched(peak, free)
         _check_fits(peak, free)
         engine = getattr(peak.stage, "engine", None)
         if hasattr(peak.stage, "optimizer") or (engine is not None and engine.kind == "local"):
@@ -140,15 +139,6 @@ def check_memory(
                 f"; the nearest choice that fits: {near}" if near else ""
             )
     return lines
-
-
-def _touched(peak: Peak, free: Free) -> Peak:
-    """On a CPU memory that is allotted and never touched takes no room: slots that no sequence will have don't count."""
-    if free.on_gpu or getattr(peak.stage, "num_slots", 0) <= peak.work.at_once:
-        return peak
-    stage = peak.stage.model_copy(update={"num_slots": max(1, round(peak.work.at_once))})
-    need = need_of(stage, peak.config, peak.given, peak.hardware, peak.work)
-    return peak if need is None else replace(peak, need=need)
 
 
 def _check_fits(peak: Peak, free: Free) -> None:

@@ -169,6 +169,7 @@ def grow(
         for t in ready:
             go_on(t)
         admit()
+    engine.poll()  # nothing is left, by which an engine knows that it may give memory back
     _check_drawn(from_prompts, growth)
 
 

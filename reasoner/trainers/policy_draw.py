@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 
 from reasoner.data.prompting import Prompting
+from reasoner.engine.local import LocalEngine
 from reasoner.engine.protocol import Engine, Sampling
 from reasoner.records import SFTExample
 from reasoner.scoring.outcome import Judged, judge_while
@@ -141,7 +142,8 @@ def draw(
     """Judged trees of the next problems, this process's share; moves the cursor, and of `at` nothing that learning moves.
 
     `score` sets on trees under way what pruning reads.
-    With `max_resamples`, further problems replace those whose trees are of no use.
+    With `max_resamples`, further problems replace those whose trees are of no use. What the engine in this process took
+    for drawing is given back: training has the memory.
     """
     found = Round()
     number = 0
@@ -173,6 +175,8 @@ def draw(
         note(problems, drawn, at, config, round)
         found.generated += sum(from_everyone(sum(t.num_sampled for t in trees), drawing=True))
         number += missing
+    if isinstance(engine, LocalEngine):
+        engine.release()
     return found
 
 

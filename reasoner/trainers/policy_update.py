@@ -219,7 +219,6 @@ def fitting(config: PolicyGradientStage) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as problem:
         raise UserError(
-            f"the device ran out of memory with tokens_per_batch={config.tokens_per_batch} and "
-            f"num_slots={config.num_slots}; expected a batch that fits: lower them, or set gradient_checkpointing=true; "
-            "the last checkpoint stays"
+            f"the device ran out of memory with tokens_per_batch={config.tokens_per_batch}; expected a batch that fits: "
+            "lower it, or set gradient_checkpointing=true; the last checkpoint stays"
         ) from problem

@@ -25,6 +25,7 @@ from reasoner.data.prompting import PromptConfig, Prompting
 from reasoner.economics.hardware import Hardware
 from reasoner.economics.memory import kv_cache_bytes, lora_parameters, training_memory
 from reasoner.economics.policy_memory import decoding_copies, engine_memory, policy_memory
+from reasoner.engine.kv import POSITIONS, ROWS, capacity
 from reasoner.engine.local import LocalEngine
 from reasoner.engine.protocol import Request
 from reasoner.planning.lengths import ProblemSet
@@ -131,19 +132,28 @@ def planned_policy(base, args, checkpointing: bool, lora) -> float:
 
 
 def check_engine(path: str) -> None:
-    """Slots are allotted whole, finished prefixes kept, and some weights laid out anew."""
+    """Slots are taken as sequences grow, finished prefixes kept, and some weights laid out anew: within 5 %."""
     config = AutoConfig.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval().requires_grad_(False)
-    prompts = [list(range(10 * i + 1, 10 * i + 31)) for i in range(6)]
+    prompts, tokens = [list(range(10 * i + 1, 10 * i + 31)) for i in range(6)], 70
     with LiveBytes() as live:
-        engine = LocalEngine(model, [0], num_slots=3, max_context=96)
-        done = engine.sample([Request(i, p, 24, i) for i, p in enumerate(prompts)])
+        engine = LocalEngine(model, [], num_slots=64, max_context=2048)
+        engine.submit(Request(i, p, tokens, i) for i, p in enumerate(prompts))
+        done: list = []
+        while len(done) < len(prompts):
+            done += engine.poll()
     kept = sum(30 + len(c.token_ids) - 1 for c in done)
     assert engine.prefixes.num_bytes == kv_cache_bytes(config, kept, 1, 4)
-    assert engine.cache.kv_L2RKSD.nbytes == kv_cache_bytes(config, 96, 3, 4)
+    rows, longest = capacity(len(prompts), 64, ROWS), capacity(29 + tokens, 2048, POSITIONS)
+    assert (rows, longest) == (8, 128)
+    assert engine.cache.nbytes == kv_cache_bytes(config, longest, rows, 4)
     weights = sum(p.nbytes for p in model.parameters())
-    predicted = weights + engine_memory(config, 3, 96, 4, kept).total
-    check_close(predicted, live.peak, "the engine")
+    expected = engine_memory(config, rows, longest, 4, kept)
+    print(f"the engine: {expected}, measured {live.peak - weights}")
+    assert expected.total == pytest.approx(live.peak - weights, rel=0.05)
+    engine.release()
+    gc.collect()
+    assert live.now - weights < 0.01 * expected.total
 
 
 def check_sharded(path: str, batch: int, tokens: int, out: Path) -> None:

@@ -16,6 +16,7 @@ from reasoner.policy.heads import ScoreNet
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.registry import UserError
 from reasoner.signals.advantages import ADVANTAGES
+from reasoner.trainers import policy_gradient
 from reasoner.trainers.alarms import AlarmConfig, alarms
 from reasoner.trainers.gates import check_liveness
 from reasoner.trainers.loop import Session
@@ -289,3 +290,23 @@ def test_alarms():
     assert alarms(rounds(2, prm=0.9), config) == {}  # too early to say
     without = [{k: v for k, v in r.items() if k != "prm"} for r in rounds(3)]
     assert alarms(without, config) == {}
+
+
+def test_training_has_the_memory_that_drawing_took(folder, tmp_path, monkeypatch):
+    held: list[tuple[int, ...]] = []
+    release, learn = LocalEngine.release, policy_gradient.learn
+
+    def released(engine):
+        held.append((engine.cache.nbytes, engine.outputs.nbytes, engine.prefixes.num_bytes))
+        release(engine)
+
+    def learned(drawn, round, loop):
+        engine = loop.engine
+        held.append((engine.cache.nbytes, engine.outputs.nbytes, engine.prefixes.num_bytes))
+        assert engine.decoder is None
+        return learn(drawn, round, loop)
+
+    monkeypatch.setattr(LocalEngine, "release", released)
+    monkeypatch.setattr(policy_gradient, "learn", learned)
+    train(folder, tmp_path, {"rounds": 1})
+    assert min(held[-2]) > 0 and held[-1] == (0, 0, 0)

@@ -88,7 +88,8 @@ def inject(fault: str, monkeypatch) -> None:
 
     def decoded(engine):
         if "keys and values" in fault and engine.rows and once():
-            engine.cache.kv_L2RKSD[:, :, : len(engine.rows), :, 0] *= -2
+            for part in engine.cache.parts_L2RKSD:
+                part[:, :, : len(engine.rows), :, 0] *= -2
         if "last bit" in fault and once():
             turn(weight_of(engine), 0)
         decode(engine)
