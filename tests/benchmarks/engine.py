@@ -3,19 +3,26 @@
 Word problems in the model's chat template, several samples of each at temperature 1, up to `--max-tokens`: tokens
 that are kept (up to the end of the turn) per second, ours against `model.generate` with `num_return_sequences`, in
 batches of `--batch` sequences. `lora_step`: the same sampling with a LoRA adapter of rank 16 on all linear layers,
-against ours without, so that 1 means no cost.
+against ours without, so that 1 means no cost. `local_vs_vllm`: the same samples by a vLLM server on the same cores, which
+waits while ours draws; `--vllm PROGRAM`, or the environment of launch/vllm.sh that REASONER_VLLM names. Without one, null.
+All compute in `--dtype`: float32 on a CPU unless it says bfloat16, on a GPU as the model was saved.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
 
 from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
+from reasoner.engine.connect import EngineConfig, connect
 from reasoner.engine.local import LocalEngine
 from reasoner.engine.protocol import Request, place_key
 from reasoner.policy.models import load_model
@@ -44,14 +51,22 @@ class Job:
         self.prompts = [prompting.prompt_ids(q) for q in questions(args.prompts)]
         self.rounds = 0
 
+    @property
+    def longest(self) -> int:
+        return max(map(len, self.prompts)) + self.args.max_tokens
+
     def ours(self, model=None) -> float:
         """Kept tokens a second by the engine."""
-        self.rounds += 1
-        args, longest = self.args, max(map(len, self.prompts)) + self.args.max_tokens
         engine = LocalEngine(
-            self.model if model is None else model, self.prompting.eos_ids, args.batch, longest,
+            self.model if model is None else model, self.prompting.eos_ids, self.args.batch, self.longest,
             tokenizer=self.prompting.tokenizer,
         )  # fmt: skip
+        return self.sampled(engine)
+
+    def sampled(self, engine) -> float:
+        """Kept tokens a second by any engine."""
+        self.rounds += 1
+        args = self.args
         asked = [
             Request((i, k), ids, args.max_tokens, place_key(self.rounds, 0, str(i), [(0, k)]))
             for i, ids in enumerate(self.prompts)
@@ -91,6 +106,27 @@ class Job:
         return 1 / (seconds(work) / kept)
 
 
+def against_vllm(job: Job, program: str, folder: str, where: dict) -> dict:
+    """Ours beside a vLLM server that is started on the same cores, with as many threads and sequences at once."""
+    peer = f"vLLM, {job.args.batch} requests at once"
+    if not program:
+        return row("local_vs_vllm", job.ours(), None, peer, "tokens/s", None) | where | {"pairs": 1}
+    if not torch.cuda.is_available():
+        os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GB
+    dtype = str(job.model.dtype).removeprefix("torch.")
+    config = EngineConfig(kind="vllm", spawn=1, executable=program, dtype=dtype, in_flight=job.args.batch)
+    prompting, size = job.prompting, job.model.config.vocab_size
+    with tempfile.TemporaryDirectory() as logs:
+        engine = connect(
+            config, prompting.tokenizer, prompting.eos_ids, size, job.longest, folder, Path(logs),
+            progress=lambda note: print(note, file=sys.stderr),
+        )  # fmt: skip
+        with closing(engine):
+            rates = medians(job.ours, lambda: job.sampled(engine), pairs=job.args.pairs)
+    return row("local_vs_vllm", *rates, peer, "tokens/s", None) | where
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -98,19 +134,25 @@ def main() -> int:
     parser.add_argument("model", help="folder of a chat model")
     for name, default in (("prompts", 64), ("samples", 8), ("max-tokens", 128), ("batch", 64), ("pairs", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="what all sides compute in")
+    there = os.environ.get("REASONER_VLLM")
+    program = str(Path(there) / "bin" / "vllm") if there else ""
+    parser.add_argument("--vllm", default=program, help="the program vllm, in an environment of its own")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(args.model, "auto" if device == "cuda" else "float32").to(device)
+    dtype = args.dtype or ("auto" if device == "cuda" else "float32")
+    model = load_model(args.model, dtype).to(device)
     job = Job(model, load_prompting(args.model, PromptConfig(chat=True)), args)
     where = {"device": device, "dtype": str(model.dtype), "pairs": args.pairs}
     rates = medians(job.ours, job.generate, pairs=args.pairs)
     peer = f"generate, batches of {args.batch}"
     print(json.dumps(row("engine_real", *rates, peer, "tokens/s", 3) | where), flush=True)
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    with_lora = get_peft_model(load_model(args.model, "auto" if device == "cuda" else "float32"), config)
+    with_lora = get_peft_model(load_model(args.model, dtype), config)
     with_lora = with_lora.to(device).eval()
     rates = medians(lambda: job.ours(with_lora), job.ours, pairs=args.pairs)
     print(json.dumps(row("lora_step", *rates, "without the adapter", "tokens/s", 0.77) | where), flush=True)
+    print(json.dumps(against_vllm(job, args.vllm, args.model, where)), flush=True)
     return 0
 
 
