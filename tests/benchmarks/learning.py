@@ -1,21 +1,21 @@
-"""Learning at equal generated tokens, on the embedded model: methods × learning rates × seeds.
+"""Learning at equal generated tokens, on the embedded model: methods × learning rates and passes × seeds.
 
-`python -m tests.benchmarks.learning [--out FOLDER] [--only METHOD ...] [--seeds N] [--budget TOKENS] [--runs N]`
+`python -m tests.benchmarks.learning [--out FOLDER] [--only METHOD ...] [--trials N] [--seeds N] [--budget TOKENS] [--runs N]`
 
-Every side starts from the same supervised model, may generate the same number of tokens (those of
-labels and of the PRM's training data are charged), and gets the same five learning rates. First all rates are
-tried on seed 0; then each method goes on to the other seeds with the rate that was best there. (So seed 0 is in
-every method's favour alike.) A run that takes more than three minutes of CPU time is stopped and stored as such;
-time spent waiting does not count. Runs are stored in FOLDER/runs.jsonl as they end, and the same command goes on
-with those that are missing; --runs bounds how many it makes now, 0 only shows what is stored. The table shows
-each method at its best rate, with 95 % intervals over seeds; METHOD_half may generate half of the tokens.
+Every side starts from the same supervised model, and may generate the same number of tokens (those of labels and of the
+PRM's training data are charged). METHOD_half may generate half of them. First each method has the same number of trials
+on development problems: rates, and for on-policy methods, TRL's among them, passes over a round and minibatches, from
+one grid (tests/benchmarks/trials.py). Then it goes on the test problems, once per seed, with what was best there; it is
+not tried any more from then on. A run that takes more than ten minutes of CPU time is stopped and stored as such; time
+spent waiting does not count. Runs are stored in FOLDER/runs.jsonl as they end, and the same command goes on with those
+that are missing; --runs bounds how many it makes now, 0 only shows what is stored. The table shows each method's seeds
+with 95 % intervals, and its difference from TRL's GRPO with the whole budget.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import resource
@@ -23,7 +23,7 @@ import signal
 import statistics
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +35,28 @@ from reasoner.pipeline import run as run_stages
 from reasoner.report.charts import Estimate, Panel, interval_chart
 from tests.benchmarks import trl_grpo
 from tests.benchmarks.measure import save_chart
+from tests.benchmarks.trials import Cell, Choice, choice_of, chosen, difference, half_width, is_trial, missing
 
-LIMIT_S, START_LIMIT_S = 180, 900
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of each method's own middle rate
+LIMIT_S, START_LIMIT_S = 600, 900
 PEER = "grpo_trl"
 MEASURE = "sampled_all"  # accuracy at temperature 1, four draws a problem: what on-policy training raises
 COLUMNS = (MEASURE, "sampled_short", "sampled_longer", "greedy_all")
 ROUND_TOKENS = 4000  # of a round at the start; chains grow as the policy learns to work problems out
 LONGEST = 80
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided, by number of seeds
 
 # the demo's problems, fewer of them to test on, and its imitated start
 DEMO = yaml.safe_load((Path(__file__).parents[2] / "configs" / "demo.yaml").read_text(encoding="utf-8"))
 PROBLEMS = DEMO["problems"]
 for held_out in PROBLEMS["test"]:
     held_out["size"] = 500
+# what everything is chosen on: ranges that no table tests on
+DEVELOPMENT = {
+    **PROBLEMS,
+    "test": [
+        {**rows, "start": start, "size": 250}
+        for rows, start in zip(PROBLEMS["test"], (50_000_000, 60_000_000), strict=True)
+    ],
+}
 IMITATE = next(s for s in DEMO["stages"] if s["kind"] == "sft")
 FAN = {"num_roots": 8, "num_points": 0}
 PAIR = {"num_roots": 2, "num_points": 0}
@@ -95,6 +102,10 @@ STEP_PPO = {
     "advantage": {"method": "step_ppo", "reward": {"prm_weight": 0.1}},
 }
 
+GRPO = {"advantage": {"method": "grpo", "normalise": "sequences"}, "whiten": False}
+# chains of every problem teach, against the pass rate that is predicted from earlier rounds; nothing is chosen by it
+SHRUNK = {"advantage": {"method": "shrunk"}, "curriculum": {"uniform": 1}, "drop_uniform": False}
+
 # the stages after the common start, and the middle of the five learning rates (of the stage called trained);
 # with a critic two chains of a problem do, and there are more problems in a round of as many tokens
 METHODS: dict[str, tuple[list[dict], float]] = {
@@ -103,7 +114,11 @@ METHODS: dict[str, tuple[list[dict], float]] = {
     "dpo": (offline({"kind": "dpo"}), 4e-4),
     "step_dpo": (offline({"kind": "dpo", "pairs": "step_pairs"}), 4e-4),
     "grpo_trl": ([], 4e-4),
-    "grpo": ([on_policy(FAN, advantage={"method": "grpo", "normalise": "sequences"}, whiten=False)], 4e-4),
+    "grpo": ([on_policy(FAN, **GRPO)], 4e-4),
+    "grpo_gated": ([on_policy(FAN, **GRPO, min_effective=0.9)], 4e-4),
+    "screen": ([on_policy(FAN, **GRPO, screen=4)], 4e-4),
+    "maxrl": ([on_policy(FAN, advantage={"method": "maxrl"}, whiten=False)], 4e-4),
+    "shrunk": ([on_policy(PAIR, **SHRUNK)], 4e-4),
     "prime": ([on_policy(FAN, advantage={"method": "rloo"}, implicit_prm={"optimizer": {"lr": 1e-3}})], 4e-4),
     "ppo_outcome": ([on_policy(PAIR, advantage={"method": "ppo"}, drop_uniform=False, **CRITIC)], 4e-4),
     "step_ppo_prm": ([*REWARD_MODELS, on_policy(PAIR, drop_uniform=False, **STEP_PPO)], 4e-4),
@@ -111,8 +126,10 @@ METHODS: dict[str, tuple[list[dict], float]] = {
     "spo_tree": ([on_policy(TREE, advantage={"method": "spo_tree"})], 4e-4),
     "vineppo": ([on_policy(VINES, advantage={"method": "vineppo"})], 4e-4),
 }  # fmt: skip
-HALVED = "_half"  # these with half of the tokens
-METHODS |= {m + HALVED: METHODS[m] for m in ("ppo_outcome", "step_ppo_prm", "spo_tree")}
+ON_POLICY = [PEER, *(m for m, (stages, _) in METHODS.items() if stages and stages[-1]["kind"] == "ppo")]
+HALVED = "_half"  # with half of the tokens
+METHODS |= {m + HALVED: METHODS[m] for m in ON_POLICY}
+CLIMBERS = [m for m in METHODS if m.removesuffix(HALVED) in ON_POLICY]  # that may pass over a round again
 
 
 def apart(work: Callable[[], dict], log: Path, limit: int = LIMIT_S) -> dict:
@@ -165,7 +182,7 @@ def start(out: Path) -> tuple[Path, list[float]]:
                "tree": tree} for i, tree in enumerate(TREES)),
             evaluated("sft"),
         ]  # fmt: skip
-        made = apart(lambda: _run(_config(folder, 0, stages)), out / "start.log", START_LIMIT_S)
+        made = apart(lambda: _run(config_of(folder, 0, stages)), out / "start.log", START_LIMIT_S)
         if "failed" in made:
             raise SystemExit(f"no start: {made['failed']}; see {out / 'start.log'}")
     counts = json.loads((folder / "ledger.json").read_text())["counts"]
@@ -178,16 +195,15 @@ def _run(config: dict) -> dict:
     return {}
 
 
-def _config(out: Path, seed: int, stages: list[dict]) -> dict:
+def config_of(out: Path, seed: int, stages: list[dict], problems: dict = PROBLEMS) -> dict:
     return {
         "title": "learning", "out": str(out), "seed": seed, "prompt": {"template": "{prompt}=\n"},
-        "problems": PROBLEMS, "stages": stages,
+        "problems": problems, "stages": stages,
     }  # fmt: skip
 
 
-def stages_of(method: str, rate: float, model: Path, tokens: list[float], budget: int) -> list[dict]:
-    """The method's stages at a learning rate, with as many problems and rounds as the budget pays for."""
-    budget = budget // 2 if method.endswith(HALVED) else budget
+def stages_of(method: str, choice: Choice, model: Path, tokens: list[float], budget: int) -> list[dict]:
+    """The method's stages with a choice of the grid, and as many problems and rounds as the budget pays for."""
     stages = json.loads(json.dumps(METHODS[method][0]).replace('"START"', json.dumps(str(model))))
     has_prm = any(s["kind"] == "prm" for s in stages)
     for stage in stages:
@@ -197,8 +213,9 @@ def stages_of(method: str, rate: float, model: Path, tokens: list[float], budget
         if stage["kind"] == "ppo":
             stage["problems_per_round"] = problems_a_round(stage["tree"], tokens)
             stage["generated_tokens"] = int((1 - has_prm * PRM_SHARE) * budget)
+            stage |= {"epochs": choice.epochs, "minibatches": choice.minibatches}
         if stage.get("name") == "trained":
-            stage["optimizer"] = {"lr": rate}
+            stage["optimizer"] = {"lr": rate_of(method, choice)}
     return [*stages, evaluated("trained")]
 
 
@@ -206,37 +223,39 @@ def problems_a_round(tree: dict, tokens: list[float]) -> int:
     return 2 * round(ROUND_TOKENS / tokens[TREES.index(tree)] / 2)
 
 
-def run(method: str, rate: float, seed: int, budget: int, out: Path) -> dict:
+def rate_of(method: str, choice: Choice) -> float:
+    return METHODS[method][1] * choice.factor
+
+
+def run(cell: Cell, budget: int, out: Path) -> dict:
     """One cell: accuracy, and the tokens that were generated and trained on."""
     model, tokens = start(out)
-    folder = out / "runs" / f"{method}-{rate:g}-{seed}-{budget}"
+    method, choice, seed = cell
+    folder = out / "runs" / f"{method}-{'-'.join(f'{x:g}' for x in choice)}-{seed}-{budget}"
     folder.mkdir(parents=True, exist_ok=True)
+    paid = budget // 2 if method.endswith(HALVED) else budget
 
-    def cell() -> dict:
+    def work() -> dict:
         generated = trained = 0
-        stages = stages_of(method, rate, model, tokens, budget)
-        if method == PEER:
-            generated = trained = trl_grpo.train(
-                model,
-                folder / "peer",
-                PROBLEMS["train"],
-                rate,
-                seed,
-                budget,
-                problems_a_round(FAN, tokens),
-                LONGEST,
-            )
+        stages = stages_of(method, choice, model, tokens, paid)
+        if method.removesuffix(HALVED) == PEER:
+            generated = trl_grpo.train(
+                model, folder / "peer", PROBLEMS["train"], rate_of(method, choice), seed, paid,
+                problems_a_round(FAN, tokens), LONGEST, choice.epochs, choice.minibatches,
+            )  # fmt: skip
+            trained = choice.epochs * generated
             stages = [evaluated(str(folder / "peer"))]
         made = folder / "run"  # a folder of its own: a run takes no other files beside its own
-        run_stages(validate(RunConfig, _config(made, seed, stages), "learning"))
+        problems = DEVELOPMENT if is_trial(seed) else PROBLEMS
+        run_stages(validate(RunConfig, config_of(made, seed, stages, problems), "learning"))
         for stage, models in json.loads((made / "ledger.json").read_text())["counts"].items():
             if stage != "evaluate":
                 generated += sum(m.get("decoded", 0) for m in models.values())
                 trained += sum(m.get("trained", 0) for m in models.values())
         return {**accuracies(made), "generated": generated, "trained": trained}
 
-    key = {"method": method, "rate": rate, "seed": seed, "budget": budget}
-    return key | apart(cell, folder / "log")
+    key = {"method": method, **choice._asdict(), "seed": seed, "budget": budget}
+    return key | apart(work, folder / "log")
 
 
 def accuracies(folder: Path) -> dict[str, float]:
@@ -244,59 +263,69 @@ def accuracies(folder: Path) -> dict[str, float]:
     return {f"{r['method']}_{r['subset']}": r["value"] for r in rows if r["metric"] == "pass@1"}
 
 
-def best_rates(rows: list[dict]) -> dict[str, float]:
-    """Per method the rate with the best accuracy on seed 0."""
-    swept = [r for r in rows if r["seed"] == 0 and "failed" not in r]
-    found = {m: [r for r in swept if r["method"] == m] for m in METHODS}
-    return {m: max(of, key=lambda r: r[MEASURE])["rate"] for m, of in found.items() if of}
+def reported(rows: list[dict]) -> dict[str, list[dict]]:
+    """Per method its runs on the test problems."""
+    found = {m: [r for r in rows if r["method"] == m and not is_trial(r["seed"])] for m in METHODS}
+    return {m: of for m, of in found.items() if any("failed" not in r for r in of)}
 
 
-def missing(rows: list[dict], methods: list[str], num_seeds: int) -> Iterator[tuple[str, float, int]]:
-    """(method, rate, seed) of the next runs: all rates on seed 0, from the middle outwards, then the other seeds."""
-    done = {(r["method"], r["rate"], r["seed"]) for r in rows}
-    for factor in sorted(FACTORS, key=lambda f: (abs(math.log(f)), -f)):
-        for method in methods:
-            if (cell := (method, METHODS[method][1] * factor, 0)) not in done:
-                yield cell
-    for seed in range(1, num_seeds):
-        for method in methods:
-            # `rows` grows while this goes on
-            if method in (best := best_rates(rows)) and (cell := (method, best[method], seed)) not in done:
-                yield cell
+def values(of: list[dict], column: str = MEASURE) -> list[float]:
+    return [100 * r[column] for r in of if "failed" not in r]
 
 
-def summary(rows: list[dict]) -> dict[str, tuple[float, Estimate, list[dict]]]:
-    """Per method its best rate, the mean accuracy there with its interval over seeds, and the runs."""
-    found = {}
-    for method, rate in best_rates(rows).items():
-        runs = [r for r in rows if (r["method"], r["rate"]) == (method, rate) and "failed" not in r]
-        values = [100 * r[MEASURE] for r in runs]
-        mean, half = statistics.mean(values), math.nan
-        if len(values) > 1:
-            half = T_95.get(len(values), 1.96) * statistics.stdev(values) / math.sqrt(len(values))
-        found[method] = (rate, Estimate(method, mean, mean - half, mean + half), runs)
-    return found
+def estimate(method: str, of: list[dict]) -> Estimate:
+    """The mean accuracy with its interval over seeds."""
+    mean, half = statistics.mean(values(of)), half_width(values(of))
+    return Estimate(method, mean, mean - half, mean + half)
 
 
 def table(rows: list[dict], out: Path) -> str:
     lines = [
-        "| method | rates tried (failed runs) | best rate | seeds | accuracy % | short | longer | greedy | generated tokens |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | trials | rate, passes, minibatches | seeds (failed) | accuracy % | against TRL's GRPO | short | longer "
+        "| greedy | generated | trained on | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     if (out / "start" / "metrics.json").is_file():
         at_first = accuracies(out / "start")
-        shown = " | ".join(f"{100 * at_first[c]:.1f}" for c in COLUMNS)
-        lines.append(f"| the start | | | | {shown} | 0 |")
-    for method, (rate, estimate, best) in summary(rows).items():
-        of = [r for r in rows if r["method"] == method]
-        failed = sum("failed" in r for r in of)
-        others = " | ".join(f"{100 * statistics.mean(r[c] for r in best):.1f}" for c in COLUMNS[1:])
-        interval = f" ({estimate.low:.1f} to {estimate.high:.1f})" if len(best) > 1 else ""
+        shown = [f"{100 * at_first[c]:.1f}" for c in COLUMNS]
+        lines.append(f"| the start | | | | {shown[0]} | | {' | '.join(shown[1:])} | 0 | 0 | |")
+    found = reported(rows)
+    for method, of in found.items():
+        choice, ended = choice_of(of[0]), [r for r in of if "failed" not in r]
+        mean, others = estimate(method, of), [f"{statistics.mean(values(of, c)):.1f}" for c in COLUMNS[1:]]
+        costs = [
+            f"{statistics.mean(r[c] for r in ended):,.0f}" for c in ("generated", "trained", "cpu_seconds")
+        ]
+        against = ""
+        if PEER in found and method != PEER:
+            ahead, half = difference(values(of), values(found[PEER]))
+            against = f"{ahead:+.1f} ({ahead - half:+.1f} to {ahead + half:+.1f})"
+        trials = len({choice_of(r) for r in rows if r["method"] == method and is_trial(r["seed"])})
         lines.append(
-            f"| {method} | {len({r['rate'] for r in of})} of {len(FACTORS)} ({failed}) | {rate:g} | {len(best)} "
-            f"| {estimate.value:.1f}{interval} | {others} "
-            f"| {statistics.mean(r['generated'] for r in best):,.0f} |"
+            f"| {method} | {trials} | {rate_of(method, choice):g}, {choice.epochs}, {choice.minibatches} "
+            f"| {len(ended)} ({len(of) - len(ended)}) | {mean.value:.1f} ({mean.low:.1f} to {mean.high:.1f}) "
+            f"| {against} | {' | '.join([*others, *costs])} |"
         )
+    return "\n".join(lines)
+
+
+def trials_table(rows: list[dict]) -> str:
+    """Each method's trials on development problems, and which of them is reported."""
+    lines = [
+        "| method | rate | passes | minibatches | accuracy % on development problems | chosen |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method in METHODS:
+        of = [r for r in rows if r["method"] == method and is_trial(r["seed"])]
+        best = chosen(rows, method, MEASURE)
+        for choice in dict.fromkeys(choice_of(r) for r in of):
+            shown = " ".join(
+                r.get("failed", "") or f"{100 * r[MEASURE]:.1f}" for r in of if choice_of(r) == choice
+            )
+            lines.append(
+                f"| {method} | {rate_of(method, choice):g} | {choice.epochs} | {choice.minibatches} | {shown} "
+                f"| {'yes' if choice == best else ''} |"
+            )
     return "\n".join(lines)
 
 
@@ -304,6 +333,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--only", nargs="*", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument("--trials", type=int, default=10, help="most trials of each method before its seeds")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget", type=int, default=120_000, help="generated tokens of one run")
     parser.add_argument("--runs", type=int, default=10**9, help="most runs to make now")
@@ -312,26 +342,27 @@ def main() -> None:
     stored = arguments.out / "runs.jsonl"
     rows = [json.loads(x) for x in stored.read_text().splitlines()] if stored.is_file() else []
     rows = [r for r in rows if r["budget"] == arguments.budget]
-    for _, cell in zip(range(arguments.runs), missing(rows, arguments.only, arguments.seeds), strict=False):
-        rows.append(run(*cell, arguments.budget, arguments.out))
+    cells = missing(rows, arguments.only, arguments.trials, arguments.seeds, MEASURE, CLIMBERS)
+    for _, cell in zip(range(arguments.runs), cells, strict=False):
+        rows.append(run(cell, arguments.budget, arguments.out))
         with open(stored, "a", encoding="utf-8") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    print(table(rows, arguments.out))
-    best = summary(rows)
-    if best:
+    print(trials_table(rows) + "\n\n" + table(rows, arguments.out))
+    found = reported(rows)
+    if found:
         chart = interval_chart(
-            [Panel("accuracy at equal generated tokens", [e for _, e, _ in best.values()])]
+            [Panel("accuracy at equal generated tokens", [estimate(m, of) for m, of in found.items()])]
         )
         save_chart(arguments.out / "learning.svg", chart)
-    if PEER in best:
-        for method, (_, estimate, runs) in best.items():
-            line = {
-                "name": f"learning: {method}", "ours": round(estimate.value, 2), "peer": round(best[PEER][1].value, 2),
-                "peer_name": "trl.GRPOTrainer", "unit": f"accuracy % at {arguments.budget} generated tokens",
-                "ratio": round(estimate.value / max(1e-9, best[PEER][1].value), 3), "target": None, "pairs": len(runs),
-            }  # fmt: skip
-            print(json.dumps(line))
+    for method, of in found.items() if PEER in found else ():
+        ours, peer = (statistics.mean(values(x)) for x in (of, found[PEER]))
+        line = {
+            "name": f"learning: {method}", "ours": round(ours, 2), "peer": round(peer, 2),
+            "peer_name": "trl.GRPOTrainer", "unit": f"accuracy % at {arguments.budget} generated tokens",
+            "ratio": round(ours / max(1e-9, peer), 3), "target": None, "pairs": len(values(of)),
+        }  # fmt: skip
+        print(json.dumps(line))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import statistics
 import sys
@@ -27,18 +26,14 @@ from reasoner.pipeline import run as run_stages
 from reasoner.trainers.curriculum import Curriculum, History, expected
 from reasoner.tree import Problem
 from tests.benchmarks import learning
-from tests.benchmarks.learning import FAN, MEASURE, PROBLEMS, T_95
+from tests.benchmarks.learning import DEVELOPMENT, FAN, MEASURE
+from tests.benchmarks.trials import half_width
 
-DEVELOPMENT = {
-    **PROBLEMS,
-    "test": [
-        {**rows, "start": start, "size": 250}
-        for rows, start in zip(PROBLEMS["test"], (50_000_000, 60_000_000), strict=True)
-    ],
-}
 RATE = 4e-4
 COLUMNS = (MEASURE, "sampled_short", "sampled_longer", "greedy_all")
 ALWAYS_WRONG = {"predictor": "tests.benchmarks.levers:worst"}
+
+FAST = {"optimizer": {"lr": 8e-4}}
 
 # what each lever adds to plain GRPO
 LEVERS: dict[str, dict[str, Any]] = {
@@ -50,6 +45,23 @@ LEVERS: dict[str, dict[str, Any]] = {
     "starts": {"starts": {}},
     "wrong_predictor": {"curriculum": ALWAYS_WRONG},
     "epochs_curriculum": {"epochs": 3, "min_effective": 0.9, "curriculum": {}},
+    # at a higher rate, alone and together
+    "fast": FAST,
+    "fast_epochs": {**FAST, "epochs": 3},
+    "fast_epochs_screen": {**FAST, "epochs": 3, "screen": 4},
+    "fast_epochs_cispo": {**FAST, "epochs": 3, "loss": "cispo", "clip_high": 1.0},
+    "fast_epochs_clip": {**FAST, "epochs": 3, "clip_high": 0.4},
+    "fast_epochs_self": {**FAST, "epochs": 3, "imitate_self": True, "ptx_weight": 0.1},
+    "fast_epochs_tree": {**FAST, "epochs": 3, "advantage": {"method": "spo_tree"}, "tree": learning.TREE},
+    "fast_epochs_value": {
+        **FAST,
+        **learning.CRITIC,
+        "epochs": 3,
+        "advantage": {"method": "ppo"},
+        "tree": learning.PAIR,
+        "whiten": None,
+        "drop_uniform": False,
+    },
 }
 
 
@@ -65,14 +77,11 @@ def worst(
 
 
 def stages_of(lever: str, model: Path, tokens: list[float], budget: int) -> list[dict]:
+    options = {**learning.GRPO, "optimizer": {"lr": RATE}, "tree": FAN, **LEVERS[lever]}
     trained = learning.on_policy(
-        FAN,
-        advantage={"method": "grpo", "normalise": "sequences"},
-        whiten=False,
-        optimizer={"lr": RATE},
-        problems_per_round=learning.problems_a_round(FAN, tokens),
+        **options,
+        problems_per_round=learning.problems_a_round(options["tree"], tokens),
         generated_tokens=budget,
-        **LEVERS[lever],
     )
     return json.loads(json.dumps([trained]).replace('"START"', json.dumps(str(model))))
 
@@ -86,11 +95,7 @@ def run(lever: str, seed: int, budget: int, out: Path) -> dict:
     def cell() -> dict:
         stages = [*stages_of(lever, model, tokens, budget), learning.evaluated("trained")]
         made = folder / "run"
-        config = {
-            "title": "levers", "out": str(made), "seed": seed, "prompt": {"template": "{prompt}=\n"},
-            "problems": DEVELOPMENT, "stages": stages,
-        }  # fmt: skip
-        run_stages(validate(RunConfig, config, "levers"))
+        run_stages(validate(RunConfig, learning.config_of(made, seed, stages, DEVELOPMENT), "levers"))
         counts = json.loads((made / "ledger.json").read_text())["counts"]["trained"]
         spent = {name: sum(m.get(key, 0) for m in counts.values()) for name, key in SPENT.items()}
         return {**learning.accuracies(made), **spent}
@@ -112,7 +117,7 @@ def interval(values: list[float]) -> str:
     mean = statistics.mean(values)
     if len(values) < 2:
         return f"{mean:+.1f}"
-    half = T_95.get(len(values), 1.96) * statistics.stdev(values) / math.sqrt(len(values))
+    half = half_width(values)
     return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
 
 

@@ -19,11 +19,12 @@ GENERATIONS = 8
 
 def train(
     model: Path, out: Path, sources: list[dict], rate: float, seed: int, budget: int, num_problems: int,
-    max_tokens: int,
+    max_tokens: int, epochs: int, minibatches: int,
 ) -> int:  # fmt: skip
     """Train until `budget` tokens are generated, save to `out`, and return how many were.
 
-    The learning rate follows the tokens, by the same schedule as ours; a round is two updates, as ours.
+    The learning rate follows the tokens, by the same schedule as ours; a round is `epochs` passes
+    of `minibatches` updates, as ours.
     """
     problems = [i.problem for s in sources for i in load_items(SourceConfig(**s))]
     tokenizer = load_tokenizer(str(model))
@@ -41,8 +42,9 @@ def train(
 
     class Spent(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            # a round's second update is still to come after its first
-            control.should_training_stop = generated >= budget and state.global_step % 2 == 0
+            # a round's other updates are still to come after its first
+            is_round = state.global_step % (epochs * minibatches) == 0
+            control.should_training_stop = generated >= budget and is_round
 
     net = load_model(str(model))
     options = OptimizerConfig(lr=rate)
@@ -52,8 +54,8 @@ def train(
         reward_funcs=reward,
         args=GRPOConfig(
             output_dir=str(out), use_cpu=True, bf16=False, gradient_checkpointing=False, learning_rate=rate,
-            per_device_train_batch_size=num_problems * GENERATIONS // 2, steps_per_generation=2,
-            num_generations=GENERATIONS, max_completion_length=max_tokens, max_steps=10**6, beta=0.0,
+            per_device_train_batch_size=num_problems * GENERATIONS // minibatches, steps_per_generation=minibatches,
+            num_iterations=epochs, num_generations=GENERATIONS, max_completion_length=max_tokens, max_steps=10**6, beta=0.0,
             temperature=1.0, seed=seed, save_strategy="no", report_to="none", disable_tqdm=True,
         ),
         train_dataset=Dataset.from_list(rows).shuffle(seed=seed),
