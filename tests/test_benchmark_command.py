@@ -1,9 +1,15 @@
-"""The command that runs all benchmarks names files that are there, and makes a table of what they print."""
+"""The command that runs all benchmarks names files that are there, and makes a table of what they print; rows of the
+studies of learning are runs that can be made."""
 
 import importlib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from reasoner.config import validate
+from reasoner.pipeline import RunConfig
+from tests.benchmarks.trials import MIDDLE, Choice
 
 runner = importlib.import_module("tests.benchmarks.__main__")
 
@@ -32,3 +38,61 @@ def test_an_unknown_name_is_refused(monkeypatch, capsys):
 @pytest.mark.parametrize("path", sorted(Path(runner.__file__).parent.glob("[a-z]*.py")), ids=lambda p: p.stem)
 def test_every_benchmark_finds_what_it_imports(path):
     assert importlib.import_module(f"tests.benchmarks.{path.stem}").__doc__
+
+
+@pytest.fixture(scope="module")
+def learning():
+    return importlib.import_module("tests.benchmarks.learning")  # where it is read: it imports TRL
+
+
+def test_every_method_is_a_run_that_can_be_made_with_its_choice(learning):
+    for method in (m for m in learning.METHODS if m.removesuffix(learning.HALVED) != learning.PEER):
+        choice = Choice(2.0, 3, 4) if method in learning.CLIMBERS else Choice(2.0, 1, 2)
+        stages = learning.stages_of(method, choice, Path("start"), [100.0] * len(learning.TREES), 1000)
+        config = validate(
+            RunConfig, learning.config_of(Path("out"), 1, stages, learning.DEVELOPMENT), "learning"
+        )
+        *_, trained, measured = config.stages
+        assert measured.kind == "evaluate" and trained.optimizer.lr == 2 * learning.METHODS[method][1], method
+        if trained.kind == "ppo":
+            has_prm = any(stage.kind == "prm" for stage in config.stages)
+            assert trained.generated_tokens == (800 if has_prm else 1000), method
+            assert (trained.epochs, trained.minibatches) == (3, 4), method
+
+
+def test_every_lever_is_a_run_that_can_be_made(learning):
+    levers = importlib.import_module("tests.benchmarks.levers")
+    for lever in levers.LEVERS:
+        stages = levers.stages_of(lever, Path("start"), [100.0] * len(learning.TREES), 1000)
+        validate(RunConfig, learning.config_of(Path("out"), 1, stages, learning.DEVELOPMENT), lever)
+
+
+def test_development_problems_are_others_than_those_reported_on_and_trained_on(learning):
+    development, test, train = (
+        {(rows["start"], rows["start"] + rows["size"]) for rows in of}
+        for of in (learning.DEVELOPMENT["test"], learning.PROBLEMS["test"], learning.PROBLEMS["train"])
+    )
+    ranges = sorted([*development, *test, *train])
+    assert len(ranges) == 6 and all(a[1] <= b[0] for a, b in pairwise(ranges))
+
+
+def test_the_table_of_learning_shows_test_runs_alone_and_the_difference_from_the_peer(learning, tmp_path):
+    def row(method, seed, accuracy, **more):
+        of = dict.fromkeys(learning.COLUMNS, accuracy)
+        costs = {"generated": 1000, "trained": 2000, "cpu_seconds": 3}
+        return {"method": method, **MIDDLE._asdict(), "seed": seed, **of, **costs, **more}
+
+    rows = [
+        row("grpo_half", 1, 0.9),
+        row("grpo_trl", 1, 0.9),
+        row("grpo_trl", 11, 0.5),
+        row("grpo_trl", 12, 0.52),
+    ]
+    rows += [row("grpo_half", 11, 0.51), row("grpo_half", 12, 0.53), row("grpo_half", 13, 0.0, failed="no")]
+    # variances 2 of two each: standard error sqrt(2), two degrees of freedom, 4.30 · 1.414 = 6.08
+    assert learning.table(rows, tmp_path).splitlines()[2:] == [
+        "| grpo_trl | 1 | 0.0004, 1, 2 | 2 (0) | 51.0 (38.3 to 63.7) |  | 51.0 | 51.0 | 51.0 | 1,000 | 2,000 | 3 |",
+        "| grpo_half | 1 | 0.0004, 1, 2 | 2 (1) | 52.0 (39.3 to 64.7) | +1.0 (-5.1 to +7.1) | 52.0 | 52.0 | 52.0 | 1,000 "
+        "| 2,000 | 3 |",
+    ]
+    assert "| grpo_half | 0.0004 | 1 | 2 | 90.0 | yes |" in learning.trials_table(rows)

@@ -75,6 +75,7 @@ def test_no_method_gets_more_trials_than_another():
     for cell in missing(rows, ["a", "b"], 4, 0, "accuracy", ["a", "b"]):
         rows.append(row(cell.choice, cell.seed, len(rows) / 100, cell.method))
     assert [r["method"] for r in rows] == ["a", "b"] * 4
+    assert cells(rows, ("a", "b"), 4, climbers=("a", "b")) == []  # nor when the command is given again
 
 
 def test_intervals_against_numbers_worked_out_by_hand():

@@ -117,6 +117,8 @@ METHODS: dict[str, tuple[list[dict], float]] = {
     "grpo": ([on_policy(FAN, **GRPO)], 4e-4),
     "grpo_gated": ([on_policy(FAN, **GRPO, min_effective=0.9)], 4e-4),
     "screen": ([on_policy(FAN, **GRPO, screen=4)], 4e-4),
+    # the two levers that gave most alone (levers.py)
+    "combined": ([on_policy(FAN, **GRPO, screen=4, min_effective=0.9)], 4e-4),
     "maxrl": ([on_policy(FAN, advantage={"method": "maxrl"}, whiten=False)], 4e-4),
     "shrunk": ([on_policy(PAIR, **SHRUNK)], 4e-4),
     "prime": ([on_policy(FAN, advantage={"method": "rloo"}, implicit_prm={"optimizer": {"lr": 1e-3}})], 4e-4),
