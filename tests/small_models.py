@@ -15,6 +15,10 @@ CORRECT, WRONG = Verdict("correct", "ok"), Verdict("incorrect", "wrong")
 ERROR = Verdict("error", "internal_error")
 
 
+# sizes of a stage `init` that trains in a second
+TINY = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
+
+
 def save_small_qwen(folder: Path, texts: list[str], vocab_size: int = 600) -> Path:
     """A small random model of Qwen2.5-0.5B's architecture (tied embeddings) with its tokenizer."""
     tokenizer = train_tokenizer(texts, vocab_size)

@@ -64,7 +64,10 @@ def test_every_lever_is_a_run_that_can_be_made(learning):
     levers = importlib.import_module("tests.benchmarks.levers")
     for lever in levers.LEVERS:
         stages = levers.stages_of(lever, Path("start"), [100.0] * len(learning.TREES), 1000)
-        validate(RunConfig, learning.config_of(Path("out"), 1, stages, learning.DEVELOPMENT), lever)
+        made = learning.config_of(Path("out"), 1, stages, learning.DEVELOPMENT)
+        trained = next(s for s in validate(RunConfig, made, lever).stages if s.kind == "ppo")
+        wanted = levers.LEVERS[lever].get("epochs", 1)
+        assert (trained.generated_tokens, trained.epochs) == (1000, wanted), lever
 
 
 def test_development_problems_are_others_than_those_reported_on_and_trained_on(learning):

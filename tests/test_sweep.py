@@ -5,6 +5,7 @@ import math
 
 import pytest
 import yaml
+from small_models import TINY
 
 from reasoner.commands.sweep import run_sweep, settings, table
 from reasoner.config import ConfigError
@@ -47,20 +48,13 @@ def config_at(folder):
             for i in range(first, first + 8)
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    sizes = {
-        "hidden_size": 32,
-        "num_layers": 1,
-        "num_heads": 2,
-        "num_key_value_heads": 1,
-        "intermediate_size": 32,
-    }
     config = {
         "out": str(folder / "out"),
         "problems": {
             n: [{"name": "jsonl", "path": str(folder / f"{n}.jsonl")}] for n in ("demonstrations", "shown")
         },
         "stages": [
-            {"kind": "init", **sizes},
+            {"kind": "init", **TINY},
             {"kind": "sft", "model": "base", "batch_size": 8, "max_steps": 1},
             {"kind": "evaluate", "policies": ["sft"], "problems": ["shown"], "max_tokens": 2, "num_samples": 1},
         ],

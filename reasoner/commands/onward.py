@@ -21,9 +21,8 @@ def next_commands(config) -> list[str]:
     if any((out / "trees").glob("*/*.parquet")):
         found.append(f"reasoner show {shlex.quote(str(out))}")
     trained = [s for s in config.stages if s.kind in POLICIES]
-    trained.sort(
-        key=lambda s: not getattr(s, "seconds_of", None)
-    )  # those are what the others are compared with
+    # what trains for as long as others is what they are compared with
+    trained.sort(key=lambda s: not getattr(s, "seconds_of", None))
     models = [out / "models" / s.name / "model" for s in trained]
     there = [model for model in models if model.is_dir()]
     if there:

@@ -152,10 +152,8 @@ def _parts(
     tokens = next((numbers[name] for name in TOKENS if numbers.get(name)), 0)
     now = time.monotonic()
     if "seconds" in numbers:  # the stage has ended
-        pace.points = [
-            (0.0, 0.0, 0.0),
-            (numbers["seconds"], 1.0, tokens),
-        ]  # over the whole stage, earlier starts too
+        # over the whole stage, earlier starts too
+        pace.points = [(0.0, 0.0, 0.0), (numbers["seconds"], 1.0, tokens)]
         return [note or f"{numbers['seconds']:.0f} s"], told(numbers), speed(pace, 1, 1)
     if not total:
         pace.goes_on = pace.goes_on or bool(numbers.get("goes_on"))

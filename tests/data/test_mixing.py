@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import accumulate
 
 import pytest
-from small_models import CORRECT, ERROR, WRONG, make_tree
+from small_models import CORRECT, ERROR, TINY, WRONG, make_tree
 
 from reasoner.config import ConfigError, validate
 from reasoner.data.mixing import Mixture, mixed, shares
@@ -91,18 +91,11 @@ def config_of(tmp_path, **options):
         "kind": "ppo", "model": "base", "problems": ["a", "b"], "rounds": 3, "problems_per_round": 4, "max_tokens": 3,
         "tree": {"num_roots": 2, "num_points": 0}, "advantage": {"method": "rloo"}, **options,
     }  # fmt: skip
-    sizes = {
-        "hidden_size": 32,
-        "num_layers": 1,
-        "num_heads": 2,
-        "num_key_value_heads": 1,
-        "intermediate_size": 32,
-    }
     return {
         "out": str(tmp_path / "run"),
         "problems": {n: [{"name": "jsonl", "path": str(tmp_path / f"{n}.jsonl")}] for n in "ab"}
         | {"demonstrations": [{"name": "jsonl", "path": str(tmp_path / "a.jsonl")}]},
-        "stages": [{"kind": "init", **sizes}, stage],
+        "stages": [{"kind": "init", **TINY}, stage],
     }
 
 
