@@ -228,10 +228,9 @@ class Decoder:
                 key.copy_(F.rms_norm(key, (D,), b.key_norm, self.eps))
             rolled = qk.roll(D // 2, -1)
             qk.mul_(cos_R11D).addcmul_(rolled, sin_R11D)
-            keys_NSD, values_NSD = cache.write_one(i, qkv[:, :, G:])
-            query_NGD = qkv[:, :, :G].flatten(0, 1)
-            mixed_NGD = attend_one(query_NGD, keys_NSD, values_NSD, seen.bias_of_heads(b.window, K), b.scale)
-            b.out.add_to(mixed_NGD.view(num_rows, K * G * D), x_RW)
+            keys_RKSD, values_RKSD = cache.write_one(i, qkv[:, :, G:])
+            mixed_RKGD = attend_one(qkv[:, :, :G], keys_RKSD, values_RKSD, seen, b.window, b.scale)
+            b.out.add_to(mixed_RKGD.reshape(num_rows, K * G * D), x_RW)
             gate, up = b.gate_up.of(self._normed(x_RW, b.mlp_norm)).chunk(2, -1)
             b.down.add_to(F.silu(gate).mul_(up), x_RW)
         if self.folds:

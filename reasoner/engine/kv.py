@@ -142,11 +142,11 @@ class SlotCache(Cache):
         return keys_RKSD[rows, :, : self.width], values_RKSD[rows, :, : self.width]
 
     def write_one(self, layer: int, kv_RK2D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store one new token's key and value in each leading slot; all keys and values of these, [R · K, S, D]."""
+        """Store one new token's key and value in each leading slot; all keys and values of these, [R, K, S, D]."""
         assert isinstance(self.slots, int) and self.place_N2 is not None
         self.rows_MD[layer].index_copy_(0, self.place_N2, kv_RK2D.reshape(-1, self.head_dim))
         keys_RKSD, values_RKSD = self.layers_2RKSD[layer][:, : self.slots, :, : self.width]
-        return keys_RKSD.flatten(0, 1), values_RKSD.flatten(0, 1)
+        return keys_RKSD, values_RKSD
 
     def read(self, slot: int, start: int, end: int) -> torch.Tensor:
         """A copy of one slot's keys and values at positions `start` to `end`: [L, 2, K, end - start, D]."""

@@ -18,21 +18,21 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from reasoner.engine import decoder
-from reasoner.engine.kv import SlotCache, bytes_per_token
+from reasoner.engine.groups import grouped, moves
+from reasoner.engine.kv import SlotCache, bytes_per_token, kv_shape
 from reasoner.engine.mixed_adapters import MixedAdapters
 from reasoner.engine.outputs import Outputs
 from reasoner.engine.prefill import PREFILL_TOKENS, Span, chunks, waves
 from reasoner.engine.protocol import Completion, Request, refusal
 from reasoner.engine.radix import RadixCache
 from reasoner.engine.sampling import draw, uniform_at
-from reasoner.engine.stopping import EOS, LOOK, STOP, StopStrings, StopTable
+from reasoner.engine.stopping import EOS, LOOK, STOP, StopStrings, StopTable, tail_tokens
 from reasoner.ledger import Ledger
 from reasoner.policy.adapters import activate, causal_lm
 from reasoner.policy.attention import Seen, evaluating, slot_attention
 from reasoner.policy.logprobs import LogitHead, sequence_logprobs
 from reasoner.registry import UserError
 
-WIDTH_STEP = 8  # key positions are read in multiples of this
 KEPT = 32  # sequences for each slot, whose keys and values the prefix cache keeps at most
 
 
@@ -67,6 +67,7 @@ class LocalEngine:
         self.weights_version = 0
         self.install: Callable[[int], None] | None = None  # brings the weights here, where others are trained
         self.token_bytes = bytes_per_token(self.model)
+        self.layer_bytes = self.token_bytes / kv_shape(self.model)[0]
         self.num_slots, self.length = num_slots, max_context
         if slot_bytes is not None:
             self.num_slots = max(1, min(num_slots, slot_bytes // (self.token_bytes * max_context)))
@@ -82,6 +83,7 @@ class LocalEngine:
         self.rows: list[Request] = []
         self.known: list[int] = []  # per row, how many leading tokens the prefix cache already holds
         self.at: list[int] = []  # per row, where its last token stands
+        self.group_size = num_slots  # rows of like length that attention reads together
         self.unclaimed = 0  # tokens prefilled for requests that are not admitted yet
         # token, its position, the prefix's length, the position that may not be reached, place, kind of stop, top-k
         self.ints_7R = torch.zeros(7, self.num_slots, dtype=torch.long, device=self.device)
@@ -289,19 +291,16 @@ class LocalEngine:
         width = max(len(tokens) for tokens, _ in spans)
         cache.select(slots_R, positions_RT, width)
         with self.adapters.rows(adapters):
-            self._hidden(ids_RT.to(self.device), positions_RT, cache)
+            seen = Seen(positions_RT, width, self.model.dtype)
+            self._hidden(ids_RT.to(self.device), positions_RT, cache, seen)
         prefilled = sum(len(tokens) - start for tokens, start in spans)
         self.unclaimed += prefilled
         self._count(prefilled=prefilled, forwards=1)
 
-    def _hidden(self, ids_RT: torch.Tensor, positions_RT: torch.Tensor, cache: SlotCache) -> torch.Tensor:
+    def _hidden(self, ids_RT, positions_RT, cache: SlotCache, seen: Seen) -> torch.Tensor:
         """Last hidden states by the model's own modules."""
         return self.model.base_model(
-            input_ids=ids_RT,
-            position_ids=positions_RT,
-            past_key_values=cache,
-            use_cache=True,
-            seen=Seen(positions_RT, cache.width, self.model.dtype),
+            input_ids=ids_RT, position_ids=positions_RT, past_key_values=cache, use_cache=True, seen=seen
         ).last_hidden_state
 
     def _decode(self) -> None:
@@ -309,12 +308,14 @@ class LocalEngine:
         n = len(self.rows)
         token_R, position_R, start_R, limit_R, place_R, kind_R, top_k_R = self.ints_7R[:, :n]
         temperature_R, top_p_R, min_p_R = self.floats_3R[:, :n]
-        width = min(self.length, -(-(max(self.at) + 1) // WIDTH_STEP) * WIDTH_STEP)
+        groups = grouped(self.at, self.length, self.layer_bytes if self.device.type == "cpu" else 0.0)
+        self.group_size, width = groups[0].end, max(g.width for g in groups)
         self._reserve(width)
         self.cache.select(n, position_R[:, None], width)
         rules = zip((temperature_R, top_k_R, top_p_R, min_p_R), self.rules, strict=True)
+        seen = Seen(position_R[:, None], width, self.model.dtype, groups)
         drawn = draw(
-            self.head(self._decoded(token_R, position_R)),
+            self.head(self._decoded(token_R, position_R, seen)),
             uniform_at(place_R, position_R + 1),
             *(values_R if used else None for values_R, used in rules),
         )
@@ -333,17 +334,16 @@ class LocalEngine:
             if reason:
                 self._finish(row, reason)
 
-    def _decoded(self, token_R: torch.Tensor, position_R: torch.Tensor) -> torch.Tensor:
+    def _decoded(self, token_R: torch.Tensor, position_R: torch.Tensor, seen: Seen) -> torch.Tensor:
         """Last hidden states of one token per running row, [R, W]."""
         adapters = [r.adapter for r in self.rows]
         if not any(adapters):
             if self.decoder is None and decoder.fits(self.model):
                 self.decoder = decoder.Decoder(self.model, self.max_context)
             if self.decoder is not None:
-                seen = Seen(position_R[:, None], self.cache.width, self.model.dtype)
                 return self.decoder(token_R, position_R, self.cache, seen)
         with self.adapters.rows(adapters):
-            return self._hidden(token_R[:, None], position_R[:, None], self.cache)[:, 0]
+            return self._hidden(token_R[:, None], position_R[:, None], self.cache, seen)[:, 0]
 
     def _reason(self, row: int, kind: int, is_nan: bool, is_full: bool) -> str:
         """Why a row ends with its newest token; empty where it goes on."""
@@ -356,11 +356,8 @@ class LocalEngine:
             return "stop"
         if kind & LOOK:
             count = self.at[row] + 1 - len(request.prefix_ids)
-            # every token but a special one has a byte or more, and a character four at most
-            tail = 4 * max(map(len, request.stop_strings)) + 8
-            if self.strings.found(
-                request.stop_strings, self.outputs.tokens(row, max(0, count - tail), count)
-            ):
+            start = max(0, count - tail_tokens(request.stop_strings))
+            if self.strings.found(request.stop_strings, self.outputs.tokens(row, start, count)):
                 return "stop"
         if not is_full:
             return ""
@@ -368,7 +365,7 @@ class LocalEngine:
         return "length" if asked or self.length == self.max_context else "memory"
 
     def _finish(self, row: int, reason: str) -> None:
-        """Hand out a row's completion, keep its keys and values, and move the last row into its slot."""
+        """Hand out a row's completion, keep its keys and values, and close the gap in the slots."""
         request = self.rows[row]
         count = self.at[row] + 1 - len(request.prefix_ids) - (reason == "nan")  # that token is arbitrary
         tokens, numbers = self.outputs.tokens(row, 0, count), self.outputs.numbers(row, count)
@@ -379,15 +376,18 @@ class LocalEngine:
         elif self.known[row] < len(whole):
             kv = self.cache.read(row, self.known[row], len(whole))
             self.prefixes.insert(whole, kv, self.known[row], self._key(request))
-        tail = len(self.rows) - 1
-        if row != tail:
-            written = self.at[tail] + 1 - len(self.rows[tail].prefix_ids)
-            self.cache.move(tail, row, self.at[tail])
-            self.ints_7R[:, row] = self.ints_7R[:, tail]
-            self.floats_3R[:, row] = self.floats_3R[:, tail]
-            self.outputs.move(tail, row, written)
-            self.rows[row], self.known[row], self.at[row] = self.rows[tail], self.known[tail], self.at[tail]
-        del self.rows[tail], self.known[tail], self.at[tail]
+        for source, target in moves(row, self.at, self.group_size):
+            self._move(source, target)
+        del self.rows[-1], self.known[-1], self.at[-1]
+
+    def _move(self, source: int, target: int) -> None:
+        written = self.at[source] + 1 - len(self.rows[source].prefix_ids)
+        self.cache.move(source, target, self.at[source])
+        self.outputs.move(source, target, written)
+        self.ints_7R[:, target] = self.ints_7R[:, source]
+        self.floats_3R[:, target] = self.floats_3R[:, source]
+        self.rows[target], self.known[target] = self.rows[source], self.known[source]
+        self.at[target] = self.at[source]
 
     def _completion(self, request: Request, reason: str, tokens=(), numbers=((), (), ())) -> Completion:
         ids, logprobs, full, entropy = map(tuple, (tokens, *numbers))

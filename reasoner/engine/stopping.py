@@ -18,6 +18,13 @@ from reasoner.registry import UserError
 EOS, STOP, LOOK = 1, 2, 4  # what a token is to a request: its end, its stop, or a reason to look at the text
 
 
+def tail_tokens(strings: tuple[str, ...]) -> int:
+    """How many last tokens hold any of `strings` that the last one completes."""
+    return (
+        4 * max(map(len, strings)) + 8
+    )  # all tokens but special ones have a byte or more, characters four at most
+
+
 class StopStrings:
     """Tables of the tokens that may complete each set of strings; built once a set."""
 

@@ -9,8 +9,9 @@ S key positions, D head size, N rows times key/value heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +20,25 @@ from transformers import AttentionInterface
 NAME = "reasoner_slots"
 
 
-class Seen:
-    """What the queries of one forward pass see: positions up to their own among the first `width` of their slots."""
+class Group(NamedTuple):
+    """Neighbouring rows `start` to `end`, of which no more than `width` key positions are read."""
 
-    def __init__(self, positions_RT: torch.Tensor, width: int, dtype: torch.dtype):
+    start: int
+    end: int
+    width: int
+
+
+class Seen:
+    """What the queries of one forward pass see: positions up to their own among the first `width` of their slots.
+
+    With `groups`, which cover all rows in order, single queries read no more than their group's width on a CPU.
+    """
+
+    def __init__(
+        self, positions_RT: torch.Tensor, width: int, dtype: torch.dtype, groups: Sequence[Group] = ()
+    ):
         self.positions_RT, self.width, self.dtype = positions_RT, width, dtype
+        self.groups = groups or (Group(0, len(positions_RT), width),)
         self.biases: dict[int | None, torch.Tensor] = {}
         self.biases_of_heads: dict[int | None, torch.Tensor] = {}
 
@@ -66,10 +81,7 @@ def attend(
     num_queries = query_RKGTD.shape[3]
     query_RKQD = query_RKGTD.flatten(2, 3)
     if cap is None and sink_H is None and num_queries == 1:
-        heads = key_RKSD.shape[1]
-        query_NGD, key_NSD, value_NSD = (x.flatten(0, 1) for x in (query_RKQD, key_RKSD, value_RKSD))
-        out_NGD = attend_one(query_NGD, key_NSD, value_NSD, seen.bias_of_heads(window, heads), scale)
-        return out_NGD.unflatten(0, (-1, heads))[:, :, :, None]
+        return attend_one(query_RKQD, key_RKSD, value_RKSD, seen, window, scale)[:, :, :, None]
     bias_R1TS = seen.bias(window)
     bias_R1QS = bias_R1TS.repeat(1, 1, query_RKGTD.shape[2], 1) if num_queries > 1 else bias_R1TS
     if cap is None and sink_H is None:
@@ -91,22 +103,37 @@ def attend(
 
 
 def attend_one(
-    query_NGD: torch.Tensor,
-    key_NSD: torch.Tensor,
-    value_NSD: torch.Tensor,
-    bias_N1S: torch.Tensor,
+    query_RKGD: torch.Tensor,
+    key_RKSD: torch.Tensor,
+    value_RKSD: torch.Tensor,
+    seen: Seen,
+    window: int | None,
     scale: float,
 ) -> torch.Tensor:
-    """The same for one query token per row, [N, G, D], where N counts rows times key/value heads.
+    """The same for one query token per row, [R, K, G, D].
 
-    On a CPU two batched products are faster than the fused kernel.
+    Few keys and values on a CPU are read faster by two batched products. Many are read by the fused kernel (which takes
+    four dimensions, not three), and of each group only its own.
     """
-    if query_NGD.device.type != "cpu":
-        bias_NGS = bias_N1S.expand(-1, query_NGD.shape[1], -1)
-        return F.scaled_dot_product_attention(query_NGD, key_NSD, value_NSD, attn_mask=bias_NGS, scale=scale)
+    if query_RKGD.device.type != "cpu" or len(seen.groups) > 1:
+        bias_R11S = seen.bias(window)
+        mixed = [
+            F.scaled_dot_product_attention(
+                query_RKGD[start:end],
+                key_RKSD[start:end, :, :width],
+                value_RKSD[start:end, :, :width],
+                attn_mask=bias_R11S[start:end, :, :, :width],
+                scale=scale,
+            )
+            for start, end, width in seen.groups
+        ]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+    heads = key_RKSD.shape[1]
+    query_NGD, key_NSD, value_NSD = (x.flatten(0, 1) for x in (query_RKGD, key_RKSD, value_RKSD))
+    bias_N1S = seen.bias_of_heads(window, heads)
     scores_NGS = torch.baddbmm(bias_N1S, query_NGD, key_NSD.transpose(-1, -2), alpha=scale)
     weights_NGS = torch.softmax(scores_NGS, -1, dtype=torch.float32).to(value_NSD.dtype)
-    return torch.bmm(weights_NGS, value_NSD)
+    return torch.bmm(weights_NGS, value_NSD).unflatten(0, (-1, heads))
 
 
 def _slot_attention(
