@@ -1,10 +1,11 @@
 """Sampling speed on a real chat model: `python -m tests.benchmarks.engine MODEL_FOLDER [--prompts 64] [--samples 8]`.
 
-Word problems in the model's chat template, several samples of each at temperature 1, up to `--max-tokens`: tokens
-that are kept (up to the end of the turn) per second, ours against `model.generate` with `num_return_sequences`, in
-batches of `--batch` sequences. `lora_step`: the same sampling with a LoRA adapter of rank 16 on all linear layers,
-against ours without, so that 1 means no cost. `local_vs_vllm`: the same samples by a vLLM server on the same cores, which
-waits while ours draws; `--vllm PROGRAM`, or the environment of launch/vllm.sh that REASONER_VLLM names. Without one, null.
+Word problems in the model's chat template, several samples of each, up to `--max-tokens`, at a temperature at which a small
+chat model ends its answers, so that lengths differ as they do in use. `engine_real`: tokens that are kept (up to the end
+of the turn) per second, ours against `model.generate` with `num_return_sequences`, in batches of `--batch` sequences.
+`lora_step`: the same sampling with a LoRA adapter of rank 16 on all linear layers, against ours without, so that 1 means
+no cost. `local_vs_vllm`: the same samples by a vLLM server on the same cores, which waits while ours draws; `--vllm
+PROGRAM`, or the environment of launch/vllm.sh that REASONER_VLLM names. Without one, null.
 All compute in `--dtype`: float32 on a CPU unless it says bfloat16, on a GPU as the model was saved.
 """
 
@@ -24,10 +25,11 @@ from peft import LoraConfig, get_peft_model
 from reasoner.data.prompting import PromptConfig, Prompting, load_prompting
 from reasoner.engine.connect import EngineConfig, connect
 from reasoner.engine.local import LocalEngine
-from reasoner.engine.protocol import Request, place_key
+from reasoner.engine.protocol import Request, Sampling, place_key
 from reasoner.policy.models import load_model
 from tests.benchmarks.measure import medians, row, seconds
 
+ROWS = ("engine_real", "lora_step", "local_vs_vllm")
 STORIES = (
     "{a} children each pick {b} apples. They give away {c}. How many apples are left?",
     "A box holds {a} rows of {b} eggs, and {c} are broken. How many eggs are whole? Explain each step.",
@@ -66,9 +68,9 @@ class Job:
     def sampled(self, engine) -> float:
         """Kept tokens a second by any engine."""
         self.rounds += 1
-        args = self.args
+        args, way = self.args, Sampling(temperature=self.args.temperature)
         asked = [
-            Request((i, k), ids, args.max_tokens, place_key(self.rounds, 0, str(i), [(0, k)]))
+            Request((i, k), ids, args.max_tokens, place_key(self.rounds, 0, str(i), [(0, k)]), way)
             for i, ids in enumerate(self.prompts)
             for k in range(args.samples)
         ]
@@ -96,7 +98,7 @@ class Job:
                     return_tensors="pt",
                 ).to(self.model.device)
                 out = self.model.generate(
-                    **batch, max_new_tokens=args.max_tokens, do_sample=True, top_k=0, temperature=1.0,
+                    **batch, max_new_tokens=args.max_tokens, do_sample=True, top_k=0, temperature=args.temperature,
                     num_return_sequences=args.samples, eos_token_id=ends,
                 )  # fmt: skip
                 new = out[:, batch["input_ids"].shape[1] :]
@@ -104,6 +106,14 @@ class Job:
                 kept += int((ended.cumsum(1) - ended.long() == 0).sum())
 
         return 1 / (seconds(work) / kept)
+
+
+def beside_lora(job: Job, dtype: str) -> dict:
+    """Ours with an adapter beside ours without."""
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    with_lora = get_peft_model(load_model(job.args.model, dtype), config).to(job.model.device).eval()
+    rates = medians(lambda: job.ours(with_lora), job.ours, pairs=job.args.pairs)
+    return row("lora_step", *rates, "without the adapter", "tokens/s", 0.77)
 
 
 def against_vllm(job: Job, program: str, folder: str, where: dict) -> dict:
@@ -132,8 +142,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="folder of a chat model")
-    for name, default in (("prompts", 64), ("samples", 8), ("max-tokens", 128), ("batch", 64), ("pairs", 3)):
+    for name, default in (("prompts", 64), ("samples", 8), ("max-tokens", 512), ("batch", 64), ("pairs", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="rows to measure")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="what all sides compute in")
     there = os.environ.get("REASONER_VLLM")
     program = str(Path(there) / "bin" / "vllm") if there else ""
@@ -144,15 +156,14 @@ def main() -> int:
     model = load_model(args.model, dtype).to(device)
     job = Job(model, load_prompting(args.model, PromptConfig(chat=True)), args)
     where = {"device": device, "dtype": str(model.dtype), "pairs": args.pairs}
-    rates = medians(job.ours, job.generate, pairs=args.pairs)
-    peer = f"generate, batches of {args.batch}"
-    print(json.dumps(row("engine_real", *rates, peer, "tokens/s", 3) | where), flush=True)
-    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    with_lora = get_peft_model(load_model(args.model, dtype), config)
-    with_lora = with_lora.to(device).eval()
-    rates = medians(lambda: job.ours(with_lora), job.ours, pairs=args.pairs)
-    print(json.dumps(row("lora_step", *rates, "without the adapter", "tokens/s", 0.77) | where), flush=True)
-    print(json.dumps(against_vllm(job, args.vllm, args.model, where)), flush=True)
+    if "engine_real" in args.only:
+        rates = medians(job.ours, job.generate, pairs=args.pairs)
+        peer = f"generate, batches of {args.batch}"
+        print(json.dumps(row("engine_real", *rates, peer, "tokens/s", 3) | where), flush=True)
+    if "lora_step" in args.only:
+        print(json.dumps(beside_lora(job, dtype) | where), flush=True)
+    if "local_vs_vllm" in args.only:
+        print(json.dumps(against_vllm(job, args.vllm, args.model, where)), flush=True)
     return 0
 
 

@@ -73,7 +73,11 @@ def decoding(args: argparse.Namespace) -> Iterator[Measured]:
     with torch.no_grad():
         for batch in args.batches:
             sizes = argparse.Namespace(
-                prompts=max(1, batch // 8), samples=min(8, batch), batch=batch, max_tokens=args.tokens
+                prompts=max(1, batch // 8),
+                samples=min(8, batch),
+                batch=batch,
+                max_tokens=args.tokens,
+                temperature=1.0,
             )
             job = Job(model, prompting, sizes)
             ours, peer = medians(job.ours, job.generate, pairs=1)
