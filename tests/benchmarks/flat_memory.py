@@ -4,8 +4,8 @@
 
 Each number of problems is a run of its own, of one process, on a model of two small layers that imitated a little; the
 sandbox's processes are not counted. With --kills the larger run is ended by SIGKILL so often, at equal shares of its
-trees, and the same command goes on; its peak is the highest of all. At the end every tree must be there once in every
-stage. Prints one JSON line: the peaks in MiB, and as ratio few over many.
+trees, and the same command goes on; its peak is the highest of all. At the end every tree and every label must be there
+once. Prints one JSON line: the peaks in MiB, and as ratio few over many.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def stored(out: Path) -> dict[str, list[str]]:
     """Per stage the ids of the problems whose trees are in whole files."""
     return {
         stage: [i for f in sorted((out / "trees" / stage).glob("*.parquet")) for i in ids(f)]
-        for stage in ("rollout", "verify", "label")
+        for stage in ("rollout", "verify")
     }
 
 
@@ -97,7 +97,7 @@ def main() -> None:
         for num in (options.few, options.many):
             text = (CONFIG + STAGES).replace("SIZE", str(2 * num)).replace("NUM", str(num))
             kills = options.kills if num == options.many else 0
-            kill_at = tuple(3 * num * (k + 1) // (kills + 1) for k in range(kills))  # three stages
+            kill_at = tuple(2 * num * (k + 1) // (kills + 1) for k in range(kills))  # two stages
             out, peak, seconds = run(
                 text.replace("MODEL", str(start / "models/sft/model")), folder, str(num), kill_at
             )
@@ -105,7 +105,11 @@ def main() -> None:
             assert all(len(of) == len(set(of)) == num for of in made.values()), {
                 s: len(of) for s, of in made.items()
             }
-            assert set(made["rollout"]) == set(made["verify"]) == set(made["label"])
+            assert set(made["rollout"]) == set(made["verify"])
+            labelled = sum(
+                pq.read_metadata(f).num_rows for f in (out / "records/label/outcome").glob("*.parquet")
+            )
+            assert labelled == 2 * num, labelled  # two chains a problem
             found[num] = peak
             print(f"{num} problems: {peak:.0f} MiB, {seconds:.0f} s", file=sys.stderr, flush=True)
     few, many = found[options.few], found[options.many]
