@@ -8,9 +8,11 @@ from typing import Any
 from reasoner.engine.dialect import Ask, Call, Dialect, Reply
 from reasoner.engine.protocol import Request
 from reasoner.policy.machine import on_cpu
+from reasoner.registry import UserError
 
 ID_PREFIX = "token_id:"
 MOST_STOPS = 4  # stop strings in a request; a completion is cut at the others when it is there
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the choices of --max-lora-rank in vLLM 0.32
 
 
 def _ask(request: Request, ask: Ask) -> Call:
@@ -72,6 +74,16 @@ def _read_score(answer: dict[str, Any]) -> list[float]:
     return [place[str(token)]["logprob"] for token, place in zip(ids[1:], places[1:], strict=True)]
 
 
+def _room_for(rank: int) -> int:
+    """The least of the ranks that a server makes room for and that holds an adapter of this one."""
+    found = next((of for of in LORA_RANKS if of >= rank), None)
+    if found is None:
+        raise UserError(
+            f"lora.r is {rank}, and vLLM serves adapters of rank {LORA_RANKS[-1]} at most; lower lora.r"
+        )
+    return found
+
+
 def _command(
     model: str, port: int, max_context: int, dtype: str, logprobs: str, lora_rank: int, executable: str
 ) -> tuple[list[str], dict[str, str]]:
@@ -83,7 +95,7 @@ def _command(
         # vLLM 0.32 rewinds the generator of a seeded request whose prompt was cut, which CPU generators cannot: it dies
         arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(max_context, 2048))]
     if lora_rank:
-        arguments += ["--enable-lora", "--max-lora-rank", str(lora_rank)]
+        arguments += ["--enable-lora", "--max-lora-rank", str(_room_for(lora_rank))]
     environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
     return arguments, environment
 

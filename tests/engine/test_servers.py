@@ -45,6 +45,19 @@ def gone_within(pid: int, seconds: float) -> bool:
     return not is_alive(pid)
 
 
+@pytest.mark.parametrize(("rank", "room"), [(1, 1), (2, 8), (4, 8), (16, 16), (17, 32), (512, 512)])
+def test_a_server_makes_room_for_an_adapter_of_any_rank(rank, room):
+    arguments, _ = DIALECT.command("model", 1, 64, "float32", "raw", rank, "vllm")
+    assert arguments[arguments.index("--max-lora-rank") + 1] == str(room)
+
+
+def test_an_adapter_that_no_server_takes():
+    with pytest.raises(
+        UserError, match=r"^lora\.r is 513, and vLLM serves adapters of rank 512 at most; lower lora\.r$"
+    ):
+        DIALECT.command("model", 1, 64, "float32", "raw", 513, "vllm")
+
+
 def test_servers_answer_and_end_with_the_fleet(model, tmp_path):
     notes = []
     fleet = servers.start(SMALL, model, 2, tmp_path, 128, progress=notes.append)
