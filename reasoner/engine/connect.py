@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +38,11 @@ class EngineConfig(Config):
     spawn: int = Field(default=0, ge=0, description="or: servers to start here, ended with the run")
     executable: str = Field(
         default="", description="with spawn: the program, as the path of vllm in an environment of its own"
+    )
+    arguments: list[str] = Field(
+        default=[],
+        description='with spawn: more arguments of the program, as ["--tensor-parallel-size", "2"]; of those that are given '
+        "twice the last counts",
     )
     kv_bytes: int | None = Field(
         default=None,
@@ -81,6 +87,10 @@ class EngineConfig(Config):
             raise ValueError(
                 f"got kv_bytes with kind {self.kind}, whose servers have a memory of their own; expected kind local"
             )
+        if self.arguments and not self.spawn:
+            raise ValueError(
+                "got arguments without spawn; expected spawn, or give them to your servers yourself"
+            )
         if self.kind != "local" and bool(self.urls) == bool(self.spawn):
             raise ValueError(
                 f"got kind {self.kind}; expected either urls of servers or spawn, a number of them"
@@ -101,7 +111,7 @@ def connect(
     progress: Callable[[str], None] = lambda note: None,
 ) -> RemoteEngine:
     """An engine on checked servers, started first where `spawn` says so; UserError for each thing that does not fit."""
-    dialect = DIALECTS[config.kind]
+    dialect = _with_arguments(DIALECTS[config.kind], config.arguments)
     urls, fleet = config.urls, None
     if config.spawn:
         fleet = servers.start(
@@ -121,6 +131,14 @@ def connect(
         engine.close()
         raise
     return engine
+
+
+def _with_arguments(dialect: Dialect, more: Sequence[str]) -> Dialect:
+    def command(*asked) -> tuple[list[str], dict[str, str]]:
+        arguments, environment = dialect.command(*asked)
+        return [*arguments, *more], environment
+
+    return replace(dialect, command=command)
 
 
 def check_server(engine: RemoteEngine, server: Server, tokenizer, config: EngineConfig) -> None:

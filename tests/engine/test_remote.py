@@ -370,6 +370,11 @@ def test_a_server_with_another_tokenizer_is_named(folder, standing, tmp_path):
 
 
 def test_an_engine_comes_from_one_source_only():
-    for bad in ({"kind": "vllm"}, {"kind": "vllm", "urls": ["http://x"], "spawn": 1}, {"urls": ["http://x"]}):
+    for bad in (
+        {"kind": "vllm"},
+        {"kind": "vllm", "urls": ["http://x"], "spawn": 1},
+        {"urls": ["http://x"]},
+        {"kind": "vllm", "urls": ["http://x"], "arguments": ["--seed", "1"]},
+    ):
         with pytest.raises(ValueError, match="expected"):
             EngineConfig(**bad)

@@ -21,7 +21,7 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 @pytest.fixture
 def program(tmp_path) -> str:
     path = tmp_path / "vllm"
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
+    path.write_text(f'#!/bin/sh\necho "asked: $@"\nexec {sys.executable} {STAND_IN} "$@"\n')
     path.chmod(0o755)
     return str(path)
 
@@ -59,7 +59,8 @@ def test_step_level_ppo_through_servers_looks_like_the_local_engines(tmp_path, p
 
 
 def test_rollouts_and_evaluation_through_servers(tmp_path, program):
-    engine = {"kind": "vllm", "spawn": 2, "executable": program}
+    more = ["--gpu-memory-utilization", "0.4"]
+    engine = {"kind": "vllm", "spawn": 2, "executable": program, "arguments": more}
     raw = read_yaml(CONFIGS / "ppo.yaml")
     raw["problems"]["test"] = [{**raw["problems"]["train"][0], "start": 9000000, "size": 6}]
     raw["stages"][1:] = [
@@ -74,7 +75,11 @@ def test_rollouts_and_evaluation_through_servers(tmp_path, program):
     assert len(trees) == 6 and all(len(t.nodes) > 3 for t in trees)
     for node in (n for t in trees for n in t.nodes[1:]):
         assert len(node.logprobs) == len(node.logprobs_full) == len(node.token_ids) and node.entropy == ()
-    assert len(list((out / "stages" / "rollout" / "engine" / "servers").glob("server-*.log"))) == 2
+    logs = list((out / "stages" / "rollout" / "engine" / "servers").glob("server-*.log"))
+    assert len(logs) == 2
+    for log in logs:
+        asked = log.read_text().splitlines()[0]
+        assert asked.startswith("asked: serve ") and asked.endswith(" --gpu-memory-utilization 0.4")
 
 
 @pytest.mark.slow
