@@ -12,7 +12,7 @@ import pytest
 from tabular import Choose, ChoosingEngine, Tabular, every, new_tree
 
 from reasoner.engine.protocol import Engine
-from reasoner.search import places, prune
+from reasoner.search import prune
 from reasoner.search.branch import BranchConfig, tree_of
 from reasoner.search.grow import Growth, StepStop, grow
 from reasoner.search.places import Place
@@ -22,7 +22,10 @@ from reasoner.signals.backup import path_weights
 from reasoner.signals.credit import AdvantageConfig
 from reasoner.trainers.pruning import UNBIASED
 from reasoner.tree import ROOT, Tree
+from tests.signals.test_exact_gradient import first_chains_branch_too
 from verifiers import Verdict
+
+__all__ = ["first_chains_branch_too"]  # a fixture of this module as well
 
 SHORT = Tabular.random(depth=2, num_actions=2, seed=5)
 LONG = Tabular.random(depth=3, num_actions=2, seed=1)  # for a loop, which takes two tokens before a branch
@@ -75,13 +78,6 @@ def draw(choose: Choose, rule: str, num_roots: int) -> Tree:
         engine = cast(Engine, ChoosingEngine(policy, choose))
         grow([tree], engine, branches, growth, observe=lambda trees: look(policy, trees[0]))
     return tree
-
-
-@pytest.fixture(scope="module", autouse=True)
-def first_chains_branch_too():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(places, "FIRST_RATE", 1.0)
-        yield
 
 
 @cache
