@@ -26,6 +26,7 @@ from reasoner.data.spool import Spool, spool
 from reasoner.engine.connect import EngineConfig
 from reasoner.engine.local import LocalEngine
 from reasoner.engine.remote import RemoteEngine
+from reasoner.engine.weights import PROBE
 from reasoner.policy.adapters import load_merged
 from reasoner.policy.machine import own_device
 from reasoner.records import SFTExample
@@ -39,7 +40,6 @@ from reasoner.trainers.sampler import open_sampler
 from reasoner.tree import Tree
 
 R = TypeVar("R")
-PROBE = "A baker has 24 rolls and sells 9 of them. How many are left?"  # what servers are asked to prove their weights
 
 
 @dataclass
