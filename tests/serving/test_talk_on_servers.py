@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -171,6 +172,20 @@ def test_what_does_not_fit_is_told_before_the_first_question(
         assert bool(server.calls) == (of != "none")
     if of == "none" and options:
         assert "did not answer" not in str(problem.value)
+
+
+def test_a_server_that_dies_at_its_start_is_told_with_a_log_that_stays(model, tmp_path, monkeypatch):
+    program = tmp_path / "vllm"
+    program.write_text("#!/bin/sh\necho no memory here; exit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(UserError, match=r"ended with 3 .*no memory here") as problem:
+        chatted(model, "--engine", f"{{kind: vllm, spawn: 1, executable: '{program}'}}")
+    log = Path(str(problem.value).rpartition("see ")[2])
+    assert log.read_text() == "no memory here\n"
+    assert [path.name for path in log.parents[1].iterdir()] == [
+        "servers"
+    ]  # the weights that it was to read are gone
 
 
 @pytest.fixture
