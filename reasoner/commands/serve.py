@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from reasoner.registry import UserError
+
+if TYPE_CHECKING:
+    from reasoner.serving.answerer import Answer, Answerer
 
 Model = Annotated[str, typer.Argument(help="folder or hub name of the policy")]
 Options = Annotated[list[str] | None, typer.Argument(help="the method's options: key=value")]
@@ -31,6 +36,9 @@ ThinkingBudget = Annotated[
     int | None,
     typer.Option(min=0, help="tokens of a chain after which its thinking is closed, and the answer follows"),
 ]
+Engine = Annotated[
+    str, typer.Option(help="what draws, as in the YAML: '{kind: vllm, urls: [http://127.0.0.1:8000]}'")
+]
 
 
 def serve(
@@ -45,6 +53,7 @@ def serve(
     max_context: MaxContext = 4096,
     end_think: EndThink = None,
     thinking_budget: ThinkingBudget = None,
+    engine: Engine = "{}",
     host: Annotated[
         str, typer.Option(help="address to listen at; anything but this machine's own is open to others")
     ] = "127.0.0.1",
@@ -62,12 +71,13 @@ def serve(
         raise UserError(f"serve needs {problem.name}; install it: pip install 'reasoner[serve]'") from problem
     name = Path(model).name if Path(model).is_dir() else model
     listening = listen(host, port)
-    answerer = _answerer(
-        model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think, thinking_budget
-    )
-    typer.echo(f"http://{host}:{listening.getsockname()[1]}/v1 answers as {name} by {method}", err=True)
-    config = uvicorn.Config(application(answerer, name, [host]), log_level="warning")
-    uvicorn.Server(config).run([listening])
+    with _answering(
+        model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think, thinking_budget,
+        engine,
+    ) as answerer:  # fmt: skip
+        typer.echo(f"http://{host}:{listening.getsockname()[1]}/v1 answers as {name} by {method}", err=True)
+        config = uvicorn.Config(application(answerer, name, [host]), log_level="warning")
+        uvicorn.Server(config).run([listening])
 
 
 def chat(
@@ -82,6 +92,7 @@ def chat(
     max_context: MaxContext = 4096,
     end_think: EndThink = None,
     thinking_budget: ThinkingBudget = None,
+    engine: Engine = "{}",
     thinking: Annotated[bool, typer.Option(help="show what was thought before the answer")] = False,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
 ) -> None:
@@ -89,14 +100,21 @@ def chat(
 
     Example: reasoner chat HuggingFaceTB/SmolLM2-135M-Instruct --method majority --budget 8
     """
-    from reasoner.evals.solve import printable
-
-    answerer = _answerer(
-        model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think, thinking_budget
-    )
     console = Console()
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # bytes that are no text are no reason to end
+    with _answering(
+        model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think, thinking_budget,
+        engine,
+    ) as answerer:  # fmt: skip
+        _talk(answerer, console, thinking, seed)
+
+
+def _talk(answerer: Answerer, console: Console, thinking: bool, seed: int) -> None:
+    """Question after question; one that cannot be asked, or that no server draws for, is told and left out."""
+    from reasoner.engine.asking import ServerGone
+    from reasoner.evals.solve import printable
+
     messages: list[dict[str, str]] = []
     while question := _line(console):
         if not answerer.solver.prompting.config.chat:
@@ -108,8 +126,12 @@ def chat(
             console.print(Text(f"reasoner: {problem}; starting anew", style="dim"))
             messages = []
             continue
-        with console.status("thinking"):
-            answer = answerer.answer(ids, question, seed=seed)
+        try:
+            answer = _answer(answerer, console, ids, question, seed)
+        except ServerGone as problem:
+            console.print(Text(f"reasoner: {problem}, or ask again here", style="dim"))
+            messages.pop()
+            continue
         if thinking and answer.thinking:
             console.print(Text(printable(answer.thinking, None), style="dim"))
         console.print(Text(printable(answer.text, None)))
@@ -120,6 +142,19 @@ def chat(
             Text(f"{answer.drawn:,} tokens drawn{votes}   {answer.solved.seconds:.1f} s", style="dim")
         )
         messages.append({"role": "assistant", "content": answer.text})
+
+
+def _answer(answerer: Answerer, console: Console, ids: list[int], question: str, seed: int) -> Answer:
+    """The answer; while it is drawn, how many continuations are there."""
+    num = 0
+    with console.status("thinking") as status:
+
+        def show(text: str) -> None:
+            nonlocal num
+            num += 1
+            status.update(f"thinking, {num} drawn")
+
+        return answerer.answer(ids, question, seed=seed, show=show)
 
 
 def _line(console: Console) -> str:
@@ -139,24 +174,32 @@ def listen(host: str, port: int) -> socket.socket:
         ) from problem
 
 
-def _answerer(
-    model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think, thinking_budget
-):
+@contextmanager
+def _answering(
+    model, method, budget, options, prm, orm, system, max_tokens, max_context, end_think, thinking_budget,
+    engine,
+) -> Iterator[Answerer]:  # fmt: skip
+    """What answers, all that is asked for checked before the model is loaded; servers that it started end with it."""
     from reasoner.commands.quiet import quiet
     from reasoner.commands.solve import config_of, prompt_for
     from reasoner.config import apply_overrides
     from reasoner.data.prompting import load_prompting
-    from reasoner.evals.load import load
+    from reasoner.evals.load import opened
     from reasoner.search.methods import check_thinking
     from reasoner.serving.answerer import Answerer, check_end
 
     quiet()
     raw = apply_overrides({"name": method, **({"num_samples": budget} if budget else {})}, options or [])
-    asked = config_of({"model": model, "question": "-", "method": raw, "prm": prm, "orm": orm})
+    given = {"model": model, "question": "-", "method": raw, "prm": prm, "orm": orm}
+    asked = config_of(apply_overrides(given, [f"engine={engine}"]))
     if thinking_budget is not None:
         check_thinking(asked.method)
-    prompt = prompt_for(model, {"system": system} if system else {})
+    prompting = load_prompting(model, prompt_for(model, {"system": system} if system else {}))
     if thinking_budget is not None:
-        check_end(end_think, load_prompting(model, prompt), model)
-    solver = load(model, prm, orm, prompt=prompt, max_context=max_context)
-    return Answerer(solver, asked.method, max_tokens, end_think, thinking_budget=thinking_budget)
+        check_end(end_think, prompting, model)
+    with ExitStack() as ending:
+        with Console(stderr=True).status("loading") as status:
+            solver = ending.enter_context(
+                opened(asked.engine, model, prompting, max_context, prm=prm, orm=orm, progress=status.update)
+            )
+        yield Answerer(solver, asked.method, max_tokens, end_think, thinking_budget=thinking_budget)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -15,19 +12,14 @@ from rich.text import Text
 
 from reasoner.config import Config, Entry, check_entries, read_yaml, validate
 from reasoner.data.prompting import PromptConfig, load_prompting
+from reasoner.engine.asking import check_sampling
 from reasoner.engine.connect import EngineConfig
-from reasoner.engine.local import LocalEngine
-from reasoner.engine.open import open_engine
-from reasoner.engine.remote import RemoteEngine
+from reasoner.evals.load import opened
 from reasoner.evals.solve import Solved, drawing, printable, solve
 from reasoner.evals.tools import Solver
 from reasoner.folder import run_of
-from reasoner.ledger import Ledger
-from reasoner.policy.adapters import load_merged
-from reasoner.policy.machine import own_device
 from reasoner.policy.models import load_tokenizer
 from reasoner.registry import UserError, lookup
-from reasoner.scoring.reward_models import load_orm, load_reward_model
 from reasoner.search.methods import METHODS, MethodConfig, judges_of
 
 
@@ -65,14 +57,19 @@ def config_of(raw: dict[str, Any]) -> SolveConfig:
                 f"the method {config.method.name} goes by the scores of a reward model, and there is none; expected "
                 f"--{judge} FOLDER, or a method without one, as majority"
             )
+    if config.engine.kind != "local":
+        check_sampling(config.method.sampling, config.engine.logprobs == "processed")
     return config
 
 
 def run_solve(config: SolveConfig, as_json: bool) -> None:
     """Answer, showing each continuation as it comes, then the tree, the votes and what it took."""
     console = Console(stderr=as_json)
-    with ExitStack() as ending:
-        solver = _solver(config, ending)
+    prompting = load_prompting(config.model, prompt_for(config.model, config.prompt))
+    longest = len(prompting.prompt_ids(config.question)) + config.max_tokens
+    with opened(
+        config.engine, config.model, prompting, longest, config.num_slots, config.prm, config.orm
+    ) as solver:
         solved = _solved(config, solver, console)
     if as_json:
         print(json.dumps(_plain(solved)))
@@ -94,34 +91,6 @@ def _solved(config: SolveConfig, solver: Solver, console: Console) -> Solved:
     return solve(
         config.question, config.verifier, solver, config.method, config.max_tokens, config.seed, show
     )
-
-
-def _solver(config: SolveConfig, ending: ExitStack) -> Solver:
-    """The policy with an engine; servers, and the folder that they may read weights from, end with `ending`."""
-    prompting = load_prompting(config.model, prompt_for(config.model, config.prompt))
-    lm = load_merged(config.model)
-    lm.to(own_device())
-    ledger = Ledger()
-    asked = prompting.prompt_ids(config.question)
-    longest = min(
-        len(asked) + config.max_tokens,
-        getattr(lm.config, "max_position_embeddings", len(asked) + config.max_tokens),
-    )
-    if config.engine.kind == "local":
-        engine = LocalEngine(
-            lm, prompting.eos_ids, config.num_slots, longest, ledger=ledger, tokenizer=prompting.tokenizer
-        )
-    else:
-        folder = Path(ending.enter_context(TemporaryDirectory()))
-        engine = open_engine(
-            config.engine, lm, prompting.tokenizer, prompting.eos_ids, longest, config.num_slots, folder,
-            asked, ledger, base=config.model,
-        )  # fmt: skip
-        assert isinstance(engine, RemoteEngine)
-        ending.callback(engine.close)
-    prm = load_reward_model(config.prm, prompting.decode) if config.prm else None
-    orm = load_orm(config.orm) if config.orm else None
-    return Solver(Path(config.model).name, engine, prompting, ledger, prm, orm)
 
 
 def prompt_for(model: str, given: Mapping[str, Any]) -> PromptConfig:

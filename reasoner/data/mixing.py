@@ -41,6 +41,15 @@ def shares(weights: Mapping[str, float], temperature: float) -> dict[str, float]
     return {name: p / total if total else 0.0 for name, p in powers.items()}
 
 
+def check_names(mixture: Mixture, problems: Sequence[str]) -> None:
+    """ValueError for a set that is named and not among the `problems` of the stage."""
+    for name in (*mixture.weights, *mixture.at_end):
+        if name not in problems:
+            raise ValueError(
+                f"mixture names {name!r}, which is not among problems; expected one of: {', '.join(problems)}"
+            )
+
+
 def mixed(
     sets: Mapping[str, Sequence[T]], rounds: int, per_round: int, config: Mixture, place: str
 ) -> list[tuple[str, T]]:
@@ -49,29 +58,44 @@ def mixed(
     At each draw the set comes that is furthest behind its share, so that counts are exact to one from the first draw on.
     Each set's items come in a random order that `place` fixes, all of them before any comes again.
     """
+    return [draw for drawn in by_rounds(sets, rounds, per_round, config, place) for draw in drawn]
+
+
+def by_rounds(
+    sets: Mapping[str, Sequence[T]], rounds: int, per_round: int, config: Mixture, place: str, once: bool = False
+) -> list[list[tuple[str, T]]]:  # fmt: skip
+    """`mixed` by its rounds; with `once` no item comes twice in one, and a set's items come in one order again and again."""
     weights = config.weights or {name: float(len(items)) for name, items in sets.items()}
     begin = shares(weights, config.temperature)
     end = shares(config.at_end, config.temperature) if config.at_end else begin
-    streams = {name: _passes(items, config.max_repeats, f"{place} {name}") for name, items in sets.items()}
+    streams = {
+        name: _passes(items, config.max_repeats, f"{place} {name}", once) for name, items in sets.items()
+    }
     left = {n: len(items) * (config.max_repeats or 1) for n, items in sets.items()}
     due = dict.fromkeys(sets, 0.0)
-    found: list[tuple[str, T]] = []
-    for number in range(rounds * per_round):
-        done = number // per_round / max(1, rounds - 1)
-        part = {n: (1 - done) * begin.get(n, 0.0) + done * end.get(n, 0.0) for n in sets if left[n]}
-        total = sum(part.values())
-        if not total:
-            break
-        for name, share in part.items():
-            due[name] += share / total
-        name = max(part, key=lambda n: due[n])
-        due[name] -= 1
-        found.append((name, next(streams[name])))
-        left[name] -= config.max_repeats is not None
+    found: list[list[tuple[str, T]]] = []
+    for number in range(rounds):
+        done = number / max(1, rounds - 1)
+        share = {n: (1 - done) * begin.get(n, 0.0) + done * end.get(n, 0.0) for n in sets}
+        room = {n: min(left[n], len(items)) if once else left[n] for n, items in sets.items()}
+        drawn: list[tuple[str, T]] = []
+        for _ in range(per_round):
+            part = {n: share[n] for n in sets if room[n]}
+            total = sum(part.values())
+            if not total:
+                break
+            for name, of_set in part.items():
+                due[name] += of_set / total
+            name = max(part, key=lambda n: due[n])
+            due[name] -= 1
+            drawn.append((name, next(streams[name])))
+            left[name] -= config.max_repeats is not None
+            room[name] -= once or config.max_repeats is not None
+        found.append(drawn)
     return found
 
 
-def _passes(items: Sequence[T], most: int | None, place: str) -> Iterator[T]:
-    """All items in a new random order, again and again, or `most` times."""
+def _passes(items: Sequence[T], most: int | None, place: str, alike: bool) -> Iterator[T]:
+    """All items in a random order, again and again, or `most` times: each time another order, or all times one."""
     for number in range(most) if most is not None else count():
-        yield from random.Random(f"{place} {number}").sample(items, len(items))
+        yield from random.Random(f"{place} {0 if alike else number}").sample(items, len(items))

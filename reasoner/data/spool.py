@@ -8,12 +8,15 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from reasoner.columns import reference_json
 from reasoner.data.repeats import text_key
 from reasoner.data.sources import own_id
 from reasoner.store import saying_what_is_full
 from reasoner.tree import Problem
+
+SET = "set"  # beside a problem's own fields
 
 
 class Spool:
@@ -28,15 +31,22 @@ class Spool:
 
     def read(self, start: int, stop: int) -> list[Problem]:
         """Problems `start` to `stop` in the file's order."""
+        return [Problem(**{k: v for k, v in row.items() if k != SET}) for row in self._rows(start, stop)]
+
+    def sets(self, start: int, stop: int) -> list[str]:
+        """The set that each of these problems was drawn from; empty where none was named."""
+        return [row.get(SET, "") for row in self._rows(start, stop)]
+
+    def _rows(self, start: int, stop: int) -> list[dict[str, Any]]:
         stop = min(stop, len(self))
         with open(self.path, "rb") as file:
             file.seek(self._starts[start])
             lines = file.read(self._starts[stop] - self._starts[start]).splitlines()
-        return [Problem(**json.loads(line)) for line in lines]
+        return [json.loads(line) for line in lines]
 
 
-def spool(path: Path, problems: Iterable[Problem], order: Callable[[int], Iterable[int]]) -> None:
-    """Write problems, each under an id of its own; `order(number of problems)` says which ones, and in which order.
+def spool(path: Path, problems: Iterable[Problem], order: Callable[[], Iterable[tuple[str, int]]]) -> None:
+    """Write problems, each under an id of its own; once all were there `order` says which, of which set, in which order.
 
     Whole or not at all. UserError for a reference that JSON would change.
     """
@@ -53,13 +63,13 @@ def spool(path: Path, problems: Iterable[Problem], order: Callable[[int], Iterab
             seen.clear()
             starts = _starts(raw)
             with open(raw, "rb") as given, open(temporary, "w", encoding="utf-8") as file:
-                for number in order(len(starts) - 1):
+                for name, number in order():
                     given.seek(starts[number])
                     line = given.readline().decode("utf-8")
-                    if repeated:
+                    if repeated or name:
                         problem = Problem(**json.loads(line))
-                        if text_key(problem.id) in repeated:
-                            line = _line(own_id(problem))
+                        is_own = text_key(problem.id) not in repeated
+                        line = _line(problem if is_own else own_id(problem), name)
                     file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
@@ -69,9 +79,9 @@ def spool(path: Path, problems: Iterable[Problem], order: Callable[[int], Iterab
         temporary.unlink(missing_ok=True)
 
 
-def _line(problem: Problem) -> str:
+def _line(problem: Problem, name: str = "") -> str:
     reference_json(problem)
-    return json.dumps(asdict(problem)) + "\n"
+    return json.dumps(asdict(problem) | ({SET: name} if name else {})) + "\n"
 
 
 def _starts(path: Path) -> array:

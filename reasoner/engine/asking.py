@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from reasoner.engine.dialect import Call, Dialect
-from reasoner.engine.protocol import Request
+from reasoner.engine.protocol import Request, Sampling
 from reasoner.registry import UserError
 
 TOLD = 300  # characters of a server's words that an error shows
@@ -35,6 +35,18 @@ class Server:
     answers: bool = True  # False from a failed call until the next that succeeds
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     mending: asyncio.Lock = field(default_factory=asyncio.Lock)  # one task at a time looks whether it is back
+
+
+def check_sampling(sampling: Sampling, processed: bool) -> None:
+    """A UserError for draws whose log-probabilities a server would not tell; `processed`: it tells those of what is cut."""
+    s = sampling
+    plain = s.temperature in (0, 1) and s.top_k == 0 and s.top_p == 1 and s.min_p == 0
+    if not plain and not processed:
+        raise UserError(
+            f"{s} cuts or reshapes the distribution, and the server gives log-probabilities of the whole one; "
+            "expected a server with --logprobs-mode processed_logprobs and engine.logprobs=processed, or "
+            "temperature 1 without top_k, top_p and min_p"
+        )
 
 
 def seed_of(request: Request) -> int:

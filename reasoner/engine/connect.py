@@ -161,7 +161,8 @@ def check_server(engine: RemoteEngine, server: Server, tokenizer, config: Engine
     if room is not None and room < engine.max_context:
         raise UserError(
             f"{server.url} has a context of {room} tokens and the run needs {engine.max_context} (prompt and "
-            f"max_tokens); expected at least these: start it with --max-model-len {engine.max_context}, or lower max_tokens"
+            f"max_tokens); expected at least these: start it with --max-model-len {engine.max_context}, or lower max_tokens "
+            "(chat and serve: --max-context)"
         )
     _check_tokens(engine, server, tokenizer)
     _check_logprobs(engine, server, tokenizer, config)

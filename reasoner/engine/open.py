@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from reasoner.engine.asking import ServerGone
 from reasoner.engine.check import check_sampler
 from reasoner.engine.connect import EngineConfig, connect
 from reasoner.engine.local import LocalEngine
@@ -91,5 +92,10 @@ def _prove_or_send(engine: RemoteEngine, sender: Sender) -> None:
     try:
         for server in engine.servers:
             sender.prove(server)
-    except UserError:
-        engine.load_weights(0)
+    except ServerGone:
+        raise
+    except UserError as other:
+        try:
+            engine.load_weights(0)
+        except UserError as problem:
+            raise UserError(f"{other}; or let it take these: {problem}") from problem

@@ -17,7 +17,16 @@ from typing import Any, TypeVar
 
 import httpx
 
-from reasoner.engine.asking import TOLD, EngineClosed, Server, ServerGone, json_of, seed_of, words_of
+from reasoner.engine.asking import (
+    TOLD,
+    EngineClosed,
+    Server,
+    ServerGone,
+    check_sampling,
+    json_of,
+    seed_of,
+    words_of,
+)
 from reasoner.engine.completion import completion_of
 from reasoner.engine.dialect import Ask, Call, Dialect, Reply
 from reasoner.engine.protocol import Completion, Request, refusal
@@ -91,7 +100,7 @@ class RemoteEngine:
             raise EngineClosed("the engine is closed")
         for request in requests:
             self.strings.check(request.stop_strings)
-            self._check_sampling(request)
+            check_sampling(request.sampling, self.processed)
             self.waiting += 1
             reason = refusal(request, self.max_context, self.vocab_size)
             if reason:
@@ -102,7 +111,7 @@ class RemoteEngine:
             self.loop.call_soon_threadsafe(self._start, request, server)
 
     def poll(self) -> list[Completion]:
-        """Wait until something has come back; an empty list means that nothing is left to do."""
+        """Wait until something has come back; an empty list means that nothing is left to do, as it is after an error."""
         if not self.waiting:
             return []
         found = [self.done.get()]
@@ -111,7 +120,7 @@ class RemoteEngine:
         self.waiting -= len(found)
         for item in found:
             if isinstance(item, BaseException):
-                self.cancel(list(self.tasks))
+                self._let_go()
                 raise item
         return [c for c in found if isinstance(c, Completion)]
 
@@ -120,6 +129,21 @@ class RemoteEngine:
         for id in ids:
             if (task := self.tasks.get(id)) is not None:
                 self.loop.call_soon_threadsafe(task.cancel)
+
+    def _let_go(self) -> None:
+        """End all that is under way, so that nothing of it comes back among what is asked for next."""
+
+        async def cancel_all() -> None:  # once those that were submitted have begun
+            for task in self.tasks.values():
+                task.cancel()
+
+        if self.is_closed:
+            return
+        asyncio.run_coroutine_threadsafe(cancel_all(), self.loop)
+        while self.waiting:
+            if isinstance(self.done.get(), EngineClosed):
+                return
+            self.waiting -= 1
 
     def sample(self, requests: Sequence[Request]) -> list[Completion]:
         """Submit and wait for all, in the order of the requests; ids must be unique among them."""
@@ -191,7 +215,8 @@ class RemoteEngine:
                 f"{self.dialect.name} server: start it, or correct engine.urls"
             ) from problem
         if answer.status_code >= 400:
-            raise UserError(words_of(self.dialect, server, call, answer))
+            kind = ServerGone if answer.status_code == 503 else UserError
+            raise kind(words_of(self.dialect, server, call, answer))
         return json_of(answer)
 
     async def _send(self, server: Server, call: Call, timeout: float | None = None) -> httpx.Response:
@@ -246,8 +271,10 @@ class RemoteEngine:
         begun, wait = time.monotonic(), FIRST_WAIT
         try:
             while True:
-                async with server.gate:
-                    answer = await self._try(server, call)
+                answer = None
+                if server.ready or await self._is_back(server):
+                    async with server.gate:
+                        answer = await self._try(server, call)
                 found = read(json_of(answer)) if answer is not None else None
                 if found is not None:
                     return found
@@ -332,16 +359,6 @@ class RemoteEngine:
         if home is None or is_full or (not home.answers and free.answers):
             home = self.home[request.tree] = free
         return home
-
-    def _check_sampling(self, request: Request) -> None:
-        s = request.sampling
-        plain = s.temperature in (0, 1) and s.top_k == 0 and s.top_p == 1 and s.min_p == 0
-        if not plain and not self.processed:
-            raise UserError(
-                f"{s} cuts or reshapes the distribution, and the server gives log-probabilities of the whole one; "
-                "expected a server with --logprobs-mode processed_logprobs and engine.logprobs=processed, or "
-                "temperature 1 without top_k, top_p and min_p"
-            )
 
     def _name_of(self, adapter: str) -> str:
         return adapter or self.served

@@ -28,6 +28,7 @@ from reasoner.registry import UserError
 
 CONTROL_TIMEOUT = 300.0  # seconds for one control call
 ENDING = 5.0  # seconds that a server which broke off has to be seen as ended
+PROBE = "A baker has 24 rolls and sells 9 of them. How many are left?"  # what servers are asked to prove their weights
 PROBE_TOKENS = 32
 NOISE = 1e-5  # nats a token, on average, within which the trainer has not moved
 
@@ -87,12 +88,12 @@ class Sender:
         self.written = [target]
 
     def restore(self, server: Server) -> None:
-        """The present weights to a server that came back from a restart, proven."""
+        """The present weights to a server that came back from a restart, proven; where none were sent it has to have them."""
+        self.answers.pop(server.url, None)
         if self.sent is not None:
-            self.answers.pop(server.url, None)
             self.unloaded = ""
             self.send(server)
-            self.prove(server)
+        self.prove(server)
 
     def send(self, server: Server) -> None:
         """The present weights to one server; one of our own that has ended is started again for it."""
@@ -133,10 +134,14 @@ class Sender:
         if away <= self.tolerance and not lags:
             return
         what = "still answers with the weights before these" if lags else "answers with other weights"
+        remedy = (
+            "serve the model that is asked for"
+            if self.sent is None
+            else f"see that {self.sent} is the same folder there and that no other run uses this server"
+        )
         raise UserError(
             f"{server.url} {what}: log-probabilities of what it says differ from the trainer's by up to {away:.3g}; "
-            f"expected at most {self.tolerance:g}: see that {self.sent} is the same folder there and that no other run "
-            "uses this server, or raise engine.tolerance where its dtype is coarser"
+            f"expected at most {self.tolerance:g}: {remedy}, or raise engine.tolerance where its dtype is coarser"
         )
 
     def _answer(self, server: Server) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -16,9 +17,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from reasoner.engine.asking import ServerGone
 from reasoner.registry import UserError
 from reasoner.serving.answerer import Answer, Answerer
 from reasoner.serving.protocol import BUDGETS, MAX_BYTES, Asked, Refused, pieces, read, whole
+
+logger = logging.getLogger(__name__)
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 SIGN_OF_LIFE_S = 10.0  # between comments in a stream whose answer is not chosen yet
@@ -35,10 +39,20 @@ def application(answerer: Answerer, model: str, hosts: Sequence[str] = ()) -> St
 
     async def answer(asked: Asked, ids: list[int]) -> Answer:
         async with turn:
-            return await run_in_threadpool(
-                answerer.answer, ids, asked.question, asked.max_tokens, asked.seed,
-                thinking_budget=asked.thinking_budget,
+            drawing = asyncio.ensure_future(
+                run_in_threadpool(
+                    answerer.answer, ids, asked.question, asked.max_tokens, asked.seed,
+                    thinking_budget=asked.thinking_budget,
+                )
             )  # fmt: skip
+            try:
+                return await asyncio.shield(drawing)
+            except asyncio.CancelledError:  # nobody listens any more, but the engine is not free yet
+                await asyncio.wait({drawing})
+                raise
+            except ServerGone as problem:
+                logger.error("%s", problem)
+                raise Refused(503, "no server that draws for this one answers; ask again later") from problem
 
     async def ask(request: Request, is_chat: bool) -> Response:
         try:
@@ -117,6 +131,8 @@ async def _stream(coming, asked: Asked, id: str, now: int) -> AsyncIterator[str]
         for piece in pieces(asked, waiting.result(), id, now):
             yield f"data: {json.dumps(piece)}\n\n"
         yield "data: [DONE]\n\n"
+    except Refused as problem:
+        yield f"data: {json.dumps(problem.body())}\n\n"
     except Exception:
         yield f"data: {json.dumps(Refused(500, 'the server failed; its log says why').body())}\n\n"
         raise

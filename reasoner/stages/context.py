@@ -7,12 +7,13 @@ A stage that needs an earlier one's output names that stage; a model may also be
 from __future__ import annotations
 
 import sys
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -26,20 +27,21 @@ from reasoner.data.spool import Spool, spool
 from reasoner.engine.connect import EngineConfig
 from reasoner.engine.local import LocalEngine
 from reasoner.engine.remote import RemoteEngine
+from reasoner.engine.weights import PROBE
 from reasoner.policy.adapters import load_merged
 from reasoner.policy.machine import own_device
 from reasoner.records import SFTExample
 from reasoner.registry import UserError
 from reasoner.seal import sha256
-from reasoner.store import read_trees, write_text
+from reasoner.store import read_json, read_trees, write_json, write_text
 from reasoner.trainers.gates import check_room
 from reasoner.trainers.loop import Session
 from reasoner.trainers.ranks import wait_for_everyone
 from reasoner.trainers.sampler import open_sampler
-from reasoner.tree import Tree
+from reasoner.tree import Problem, Tree
 
 R = TypeVar("R")
-PROBE = "A baker has 24 rolls and sells 9 of them. How many are left?"  # what servers are asked to prove their weights
+Order = Callable[["Context", Mapping[str, Sequence[int]]], Iterable[tuple[str, int]]]
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Context:
     session: Session
     contamination: ContaminationConfig = field(default_factory=lambda: ContaminationConfig())
     measured_on: tuple[str, ...] = ("test",)  # problem sets of which nothing is trained on
+    is_told: bool = False  # what was logged when the problems of this stage were spooled
 
     def items(self, names: list[str], to_judge: bool = True) -> list[Item]:
         """The items of the named sets, distinct by prompt, without any that holds a problem of a set that is measured on.
@@ -62,33 +65,60 @@ class Context:
         """
         return own_ids(self._usable(names, to_judge))
 
-    def spooled(self, names: list[str], seed: int, most: int, round: int = 0) -> Spool:
-        """At most so many problems of `items(names)` in a random order, in a file that all processes read.
+    def spooled(self, names: list[str], order: Order, apart: bool = False) -> Spool:
+        """The problems of `items(names)` that `order` takes, in a file that all processes read.
 
-        Every round goes on in the order where the last one ended, and from its start once more at its end.
+        It gets the numbers of all problems, each set's `apart` or those of all sets together under "", and gives pairs of such
+        a name and a number. What is logged meanwhile is logged again by a stage that goes on with the file.
         """
         assert self.session.parts is not None
         path = self.session.parts / "problems.jsonl"
-        whole = path.with_suffix(".sha256")
-        if PartialState().is_main_process and not (
-            path.is_file() and whole.is_file() and whole.read_text(errors="replace") == sha256(path)
-        ):
-            problems = (item.problem for item in self._usable(names, True))
-            spool(path, problems, lambda num: turned(random_order(num, seed).tolist(), round * most)[:most])
-            write_text(whole, sha256(path))
+        whole, told = path.with_suffix(".sha256"), path.with_suffix(".told")
+        if PartialState().is_main_process:
+            is_there = path.is_file() and whole.is_file() and told.is_file()
+            if not (is_there and whole.read_text(errors="replace") == sha256(path)):
+                notes: list[Mapping[str, Any]] = []
+
+                def log(metrics: Mapping[str, Any], step: int) -> None:
+                    notes.append(metrics)
+                    self.session.log(metrics, step)
+
+                noting = replace(self, session=replace(self.session, log=log))
+                noting._spool(path, names, order, apart)
+                write_json(told, notes)
+                write_text(whole, sha256(path))
+            elif not self.is_told:
+                for metrics in read_json(told):
+                    self.session.log(metrics, 0)
+            self.is_told = True
         wait_for_everyone()
         return Spool(path)
 
+    def _spool(self, path: Path, names: list[str], order: Order, apart: bool) -> None:
+        first = self._first_sets(names) if apart else {}
+        numbers = {name: array("q") for name in (names if apart else [""])}
+
+        def problems() -> Iterator[Problem]:
+            for number, item in enumerate(self._usable(names, True)):
+                numbers[first[text_key(item.problem.prompt)] if apart else ""].append(number)
+                yield item.problem
+
+        spool(path, problems(), lambda: order(self, numbers))
+
     def by_set(self, names: list[str], items: Iterable[Item]) -> dict[str, list[Item]]:
         """Items of the named sets by the first set that holds their prompt."""
-        first: dict[bytes, str] = {}
-        for name in names:
-            for item in self._set(name):
-                first.setdefault(text_key(item.problem.prompt), name)
+        first = self._first_sets(names)
         found: dict[str, list[Item]] = {name: [] for name in names}
         for item in items:
             found[first[text_key(item.problem.prompt)]].append(item)
         return found
+
+    def _first_sets(self, names: list[str]) -> dict[bytes, str]:
+        first: dict[bytes, str] = {}
+        for name in names:
+            for item in self._set(name):
+                first.setdefault(text_key(item.problem.prompt), name)
+        return first
 
     def _usable(self, names: list[str], to_judge: bool) -> Iterator[Item]:
         """One after the other, under the ids that they come with; none at all is a UserError."""

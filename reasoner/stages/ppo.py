@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from reasoner.data.mixing import Mixture, mixed
+from reasoner.data.mixing import Mixture, check_names, mixed
 from reasoner.data.sources import Item
 from reasoner.folder import StageName
 from reasoner.registry import UserError
@@ -39,12 +39,8 @@ class PPO(PolicyGradientStage):
 
     @model_validator(mode="after")
     def _mixes_its_own(self) -> Self:
-        named = [n for of in (self.mixture.weights, self.mixture.at_end) for n in of] if self.mixture else []
-        for name in named:
-            if name not in self.problems:
-                raise ValueError(
-                    f"mixture names {name!r}, which is not among problems; expected one of: {', '.join(self.problems)}"
-                )
+        if self.mixture is not None:
+            check_names(self.mixture, self.problems)
         return self
 
 

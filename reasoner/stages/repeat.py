@@ -35,6 +35,12 @@ def expanded(stages: Sequence[Any]) -> list[Any]:
     found: list[Any] = []
     for stage in stages:
         found += _rounds(stage) if isinstance(stage, Repeat) else [stage]
+    for stage in found:
+        if stage.kind == "rollout" and not stage.of_round and stage.mixture and stage.mixture.at_end:
+            raise ValueError(
+                f"got mixture.at_end in {stage.name}, which is gone through once; expected rounds over which its shares move: "
+                "put it into a stage of kind repeat, or leave at_end out"
+            )
     return found
 
 
@@ -56,7 +62,9 @@ def _rounds(repeat: Repeat) -> Iterator[Any]:
                     return _first(repeat, name)
                 return f"{repeat.name}{number - before}_{name}"
 
-            yield _renamed(stage, f"{repeat.name}{number}_{stage.name}", number, spoken)
+            yield _renamed(
+                stage, f"{repeat.name}{number}_{stage.name}", number, repeat.rounds, spoken
+            )  # fmt: skip
 
 
 def _first(repeat: Repeat, name: str) -> str:
@@ -68,7 +76,7 @@ def _first(repeat: Repeat, name: str) -> str:
     return repeat.first[name]
 
 
-def _renamed(stage: Any, name: str, number: int, spoken: Callable[[str], str]) -> Any:
+def _renamed(stage: Any, name: str, number: int, rounds: int, spoken: Callable[[str], str]) -> Any:
     """The stage of a round: other names, and the round's number where the stage counts rounds or versions."""
     plain = stage.model_dump(mode="json")
     for kind in (Names, AmongKey):
@@ -77,6 +85,8 @@ def _renamed(stage: Any, name: str, number: int, spoken: Callable[[str], str]) -
                 new = spoken(value) if isinstance(value, str) else [spoken(one) for one in value]
                 _put(plain, key.split("."), new)
     counted = {key: number for key in ("of_round", "version") if key in plain}
+    if plain.get("mixture") and "of_rounds" in plain:
+        counted["of_rounds"] = rounds
     return type(stage).model_validate({**plain, **counted, "name": name})
 
 

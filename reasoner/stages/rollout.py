@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Literal
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reasoner.config import Config, Entry, MayChange
+from reasoner.data.mixing import Mixture, by_rounds, check_names
 from reasoner.data.prompting import Prompting
 from reasoner.data.spool import Spool
 from reasoner.engine.connect import EngineConfig
@@ -17,6 +19,7 @@ from reasoner.engine.protocol import Sampling
 from reasoner.folder import StageName
 from reasoner.parts import trees_per_part
 from reasoner.policy.heads import ScoreNet
+from reasoner.registry import UserError
 from reasoner.scoring.judging import Judging, Settled
 from reasoner.scoring.outcome import core_seconds, judge
 from reasoner.scoring.prm import score_steps
@@ -30,7 +33,7 @@ from reasoner.search.mcts import outcome_or_score
 from reasoner.search.policies import TreeConfig, policy_of
 from reasoner.search.prune import PruneConfig, pruned
 from reasoner.signals.backup import pruning_report
-from reasoner.stages.context import Context, make_engine
+from reasoner.stages.context import Context, make_engine, random_order, turned
 from reasoner.stages.references import ModelName, ProblemSet, RewardModelName
 from reasoner.stages.share import (
     AHEAD,
@@ -43,7 +46,11 @@ from reasoner.stages.share import (
 )
 from reasoner.store import put_trees
 from reasoner.trainers.ranks import from_everyone
+from reasoner.trainers.seen import numbers_of, row
 from reasoner.tree import Tree
+
+OF_SET = "mixture/"  # before a set's name and what is counted of it, among the counts of a part
+NUMBERS = ("drawn", "tokens", "right", "judged")
 
 
 class Rollout(Config):
@@ -57,6 +64,14 @@ class Rollout(Config):
     of_round: int = Field(
         0, ge=0, description="number of the round of a `repeat`, kept with the trees; each takes problems behind the last one's"
     )  # fmt: skip
+    of_rounds: int = Field(
+        1, ge=1, description="rounds of that `repeat` in all, over which the shares of a mixture move"
+    )
+    mixture: Mixture | None = Field(
+        None,
+        description="draw from the problem sets in other shares than by their sizes, e.g. {weights: {a: 3, b: 1}}, no problem "
+        "twice; max_repeats and at_end count over the rounds of a `repeat`",
+    )
     tree: TreeConfig = Field(
         BranchConfig(where="spread_steps", num_points=3, num_children=4),
         description="how trees branch: policy branch | kary | mcts | bisect, each with its own keys",
@@ -81,12 +96,20 @@ class Rollout(Config):
     num_slots: Annotated[int, MayChange()] = Field(256, ge=1, description="sequences decoded at once")
     engine: Annotated[EngineConfig, MayChange()] = EngineConfig()
 
+    @model_validator(mode="after")
+    def _mixes_its_own(self) -> Self:
+        if self.mixture is not None:
+            check_names(self.mixture, self.problems)
+        return self
+
 
 def run_rollout(config: Rollout, context: Context) -> None:
     share, longest = _shared_out(config, context)
     waited = share.work(grow_parts, config, context, longest)
     total = share.conclude()
     lost, known = total.pop("lost"), total.pop("known")
+    if config.mixture is not None:
+        context.session.log({"mixture": _table(total)}, 0)
     found = {"rollout/verdict_wait": max(waited, default=0.0)}
     context.session.log({**total, **found, "rollout/pruning_error": lost / known if known else math.nan}, 0)
 
@@ -105,8 +128,60 @@ def _problems(config: Rollout, context: Context) -> tuple[Spool, int]:
     """The problems, and how many of them make a part."""
     # another order than on-policy training has, so that reward models also learn problems which it meets late
     seed = context.session.seed + 1
-    problems = context.spooled(config.problems, seed, config.num_problems, config.of_round)
+
+    def in_turn(_: Context, numbers: Mapping[str, Sequence[int]]) -> list[tuple[str, int]]:
+        begun = config.of_round * config.num_problems
+        return [("", n) for n in turned(random_order(len(numbers[""]), seed).tolist(), begun)][
+            : config.num_problems
+        ]
+
+    def by_mixture(noting: Context, numbers: Mapping[str, Sequence[int]]) -> list[tuple[str, int]]:
+        assert config.mixture is not None
+        return _mixed(config, config.mixture, numbers, f"{seed}", noting)
+
+    is_mixed = config.mixture is not None
+    problems = context.spooled(config.problems, by_mixture if is_mixed else in_turn, apart=is_mixed)
     return problems, trees_per_part(len(problems))
+
+
+def _mixed(
+    config: Rollout, mixture: Mixture, numbers: Mapping[str, Sequence[int]], place: str, context: Context
+) -> list[tuple[str, int]]:
+    """This round's draws; a set that runs dry in it is told, all of them before the end of any round are a UserError."""
+    rounds = max(config.of_rounds, config.of_round)
+    drawn = by_rounds(numbers, rounds, config.num_problems, mixture, place, once=True)
+    for number, of_round in enumerate(drawn, start=1):
+        if len(of_round) < config.num_problems:
+            where = f" in round {number} of {rounds}" if rounds > 1 else ""
+            raise UserError(
+                f"the mixture has {len(of_round)} draws of {', '.join(numbers)}{where} with max_repeats={mixture.max_repeats} "
+                f"and no problem twice in a rollout, and num_problems takes {config.num_problems}; expected enough: give more "
+                "sets a weight, lower num_problems, or raise max_repeats where rounds have used them up"
+            )
+    at = max(0, config.of_round - 1)
+    now = Counter(name for name, _ in drawn[at])
+    so_far = Counter(name for of_round in drawn[: at + 1] for name, _ in of_round)
+    most = mixture.max_repeats
+    dry = [
+        name
+        for name, of_set in numbers.items()
+        if now[name] and (now[name] == len(of_set) or (most and so_far[name] == most * len(of_set)))
+    ]
+    if dry:
+        context.session.log({"mixture/ran_dry": dry}, 0)
+    return drawn[at]
+
+
+def _table(total: Counter[str]) -> list[dict[str, Any]]:
+    """A row for each set of what was really drawn, whose numbers are taken out of the sums."""
+    sums = {name: total.pop(name) for name in list(total) if name.startswith(OF_SET)}
+    sets = sorted({name.removeprefix(OF_SET).partition(" ")[2] for name in sums})
+    num = sum(sums[f"{OF_SET}drawn {name}"] for name in sets)
+    rows = []
+    for name in sets:
+        drawn, tokens, right, judged = (sums[f"{OF_SET}{of} {name}"] for of in NUMBERS)
+        rows.append(row(name, num, drawn, drawn, 1, tokens, right, judged))
+    return rows
 
 
 def grow_parts(config: Rollout, context: Context, own: Own, longest: int) -> float:
@@ -145,7 +220,8 @@ def grow_parts(config: Rollout, context: Context, own: Own, longest: int) -> flo
             session.ledger.add("verifier", **verdict_costs(settled), seconds_waiting=judging.waited())
         session.ledger.add("policy", trajectories_generated=sum(len(t.leaves()) for t in trees))
         put_trees(context.out / "trees" / config.name, number, trees)
-        own.done(number, {**counts, **_counted(trees)}, notes)
+        sets = problems.sets(number * size, (number + 1) * size)
+        own.done(number, {**counts, **_counted(trees), **_of_sets(trees, sets)}, notes)
 
     trees, on_done = trees_of_parts(grown_parts(), finish)
     judging = Judging(prompting.decode)
@@ -155,6 +231,17 @@ def grow_parts(config: Rollout, context: Context, own: Own, longest: int) -> flo
         observe=_observer(config, context, prompting), on_progress=lambda done: session.progress(done, num_own, ""),
     )  # fmt: skip
     return judging.waited_s / max(1e-9, time.monotonic() - begun)
+
+
+def _of_sets(trees: list[Tree], sets: list[str]) -> Counter[str]:
+    """What the trees add to the numbers of their sets."""
+    counts = Counter[str]()
+    for tree, name in zip(trees, sets, strict=True):
+        if name:
+            counts.update(
+                {f"{OF_SET}{of} {name}": n for of, n in zip(NUMBERS, numbers_of(tree), strict=True)}
+            )
+    return counts
 
 
 def _counted(trees: list[Tree]) -> dict[str, float]:

@@ -11,12 +11,15 @@ from reasoner.tree import Tree
 Seen = dict[str, dict[str, list[float]]]  # by set and problem: times, tokens, right and judged answers
 
 
+def numbers_of(tree: Tree) -> list[float]:
+    """What a tree adds to its set: one draw, its tokens, right and judged answers."""
+    judged = [v.status == "correct" for v in tree.verdicts.values() if v.status != "error"]
+    return [1.0, float(tree.num_sampled), float(sum(judged)), float(len(judged))]
+
+
 def note_seen(trees: Sequence[Tree], sets: Mapping[str, str], seen: Seen) -> dict[str, float]:
     """Add a round's trees of all processes, `sets` telling a problem's set by its id; how many problems came of each set."""
-    own = []
-    for tree in trees:
-        judged = [v.status == "correct" for v in tree.verdicts.values() if v.status != "error"]
-        own.append((tree.problem.id, [1.0, float(tree.num_sampled), float(sum(judged)), float(len(judged))]))
+    own = [(tree.problem.id, numbers_of(tree)) for tree in trees]
     counted = {f"seen_{name}": 0.0 for name in sets.values()}
     for rows in from_everyone(own):
         for problem, numbers in rows:
@@ -33,8 +36,15 @@ def table(seen: Seen) -> list[dict[str, Any]]:
     for name, of_set in sorted(seen.items()):
         times, tokens, right, judged = (sum(column) for column in zip(*of_set.values(), strict=True))
         most = max(numbers[0] for numbers in of_set.values())
-        rows.append(
-            {"set": name, "share": times / total, "drawn": int(times), "distinct": len(of_set), "most_times": int(most),
-             "tokens": int(tokens), "right": right / judged if judged else None}
-        )  # fmt: skip
+        rows.append(row(name, total, times, len(of_set), most, tokens, right, judged))
     return rows
+
+
+def row(
+    name: str, total: float, drawn: float, distinct: float, most: float, tokens: float, right: float, judged: float
+) -> dict[str, Any]:  # fmt: skip
+    """The row of a set, of which so many of `total` draws came."""
+    return {
+        "set": name, "share": drawn / total, "drawn": int(drawn), "distinct": int(distinct), "most_times": int(most),
+        "tokens": int(tokens), "right": right / judged if judged else None,
+    }  # fmt: skip

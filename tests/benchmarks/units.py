@@ -20,7 +20,7 @@ from reasoner.signals.outcome_labels import outcome_labels
 from reasoner.signals.pairs import PairConfig, sibling_pairs
 from reasoner.signals.step_labels import StepLabelConfig, step_labels
 from reasoner.signals.traces import TraceConfig, traces
-from reasoner.stages.context import Context
+from reasoner.stages.context import Context, random_order
 from reasoner.store import put_records, put_trees, read_trees
 from reasoner.trainers.loop import Session
 from tests.benchmarks.store import CHAINS, make_trees, peak_mb
@@ -58,7 +58,7 @@ def preparing(folder: Path, prompting) -> None:
     session = Session(folder / "stage", Ledger(), parts=folder / "stage/parts")
     context = Context(folder, sets, PromptConfig(), session)
     begun = time.process_time()
-    spool = context.spooled(["train"], 0, NUM)
+    spool = context.spooled(["train"], lambda *_: [("", n) for n in random_order(NUM, 0).tolist()])
     for problem in spool.read(0, len(spool)):
         prompting.prompt_ids(problem.prompt)
     tell("prepare a problem", (time.process_time() - begun) / len(spool), "s")

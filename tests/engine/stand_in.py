@@ -1,15 +1,17 @@
 """A small server that speaks vLLM's or SGLang's interface over a model of two layers: what real ones cannot be made to do.
 
 It fails when it is told to: ignores new weights, answers with 5xx, gives no log-probabilities. `python stand_in.py
-serve FOLDER --port PORT` runs one in a process of its own, as vLLM is started. The real one is tried in
-test_vllm_server.py.
+serve FOLDER --port PORT` runs one in a process of its own, as vLLM is started; `program` is such a vllm. The real one is
+tried in test_vllm_server.py.
 """
 
 import argparse
 import contextlib
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import torch
 
@@ -26,7 +28,7 @@ class StandIn:
         self.tokenizer, self.max_context, self.processed = load_tokenizer(folder), max_context, processed
         self.engines = {"policy": self._engine(load_model(folder, "float32"))}
         self.lock = threading.Lock()
-        self.ignores_updates = self.gives_logprobs = False
+        self.ignores_updates, self.takes_updates = False, True
         self.gives_logprobs, self.fails = True, 0  # `fails`: so many draws end with a 503
         self.calls: list[str] = []
         self.asked: list[dict] = []
@@ -59,6 +61,8 @@ def vllm(server: StandIn, path: str, body: dict) -> tuple[int, dict]:
         return 200, {"data": names}
     if path == "/tokenize":
         return 200, {"tokens": server.tokenizer(body["prompt"], add_special_tokens=False).input_ids}
+    if path == "/collective_rpc" and not server.takes_updates:  # without VLLM_SERVER_DEV_MODE
+        return 404, {"detail": "Not Found"}
     if path == "/collective_rpc":
         server.reload(body["kwargs"]["weights_path"])
     elif path == "/v1/load_lora_adapter":
@@ -170,6 +174,14 @@ def serve(server: StandIn, port: int = 0, kind: str = "vllm") -> ThreadingHTTPSe
     http = Server(("127.0.0.1", port), Handler)
     threading.Thread(target=http.serve_forever, daemon=True).start()
     return http
+
+
+def program(folder: Path) -> str:
+    """A program in `folder` that is started as vLLM's is, for engine.executable."""
+    path = folder / "vllm"
+    path.write_text(f'#!/bin/sh\necho "asked: $@"\nexec {sys.executable} {__file__} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
 
 
 if __name__ == "__main__":

@@ -319,6 +319,19 @@ def test_new_weights_are_proven_and_a_server_that_keeps_the_old_ones_is_named(fo
     engine.close()
 
 
+def test_nothing_of_a_round_that_failed_comes_back_in_the_next(folder, standing):
+    server, url, _ = standing
+    engine = engine_on(folder, [url], patience=0.5)
+    undisturbed = engine.sample(asked(6))
+    server.fails = 1 << 30
+    with pytest.raises(ServerGone, match=r"no server of .* answered for"):
+        engine.sample(asked(6))
+    assert engine.poll() == []
+    server.fails = 0
+    assert engine.sample(asked(6)) == undisturbed
+    engine.close()
+
+
 def test_a_cancelled_request_comes_back_as_such(folder, standing):
     server, url, _ = standing
     engine = engine_on(folder, [url])

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import stand_in
 import yaml
 from safetensors.torch import load_file
 
@@ -15,15 +16,11 @@ from tests.trainers.test_two_processes import TORCHRUN, shell
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "smoke"
 RATE = {"lr": 0.0005, "warmup": 0.0, "schedule": "constant"}
-STAND_IN = Path(__file__).with_name("stand_in.py")
 
 
 @pytest.fixture
 def program(tmp_path) -> str:
-    path = tmp_path / "vllm"
-    path.write_text(f'#!/bin/sh\necho "asked: $@"\nexec {sys.executable} {STAND_IN} "$@"\n')
-    path.chmod(0o755)
-    return str(path)
+    return stand_in.program(tmp_path)
 
 
 def trained(out: Path, engine: dict | None, lora: bool) -> tuple[list[dict], Path]:

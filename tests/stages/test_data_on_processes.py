@@ -26,6 +26,7 @@ problems:
   demonstrations: [{name: arithmetic, size: 200, families: &short {chain_sum: {max_terms: 2, max_digits: 1}}}]
   train: [{name: arithmetic, start: 1000000, size: 160, families: &both {chain_sum: {max_terms: 4, max_digits: 2}}}]
   test: [{name: arithmetic, start: 9000000, size: 30, families: *both}]
+  seldom: [{name: arithmetic, start: 2000000, size: 9, families: *short}]
 stages:
   - kind: rollout
     model: SFT
@@ -36,6 +37,15 @@ stages:
   - {kind: verify, model: SFT}
   - {kind: complete, model: SFT, max_tokens: 20, num_slots: 16, probe: {num_continuations: 2}}
   - {kind: label, model: SFT, trees: complete, judge: arithmetic, step_pairs: {confidence: 0.5, min_edits: 1}}
+  - kind: rollout
+    name: mixed
+    problems: [train, seldom]
+    mixture: {weights: {train: 2, seldom: 1}}
+    model: SFT
+    num_problems: 36
+    max_tokens: 20
+    tree: {num_roots: 2, num_points: 0}
+    num_slots: 16
   - {kind: prm, model: SFT, epochs: 0.1, batch_size: 16}
   - {kind: evaluate, policies: [BASE, SFT], sampled: [SFT], num_samples: 4, max_tokens: 20, prm: prm, orm: prm}
   - kind: evaluate
@@ -50,7 +60,7 @@ stages:
   - {kind: init, hidden_size: 32, num_layers: 2, num_heads: 2, num_key_value_heads: 1, intermediate_size: 64}
   - {kind: sft, model: base, batch_size: 32, max_steps: 100, optimizer: {name: muon, lr: 0.01}}
 """
-IN_PARTS = ("rollout", "verify", "complete", "label", "evaluate", "methods")
+IN_PARTS = ("rollout", "verify", "complete", "label", "mixed", "evaluate", "methods")
 MEASURED = ("cpu_ms", "wall_ms")
 
 
@@ -154,7 +164,9 @@ def test_two_processes_write_the_files_of_one(one, two):
         processes = [is_done(out / "stages" / stage)["processes"] for out in (one, two)]
         assert processes == [1, 2], stage
     same_files(one, two)
-    assert len(list((one / "trees/rollout").iterdir())) > 20
+    assert (
+        len(list((one / "trees/rollout").iterdir())) > 20 and len(list((two / "trees/mixed").iterdir())) == 9
+    )
     for kind in ("hard", "soft_agreed", "outcome", "pairs", "step_pairs", "traces"):
         assert list((two / "records/label" / kind).glob("*.parquet")), kind
 
@@ -182,7 +194,7 @@ def test_counts_are_those_of_both(one, two):
         ("label", "policy", "trajectories_kept"), ("evaluate", "policy", "decoded"),
     ]:  # fmt: skip
         assert a.counts[stage][model][counter] == b.counts[stage][model][counter] > 0, (stage, counter)
-    for stage in ("rollout", "verify", "complete", "label"):
+    for stage in ("rollout", "verify", "complete", "label", "mixed"):
         logged = [
             {
                 k: v
@@ -195,6 +207,10 @@ def test_counts_are_those_of_both(one, two):
             for name in ("time", "rollout/verdict_wait"):
                 row.pop(name, None)
         assert not differ(*logged)
+    drawn = {row["set"]: row["drawn"] for row in logged[1]["mixture"]}
+    # a third of 36 were asked of seldom, which has nine problems at most
+    assert sum(drawn.values()) == 36 and drawn["seldom"] <= 9
+    assert logged[1]["mixture/ran_dry"] == ["seldom"]
 
 
 def wait_for(seen, is_running, out: Path, seconds: float = 120) -> None:
@@ -253,10 +269,10 @@ def ranks_of(pid: int) -> dict[int, int]:
 
 @pytest.mark.slow
 def test_killed_again_and_again_it_goes_on_with_the_parts_that_are_left(config, one, tmp_path):
-    """Two processes and then one in the rollout, two in the completion."""
+    """Two processes and then one in the rollout, two in the completion, one in the rollout of a mixture."""
     out, config = tmp_path / "killed", up_to("prm", config, tmp_path)
     before: dict[Path, int] = {}
-    for num, stage, least in ((2, "rollout", 6), (1, "rollout", 12), (2, "complete", 6)):
+    for num, stage, least in ((2, "rollout", 6), (1, "rollout", 12), (2, "complete", 6), (1, "mixed", 2)):
         killed(num, config, out, stage, least)
         for path, changed in before.items():
             assert path.stat().st_mtime_ns == changed, path
