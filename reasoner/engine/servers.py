@@ -113,13 +113,13 @@ class Here:
 class Fleet:
     """Servers of one run, each on a host; `close` ends them, and so does the end of this process, SIGKILL included.
 
-    `command(model, host, port)` are arguments and environment of one. One that dies is started again at its address,
+    `command(model, address, port, gpus)` are arguments and environment of one. One that dies is started again at its address,
     `restarts` times in all, with the `model` of that time; at another address where its machine was lost with it.
     """
 
     folder: Path
     dialect: Dialect
-    command: Callable[[str, Host, int], tuple[list[str], dict[str, str]]]
+    command: Callable[[str, str, int, int], tuple[list[str], dict[str, str]]]
     model: str
     hosts: list[Host]
     patience: float
@@ -132,10 +132,11 @@ class Fleet:
     def begin(self, number: int) -> None:
         """Start the server of this number; a program that cannot be started is a UserError."""
         host = self.hosts[number]
-        at = f"http://{host.reach()}"
-        if number == len(self.urls) or not self.urls[number].startswith(f"{at}:"):
-            self.urls[number:] = [f"{at}:{host.free_port()}", *self.urls[number + 1 :]]
-        arguments, extra = self.command(self.model, host, int(self.urls[number].rpartition(":")[2]))
+        address = host.reach()
+        if number == len(self.urls) or not self.urls[number].startswith(f"http://{address}:"):
+            self.urls[number:] = [f"http://{address}:{host.free_port()}", *self.urls[number + 1 :]]
+        port = int(self.urls[number].rpartition(":")[2])
+        arguments, extra = self.command(self.model, address, port, host.gpus)
         try:
             process = host.start(arguments, extra, self.log(number))
         except OSError as problem:
@@ -216,9 +217,9 @@ def start(
     folder.mkdir(parents=True, exist_ok=True)
     end_leftovers(folder)
 
-    def command(model: str, host: Host, port: int) -> tuple[list[str], dict[str, str]]:
+    def command(model: str, address: str, port: int, gpus: int) -> tuple[list[str], dict[str, str]]:
         return dialect.command(
-            model, port, max_context, dtype, logprobs, lora_rank, executable, host.reach(), host.gpus
+            model, port, max_context, dtype, logprobs, lora_rank, executable, address, gpus
         )
 
     here: list[Host] = [Here(0 if on_cpu() else 1, folder)] * number
