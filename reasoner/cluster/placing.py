@@ -21,7 +21,7 @@ from reasoner.engine.servers import Process
 from reasoner.folder import held_by
 from reasoner.registry import UserError
 from reasoner.stages.bundles import Bundles, bundles_of, remedy
-from reasoner.stages.pools import told
+from reasoner.stages.pools import Size, told
 from reasoner.trainers.loop import Session
 from reasoner.watchdog import beat
 
@@ -72,9 +72,11 @@ class Group:
     def ranks(self) -> list[Any]:
         """An actor for each rank."""
         size = self.bundles.ranks
-        for number in range(size.workers):
+        for number in range(size.workers):  # which can be told to stop while somebody waits for news
             post = Post(self.config, self.stage.name, self.seat, number, size.workers)
-            self.actors.append(actor_in(self.ray, self.placed, number, size, Rank, post, self.address_of))
+            self.actors.append(
+                actor_in(self.ray, self.placed, number, size, Rank, post, self.address_of, calls=2)
+            )
         return self.actors[:]
 
     def hosts(self, close: Callable[[], None]) -> list[Placed]:
@@ -111,12 +113,14 @@ class Group:
             self.ray.util.remove_placement_group(self.placed)
 
 
-def actor_in(ray: Any, group: Any, bundle: int, size: Any, kind: type, *arguments: Any) -> Any:
-    """An actor in a bundle of a group, with all that is in it."""
+def actor_in(
+    ray: Any, group: Any, bundle: int, size: Size, kind: type, *arguments: Any, calls: int = 1
+) -> Any:
+    """An actor in a bundle of a group, with all that is in it, which answers so many calls at once."""
     strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
         group, placement_group_bundle_index=bundle
     )
-    options = {"num_cpus": size.cpus, "num_gpus": size.gpus, "max_restarts": 0}
+    options = {"num_cpus": size.cpus, "num_gpus": size.gpus, "max_restarts": 0, "max_concurrency": calls}
     return ray.remote(kind).options(scheduling_strategy=strategy, **options).remote(*arguments)
 
 

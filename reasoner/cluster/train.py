@@ -13,6 +13,7 @@ from reasoner.trainers.loop import Session
 from reasoner.watchdog import beat
 
 TURN_S = 2.0  # after which a rank without news says so
+LOOK_S = 0.5  # between two looks whether the driver was asked to stop
 logger = logging.getLogger(__name__)
 
 
@@ -34,7 +35,7 @@ def train(ray: Any, group: Group, stage: str, session: Session) -> None:
             asked = stop_asked()
             for rank in ranks:
                 rank.stop.remote(asked)
-        ready, _ = ray.wait(list(turns), num_returns=1, timeout=TURN_S)
+        ready, _ = ray.wait(list(turns), num_returns=1, timeout=LOOK_S)
         for turn in ready:
             number = turns.pop(turn)
             news = _heard(ray, turn, number, stage)
