@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Data stages on the machines that Slurm lends, by Ray: sbatch launch/slurm_ray.sh CONFIG [KEY=VALUE …]
+# Stages on the machines that Slurm lends, by Ray: sbatch launch/slurm_ray.sh CONFIG [KEY=VALUE …]
 # How many is said to sbatch: sbatch --nodes=4 --time=12:00:00 launch/slurm_ray.sh my.yaml
-# Trainers of CONFIG run on the first machine, in one process; for several end here with the last data stage, and let
-# launch/slurm.sh go on in the same folder. Five minutes before the time is up the run stops, and the job joins the queue.
+# Trainers run by the ranks that CONFIG gives them (ray: {ppo: {workers: 8}}), else on the first machine in one process; or end
+# here with the last data stage, and let launch/slurm.sh go on in the same folder. Five minutes before the time is up the run stops, and the job joins the queue.
 #SBATCH --job-name=reasoner-ray
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -81,6 +81,12 @@ def stop_asked() -> int:
     return _state.asked or 0
 
 
+def ask(number: int) -> None:
+    """Ask this process to stop as the signal would at the end of a step: for one that is told so by another."""
+    if _state.asked is None:
+        _state.asked = number
+
+
 def last_words(number: int) -> str:
     """What to say at the end, and how to go on."""
     name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

@@ -39,7 +39,7 @@ from reasoner.stages.basis import basis, data_files
 from reasoner.stages.beforehand import check_problems
 from reasoner.stages.context import Context
 from reasoner.stages.needs import check_needs
-from reasoner.stages.pools import check_pools
+from reasoner.stages.pools import Crew, check_pools, ranks_of
 from reasoner.stages.references import check_data, check_references, data_in, earlier_stages
 from reasoner.store import is_done, saying_what_is_full, to_json, write_text
 from reasoner.tracking import Tracker, wandb_run
@@ -60,12 +60,10 @@ ROWS = "rows.json"  # in a stage's folder, if it measures
 Progress = Callable[[str, int, int, str, Mapping[str, Any]], None]
 
 
-def run(
-    config: RunConfig, progress: Progress = lambda *_: None, crew: Callable[..., list[Any]] | None = None
-) -> list[MetricRow]:
+def run(config: RunConfig, progress: Progress = lambda *_: None, crew: Crew | None = None) -> list[MetricRow]:
     """Run what is not done yet; returns the metric rows. A change of what finished stages rest on is a UserError.
 
-    `crew` has data stages done by workers elsewhere (reasoner/cluster).
+    `crew` has stages, or servers of theirs, on machines elsewhere (reasoner/cluster).
     """
     check(config)
     pool.require(config.min_isolation)
@@ -73,8 +71,8 @@ def run(
     state = start()
     if crew is not None and state.num_processes > 1:
         raise UserError(
-            f"got --ray on {state.num_processes} processes; expected one, whose workers Ray starts: leave torchrun out, "
-            "and let it go on with the trainers without --ray"
+            f"got --ray on {state.num_processes} processes; expected one, whose workers and ranks Ray starts: leave torchrun "
+            "out and set ray.ppo.workers and the like, or let it go on with the trainers without --ray"
         )
     out = Path(config.out)
     with (
@@ -87,7 +85,7 @@ def run(
         told: dict[str, str] = {}
         if state.is_main_process:
             finished = _take_up(config, out)
-            told = _check_data_and_room(config, out, set(finished))
+            told = _check_data_and_room(config, out, set(finished), crew is not None)
             save_resolved(config, out / "config.yaml")
         wait_for_everyone()
         check_shared(out, from_everyone(held_by(out))[0])
@@ -229,12 +227,16 @@ def _run_stage(
             parts=folder / PARTS,
         )
         if crew is not None:
-            session.crew = partial(crew, config, stage, session)
+            session.crew = partial(crew.parts, config, stage, session)
+            session.hosts = partial(crew.hosts, config, stage, session)
         with session.ending:
             context = Context(
                 out, config.problems, config.prompt, session, config.contamination, measured_on(config)
             )
-            STAGES[stage.kind](stage, context)
+            if crew is not None and ranks_of(config.ray, stage):
+                crew.ranks(config, stage, session)
+            else:
+                STAGES[stage.kind](stage, context)
             _book(stage, config, out, ledger, is_main)
     tell(1, 1, "", seconds=ledger.seconds[stage.name])
 
@@ -282,15 +284,24 @@ def check(config: RunConfig) -> None:
     check_needs(config.stages, config.prompt.steps.rule)
 
 
-def _check_data_and_room(config: RunConfig, out: Path, finished: set[str]) -> dict[str, str]:
+def _check_data_and_room(config: RunConfig, out: Path, finished: set[str], has_crew: bool) -> dict[str, str]:
     """Of the stages that are to run: the problems in files, and the room on disk and in memory; what is told of each, where
-    its models live and what memory it needs."""
+    its models live and what memory it needs. The memory of other machines is not known."""
     open_stages = [s for s in config.stages if s.name not in finished]
     check_problems(open_stages, config.problems, lambda line: print(line, file=sys.stderr))
     check_room(config.stages, config.problems, out, finished.__contains__)
-    free = free_here(PartialState().num_processes)
-    needs = check_memory(config.stages, config.problems, config.prompt, free, finished.__contains__)
-    return {s.name: "\n".join(filter(None, [placed(s), needs.get(s.name)])) for s in open_stages}
+    free, ranks = free_here(PartialState().num_processes), {}
+    if has_crew:
+        ranks = {s.name: n for s in config.stages if (n := ranks_of(config.ray, s))}
+    needs = check_memory(
+        config.stages, config.problems, config.prompt, free, lambda name: name in finished or name in ranks
+    )
+    by = {
+        name: f"{name}: by {n} rank{'s' if n > 1 else ''} of the cluster, each:" for name, n in ranks.items()
+    }
+    return {
+        s.name: "\n".join(filter(None, [by.get(s.name), placed(s), needs.get(s.name)])) for s in open_stages
+    }
 
 
 def _by_name(key: str, config: RunConfig) -> str:

@@ -44,7 +44,8 @@ class RunConfig(Config):
     precision: Precision = Precision.model_validate({})
     ray: dict[str, Pool] = Field(
         {},
-        description="with --ray: workers of rollout, verify, complete and label, by the stage's name or kind",
+        description="with --ray: workers of rollout, verify, complete and label and ranks of trainers, by the stage's name or "
+        "kind; under `servers` what each of engine.spawn takes",
     )
     prompt: PromptConfig = PromptConfig()
     contamination: ContaminationConfig = ContaminationConfig()

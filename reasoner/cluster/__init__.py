@@ -1,1 +1,1 @@
-"""Data stages on the machines of a Ray cluster: workers take the parts that ranks would, by their numbers."""
+"""A run's stages on the machines of a Ray cluster: workers of data stages, servers, and ranks of trainers."""

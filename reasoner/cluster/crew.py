@@ -1,4 +1,4 @@
-"""The driver's side: connects to Ray, starts a stage's workers, hands out its parts, and starts others for those lost.
+"""The driver's side: connects to Ray; starts a data stage's workers, hands out its parts, and starts others for those lost.
 
 Nothing else imports ray. Only numbers of parts and short reports go through it: trees go to the run's folder.
 """
@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from reasoner.cluster.hand_out import HandOut
+from reasoner.cluster.placing import place
+from reasoner.cluster.train import train
 from reasoner.cluster.worker import WORKERS, Order, Report, Worker
+from reasoner.engine.servers import Host
 from reasoner.folder import held_by
 from reasoner.interrupt import EXIT_CODES
 from reasoner.parts import marked, of_mark
 from reasoner.registry import UserError
 from reasoner.run_config import RunConfig
-from reasoner.stages.pools import Size, pool_of, size_of
+from reasoner.stages.pools import Size, pool_of, ranks_of, size_of
 from reasoner.trainers.loop import Session
 from reasoner.watchdog import beat
 
@@ -48,28 +51,43 @@ class Member:
 
 
 @contextmanager
-def crew(address: str) -> Iterator[Callable[..., list[Any]]]:
-    """What has stages done by workers of a cluster: `address` is host:port, auto, or local (one that is started here).
+def crew(address: str) -> Iterator[Cluster]:
+    """The machines of a cluster: `address` is host:port, auto, or local (one that is started here).
 
     UserError where Ray is not there, too old, of another version than the cluster's, or does not answer.
     """
     ray = _ray()
     _connect(ray, address)
-
-    def work(
-        config: RunConfig,
-        stage: Any,
-        session: Session,
-        do: Callable[..., Any],
-        numbers: list[int],
-        facts: tuple,
-    ) -> list[Any]:
-        return _Stage(ray, config, stage, session, do, numbers, facts).run()  # fmt: skip
-
     try:
-        yield work
+        yield Cluster(ray, address == LOCAL)
     finally:
         ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a cluster does for a run's stages (stages/pools: Crew); `is_local` where it is this machine."""
+
+    ray: Any
+    is_local: bool
+
+    def parts(
+        self, config: RunConfig, stage: Any, session: Session, do: Callable[..., Any], numbers: list[int], facts: tuple
+    ) -> list[Any]:  # fmt: skip
+        return _Stage(self.ray, config, stage, session, do, numbers, facts).run()
+
+    def hosts(self, config: RunConfig, stage: Any, session: Session, number: int) -> list[Host]:
+        group = place(self.ray, self.is_local, config, stage, session, 0, number)
+        return [*group.hosts(group.close)]
+
+    def ranks(self, config: RunConfig, stage: Any, session: Session) -> None:
+        engine = getattr(stage, "engine", None)
+        servers = engine.spawn if engine is not None else 0
+        group = place(self.ray, self.is_local, config, stage, session, ranks_of(config.ray, stage), servers)
+        try:
+            train(self.ray, group, stage.name, session)
+        finally:
+            group.close()
 
 
 def _ray() -> Any:

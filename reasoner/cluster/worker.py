@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import threading
 import time
 import traceback
@@ -59,6 +60,19 @@ class Report:
     ended: bool = False
     result: Any = None
     problem: BaseException | None = None
+
+
+def enter(folder: str, out: Path, owner: str | None) -> None:
+    """Work where the driver does; a UserError where this machine does not share its folder, or that of the run."""
+    for name in LAUNCHERS:
+        os.environ.pop(name, None)  # whoever started the machine's Ray may have been one of several
+    try:
+        os.chdir(folder)
+    except OSError as problem:
+        raise UserError(
+            f"{socket.gethostname()} cannot enter {folder} ({problem.strerror}); expected a folder that all machines share"
+        ) from problem
+    check_shared(out, owner)
 
 
 class Worker:
@@ -120,16 +134,8 @@ class Worker:
             self._changed.notify_all()
 
     def _stage(self, order: Order) -> Any:
-        for name in LAUNCHERS:
-            os.environ.pop(name, None)  # whoever started the machine's Ray may have been one of several
-        try:
-            os.chdir(order.folder)
-        except OSError as problem:
-            raise UserError(
-                f"a worker cannot enter {order.folder} ({problem.strerror}); expected a folder that all machines share"
-            ) from problem
         config, out = order.config, Path(order.config.out)
-        check_shared(out, order.owner)
+        enter(order.folder, out, order.owner)
         pool.require(config.min_isolation)
         use(config.precision)
         start()

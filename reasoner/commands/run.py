@@ -27,7 +27,7 @@ Ray = Annotated[
     str,
     typer.Option(
         metavar="ADDRESS",
-        help="have rollout, verify, complete and label done by workers of a Ray cluster: HOST:PORT, auto, or local",
+        help="have data stages, servers and ranks of trainers on the machines of a Ray cluster: HOST:PORT, auto, or local",
     ),
 ]
 

@@ -35,7 +35,11 @@ class EngineConfig(Config):
     urls: list[str] = Field(
         default=[], description="addresses of servers that are there, as http://127.0.0.1:8000"
     )
-    spawn: int = Field(default=0, ge=0, description="or: servers to start here, ended with the run")
+    spawn: int = Field(
+        default=0,
+        ge=0,
+        description="or: servers to start, ended with the run; here, or by --ray on a cluster's machines",
+    )
     executable: str = Field(
         default="", description="with spawn: the program, as the path of vllm in an environment of its own"
     )
@@ -109,14 +113,19 @@ def connect(
     ledger: Ledger | None = None,
     lora_rank: int = 0,
     progress: Callable[[str], None] = lambda note: None,
+    hosts: Callable[[int], list[servers.Host]] | None = None,
 ) -> RemoteEngine:
-    """An engine on checked servers, started first where `spawn` says so; UserError for each thing that does not fit."""
+    """An engine on checked servers, started first where `spawn` says so; UserError for each thing that does not fit.
+
+    `hosts(number)` are the machines that they are started on, by default this one.
+    """
     dialect = _with_arguments(DIALECTS[config.kind], config.arguments)
     urls, fleet = config.urls, None
     if config.spawn:
         fleet = servers.start(
             dialect, model_path, config.spawn, folder / "servers", max_context, config.dtype, config.logprobs,
             lora_rank, config.executable or EXECUTABLES[config.kind], progress=progress, restarts=config.restarts,
+            hosts=hosts,
         )  # fmt: skip
         urls = fleet.urls
     engine = RemoteEngine(

@@ -13,6 +13,7 @@ from reasoner.engine.check import check_sampler
 from reasoner.engine.connect import EngineConfig, connect
 from reasoner.engine.local import LocalEngine
 from reasoner.engine.remote import RemoteEngine
+from reasoner.engine.servers import Host
 from reasoner.engine.weights import Sender
 from reasoner.ledger import Ledger
 from reasoner.policy.adapters import causal_lm
@@ -34,11 +35,12 @@ def open_engine(
     progress: Callable[[str], None] = lambda note: None,
     base: str = "",
     lora_rank: int = 0,
+    hosts: Callable[[int], list[Host]] | None = None,
 ) -> LocalEngine | RemoteEngine:
     """An engine for `model`, a causal LM, a PEFT model or an Adapter.
 
-    Servers that are started here read the weights from `folder`; with `lora_rank` they hold the model `base` and get
-    the adapter. Servers that are there are asked first, and get the weights where they have others.
+    Servers that are started, here or on `hosts(number)`, read the weights from `folder`; with `lora_rank` they hold the
+    model `base` and get the adapter. Servers that are there are asked first, and get the weights where they have others.
     """
     if config.kind == "local":
         local = LocalEngine(
@@ -63,8 +65,9 @@ def open_engine(
         save(model, tokenizer, folder / "served")
     vocab_size = LogitHead(causal_lm(model)).vocab_size
     engine = connect(
-        config, tokenizer, eos_ids, vocab_size, max_context, served, folder, ledger, lora_rank, progress
-    )
+        config, tokenizer, eos_ids, vocab_size, max_context, served, folder, ledger, lora_rank, progress,
+        hosts,
+    )  # fmt: skip
     engine.model = causal_lm(model)
 
     def write(to: Path) -> None:

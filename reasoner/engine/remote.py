@@ -198,7 +198,12 @@ class RemoteEngine:
 
     def revive(self, server: Server, ending: float = 0.0) -> bool:
         """Start a server of this engine's own again that has ended, see Fleet; whether it had. Its weights may be old."""
-        return self.fleet is not None and self.fleet.revive(server.url, ending)
+        if self.fleet is None:
+            return False
+        number = next(n for n, known in enumerate(self.servers) if known is server)
+        had_ended = self.fleet.revive(number, ending)
+        server.url = self.fleet.urls[number]
+        return had_ended
 
     def score_on(self, server: Server, token_ids: Sequence[int], model: str = "") -> list[float]:
         """`score` of one text on this very server."""

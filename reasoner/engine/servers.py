@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import httpx
 
 from reasoner.engine.dialect import Dialect
+from reasoner.policy.machine import on_cpu
 from reasoner.registry import UserError
 from reasoner.store import write_json
 
@@ -32,61 +34,133 @@ LOG_LINES = 5  # of a server that died, shown in the error
 PR_SET_PDEATHSIG = 1
 
 
+class Process(Protocol):
+    """A server's process; subprocess.Popen is one."""
+
+    args: Any
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+class Host(Protocol):
+    """A machine that servers run on, each with so many of its GPUs."""
+
+    gpus: int
+
+    def reach(self) -> str:
+        """The address that its servers listen at; another one where the machine before was lost."""
+        ...
+
+    def free_port(self) -> int: ...
+
+    def start(self, arguments: list[str], extra: dict[str, str], log: Path) -> Process:
+        """Start a program with `extra` in its environment; OSError where it cannot be."""
+        ...
+
+    def terminate(self, process: Process) -> None:
+        """Ask the process and what it has started to end."""
+        ...
+
+    def reap(self, process: Process) -> None:
+        """End what is left of it, and forget it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Here:
+    """This machine. Its servers end with this process, SIGKILL included (on Linux); `records` is a folder that tells of them."""
+
+    def __init__(self, gpus: int, records: Path | None = None, address: str = "127.0.0.1"):
+        self.gpus, self.records, self.address = gpus, records, address
+        # servers end with the thread that started them: this one lives as long as they may
+        self.starter = ThreadPoolExecutor(1, "servers")
+
+    def reach(self) -> str:
+        return self.address
+
+    def free_port(self) -> int:
+        return free_port(self.address)
+
+    def start(self, arguments: list[str], extra: dict[str, str], log: Path) -> subprocess.Popen:
+        with log.open("ab") as file:
+            process = self.starter.submit(
+                subprocess.Popen, arguments, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                start_new_session=True, env={**os.environ, **extra}, preexec_fn=die_with_parent,
+            ).result()  # fmt: skip
+        if self.records is not None:
+            record = {"pid": process.pid, "started": started_at(process.pid), "command": arguments}
+            write_json(self.records / f"{process.pid}.json", record)
+        return process
+
+    def terminate(self, process: Process) -> None:
+        _signal_group(process.pid, signal.SIGTERM)
+
+    def reap(self, process: Process) -> None:
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+        if self.records is not None:
+            (self.records / f"{process.pid}.json").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.starter.shutdown(wait=False)
+
+
 @dataclass
 class Fleet:
-    """Servers of one run; `close` ends them, and so does the end of this process, SIGKILL included (on Linux).
+    """Servers of one run, each on a host; `close` ends them, and so does the end of this process, SIGKILL included.
 
-    `command(model, port)` are arguments and environment of one. One that dies is started again at its address, `restarts`
-    times in all, with the `model` of that time.
+    `command(model, address, port, gpus)` are arguments and environment of one. One that dies is started again at its address,
+    `restarts` times in all, with the `model` of that time; at another address where its machine was lost with it.
     """
 
     folder: Path
     dialect: Dialect
-    command: Callable[[str, int], tuple[list[str], dict[str, str]]]
+    command: Callable[[str, str, int, int], tuple[list[str], dict[str, str]]]
     model: str
+    hosts: list[Host]
     patience: float
     restarts: int
-    processes: list[subprocess.Popen] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
     is_closed: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
-    # servers end with the thread that started them: this one lives as long as they may
-    starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "servers"))
 
     def begin(self, number: int) -> None:
         """Start the server of this number; a program that cannot be started is a UserError."""
-        arguments, extra = self.command(self.model, int(self.urls[number].rpartition(":")[2]))
-        with self.log(number).open("ab") as log:
-            try:
-                process = self.starter.submit(
-                    subprocess.Popen, arguments, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                    start_new_session=True, env={**os.environ, **extra}, preexec_fn=die_with_parent,
-                ).result()  # fmt: skip
-            except OSError as problem:
-                raise UserError(
-                    f"cannot start {arguments[0]} ({problem.strerror}); expected the {self.dialect.name} program: set "
-                    "engine.executable to its path, or start a server yourself and set engine.urls: "
-                    + " ".join(arguments)
-                ) from problem
+        host = self.hosts[number]
+        address = host.reach()
+        if number == len(self.urls) or not self.urls[number].startswith(f"http://{address}:"):
+            self.urls[number:] = [f"http://{address}:{host.free_port()}", *self.urls[number + 1 :]]
+        port = int(self.urls[number].rpartition(":")[2])
+        arguments, extra = self.command(self.model, address, port, host.gpus)
+        try:
+            process = host.start(arguments, extra, self.log(number))
+        except OSError as problem:
+            raise UserError(
+                f"cannot start {arguments[0]} ({problem.strerror}); expected the {self.dialect.name} program: set "
+                "engine.executable to its path, or start a server yourself and set engine.urls: "
+                + " ".join(arguments)
+            ) from problem
         self.processes[number:] = [process, *self.processes[number + 1 :]]
-        record = {"pid": process.pid, "started": started_at(process.pid), "command": arguments}
-        write_json(self.folder / f"{process.pid}.json", record)
 
-    def revive(self, url: str, ending: float = 0.0) -> bool:
-        """Start the server at this address again if it has ended, and wait until it answers; whether it had ended.
+    def revive(self, number: int, ending: float = 0.0) -> bool:
+        """Start the server of this number again if it has ended, and wait until it answers; whether it had ended.
 
         `ending` are the seconds in which one that has broken off may come to its end. One too many is a UserError.
         """
-        number = self.urls.index(url)
         with self.lock:
             if self.is_closed:
                 return False
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.processes[number].wait(ending)
-            if self.processes[number].poll() is None:
-                return False
             process = self.processes[number]
-            how = f"{url} ended with {process.returncode}, saying {_last_words(self.log(number))!r}"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(ending)
+            if process.poll() is None:
+                return False
+            how = f"{self.urls[number]} ended with {process.returncode}, saying {_last_words(self.log(number))!r}"
             if self.restarts == 0:
                 raise UserError(
                     f"{how}; expected it to stay: it is started again no more times, see {self.log(number)}; engine.restarts= "
@@ -94,8 +168,7 @@ class Fleet:
                 )
             self.restarts -= 1
             logger.warning("%s; it is started again", how)
-            _signal_group(process.pid, signal.SIGKILL)  # what it may have started itself
-            (self.folder / f"{process.pid}.json").unlink(missing_ok=True)
+            self.hosts[number].reap(process)  # what it may have started itself
             self.begin(number)
         _await(self, [number], lambda note: None)
         return True
@@ -108,17 +181,17 @@ class Fleet:
         """End every server: SIGTERM to its group, SIGKILL to what is left."""
         with self.lock:
             self.is_closed = True
-        for process in self.processes:
-            _signal_group(process.pid, signal.SIGTERM)
+        running = list(zip(self.hosts, self.processes, strict=False))  # the last hosts may have none yet
+        for host, process in running:
+            host.terminate(process)
         until = time.monotonic() + TERM_WAIT
-        for process in self.processes:
+        for host, process in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, until - time.monotonic()))
-            _signal_group(process.pid, signal.SIGKILL)
-            process.wait()
-            (self.folder / f"{process.pid}.json").unlink(missing_ok=True)
+            host.reap(process)
         self.processes.clear()
-        self.starter.shutdown(wait=False)
+        for host in self.hosts:
+            host.close()
         atexit.unregister(self.close)
 
 
@@ -135,25 +208,31 @@ def start(
     patience: float = 600.0,
     progress: Callable[[str], None] = lambda note: None,
     restarts: int = 0,
+    hosts: Callable[[int], list[Host]] | None = None,
 ) -> Fleet:
-    """Start `number` servers of `model` and wait until each answers; one that dies is a UserError with its last words."""
+    """Start `number` servers of `model` and wait until each answers; one that dies is a UserError with its last words.
+
+    `hosts(number)` are the machines that they run on, by default this one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     end_leftovers(folder)
 
-    def command(model: str, port: int) -> tuple[list[str], dict[str, str]]:
-        return dialect.command(model, port, max_context, dtype, logprobs, lora_rank, executable)
+    def command(model: str, address: str, port: int, gpus: int) -> tuple[list[str], dict[str, str]]:
+        return dialect.command(
+            model, port, max_context, dtype, logprobs, lora_rank, executable, address, gpus
+        )
 
-    fleet = Fleet(folder, dialect, command, model, patience, restarts)
+    here: list[Host] = [Here(0 if on_cpu() else 1, folder)] * number
+    fleet = Fleet(folder, dialect, command, model, hosts(number) if hosts else here, patience, restarts)
     atexit.register(fleet.close)
     try:
         for n in range(number):
             fleet.log(n).unlink(missing_ok=True)  # of an earlier run
-            fleet.urls.append(f"http://127.0.0.1:{free_port()}")
             fleet.begin(n)
-    except UserError:
+        _await(fleet, range(number), progress)
+    except BaseException:
         fleet.close()
         raise
-    _await(fleet, range(number), progress)
     return fleet
 
 
@@ -175,7 +254,7 @@ def _await(fleet: Fleet, numbers: Iterable[int], progress: Callable[[str], None]
                 )
                 fleet.close()
                 raise UserError(
-                    f"the server {' '.join(map(str, process.args))} {state} after {seconds:.0f} s, saying "  # type: ignore[arg-type]
+                    f"the server {' '.join(map(str, process.args))} {state} after {seconds:.0f} s, saying "
                     f"{said!r}; expected it to answer: see {fleet.log(n)}"
                 )
             if _is_healthy(fleet.urls[n] + fleet.dialect.health.path):
@@ -234,9 +313,9 @@ def started_at(pid: int) -> int | None:
     return None if state == "Z" else int(rest[18])
 
 
-def free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
+        s.bind((address, 0))
         return s.getsockname()[1]
 
 

@@ -53,12 +53,15 @@ def _ask_score(token_ids: Sequence[int], model: str) -> Call:
 
 
 def _command(
-    model: str, port: int, max_context: int, dtype: str, logprobs: str, lora_rank: int, executable: str
-) -> tuple[list[str], dict[str, str]]:
+    model: str, port: int, max_context: int, dtype: str, logprobs: str, lora_rank: int, executable: str, address: str,
+    gpus: int,
+) -> tuple[list[str], dict[str, str]]:  # fmt: skip
     arguments = [
-        executable, "-m", "sglang.launch_server", "--model-path", model, "--host", "127.0.0.1", "--port", str(port),
+        executable, "-m", "sglang.launch_server", "--model-path", model, "--host", address, "--port", str(port),
         "--served-model-name", "policy", "--dtype", dtype, "--context-length", str(max_context),
     ]  # fmt: skip
+    if gpus > 1:
+        arguments += ["--tensor-parallel-size", str(gpus)]
     if lora_rank:
         arguments += ["--enable-lora", "--max-lora-rank", str(lora_rank)]
     return arguments, {}

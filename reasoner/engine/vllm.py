@@ -7,7 +7,6 @@ from typing import Any
 
 from reasoner.engine.dialect import Ask, Call, Dialect, Reply
 from reasoner.engine.protocol import Request
-from reasoner.policy.machine import on_cpu
 from reasoner.registry import UserError
 
 ID_PREFIX = "token_id:"
@@ -85,15 +84,18 @@ def _room_for(rank: int) -> int:
 
 
 def _command(
-    model: str, port: int, max_context: int, dtype: str, logprobs: str, lora_rank: int, executable: str
-) -> tuple[list[str], dict[str, str]]:
+    model: str, port: int, max_context: int, dtype: str, logprobs: str, lora_rank: int, executable: str, address: str,
+    gpus: int,
+) -> tuple[list[str], dict[str, str]]:  # fmt: skip
     arguments = [
-        executable, "serve", model, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "policy",
+        executable, "serve", model, "--host", address, "--port", str(port), "--served-model-name", "policy",
         "--dtype", dtype, "--max-model-len", str(max_context), "--logprobs-mode", f"{logprobs}_logprobs",
     ]  # fmt: skip
-    if on_cpu():
+    if not gpus:
         # vLLM 0.32 rewinds the generator of a seeded request whose prompt was cut, which CPU generators cannot: it dies
         arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(max_context, 2048))]
+    if gpus > 1:
+        arguments += ["--tensor-parallel-size", str(gpus)]
     if lora_rank:
         arguments += ["--enable-lora", "--max-lora-rank", str(_room_for(lora_rank))]
     environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}

@@ -54,7 +54,7 @@ def _engine(engine: Any) -> str:
         return ""
     num = len(engine.urls) or engine.spawn
     servers = f"{num} {engine.kind} server{'s' if num > 1 else ''}"
-    return f"{servers} at {', '.join(engine.urls)}" if engine.urls else f"{servers} of its own, started here"
+    return f"{servers} at {', '.join(engine.urls)}" if engine.urls else f"{servers} of its own"
 
 
 def _trained(stage: Any) -> str:

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch.distributed.tensor import DTensor
 
 from reasoner.config import Config, Entry
+from reasoner.engine.servers import Host
 from reasoner.ledger import Ledger
 from reasoner.policy.shard import Sharding
 from reasoner.registry import UserError, lookup
@@ -27,7 +28,7 @@ class Session:
     `checkpoints` is the folder from which a killed loop goes on; None keeps none. `parts` is that of the marks from which
     a killed stage of many trees does (reasoner/parts). What must be ended with the stage, as servers, is given to
     `ending`. `crew(do, numbers, facts)` has the stage's parts of those numbers done by workers elsewhere
-    (reasoner/cluster); None: they are done here.
+    (reasoner/cluster); None: they are done here. `hosts(number)` are machines elsewhere for the servers that it starts.
     """
 
     out: Path
@@ -39,6 +40,7 @@ class Session:
     parts: Path | None = None
     ending: ExitStack = field(default_factory=ExitStack)
     crew: Callable[[Callable[..., Any], list[int], tuple[Any, ...]], list[Any]] | None = None
+    hosts: Callable[[int], list[Host]] | None = None
 
 
 class OptimizerConfig(Config):

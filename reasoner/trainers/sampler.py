@@ -47,7 +47,7 @@ def open_sampler(
         engine = open_engine(
             config, sampler, *tokens, max_context, num_slots, folder, probe_ids, session.ledger,
             lambda note: session.progress(0, 0, note), base_of(model_path) if is_adapter(model_path) else model_path,
-            lora_rank if isinstance(sampler, Adapter) else 0,
+            lora_rank if isinstance(sampler, Adapter) else 0, session.hosts,
         )  # fmt: skip
         urls = [s.url for s in engine.servers] if isinstance(engine, RemoteEngine) else []
     else:
@@ -81,6 +81,9 @@ def _install_once(engine: RemoteEngine, refresh: Callable[[], None] | None) -> N
             refresh()
         if send is not None:
             send(version)
-        engine.served = from_everyone(engine.served, drawing=True)[0]
+        urls = [server.url for server in engine.servers]
+        engine.served, urls = from_everyone((engine.served, urls), drawing=True)[0]
+        for server, url in zip(engine.servers, urls, strict=True):
+            server.url = url  # another one where its machine was lost
 
     engine.install = install

@@ -86,7 +86,9 @@ def main() -> None:
         with crew("local") as several:
 
             def by_ray(config, session) -> None:
-                several(config, config.stages[0], session, work, list(range(options.parts)), (options.ms,))
+                several.parts(
+                    config, config.stages[0], session, work, list(range(options.parts)), (options.ms,)
+                )
 
             beside, start = measured(Path(place) / "ray", by_ray)
     line = {

@@ -61,8 +61,8 @@ def test_a_pool_of_no_stage_is_refused_with_the_nearest_name():
     check_pools({"second": Pool(), "verify": Pool()}, [stage("rollout", name="second")])
     with pytest.raises(UserError, match="did you mean rollout"):
         check_pools({"rolout": Pool()}, [])
-    with pytest.raises(UserError, match=r"got ray\.ppo, .*the others run in the first process"):
-        check_pools({"ppo": Pool()}, [stage("ppo")])
+    with pytest.raises(UserError, match=r"got ray\.evaluate, .*the others run in the first process"):
+        check_pools({"evaluate": Pool()}, [stage("evaluate")])
 
 
 def test_every_stage_that_hands_its_parts_out_has_a_size():

@@ -130,8 +130,10 @@ def sglang(server: StandIn, path: str, body: dict) -> tuple[int, dict]:
 TALKS = {"vllm": vllm, "sglang": sglang}
 
 
-def serve(server: StandIn, port: int = 0, kind: str = "vllm") -> ThreadingHTTPServer:
-    """Answer on 127.0.0.1 in a thread of its own; the caller shuts it down."""
+def serve(
+    server: StandIn, port: int = 0, kind: str = "vllm", address: str = "127.0.0.1"
+) -> ThreadingHTTPServer:
+    """Answer at an address of this machine in a thread of its own; the caller shuts it down."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -171,7 +173,7 @@ def serve(server: StandIn, port: int = 0, kind: str = "vllm") -> ThreadingHTTPSe
         request_queue_size = 128  # connections that come together; 5 by default, the others are reset
         daemon_threads = True
 
-    http = Server(("127.0.0.1", port), Handler)
+    http = Server((address, port), Handler)
     threading.Thread(target=http.serve_forever, daemon=True).start()
     return http
 
@@ -189,11 +191,12 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser()
     options.add_argument("serve")
     options.add_argument("model")
+    options.add_argument("--host", default="127.0.0.1")
     options.add_argument("--port", type=int)
     options.add_argument("--max-model-len", type=int, default=128)
     options.add_argument("--logprobs-mode", default="raw_logprobs")
     given, _ = options.parse_known_args()
     standing = StandIn(given.model, given.max_model_len, given.logprobs_mode == "processed_logprobs")
-    running = serve(standing, given.port)
+    running = serve(standing, given.port, address=given.host)
     print("ready", flush=True)
     threading.Event().wait()

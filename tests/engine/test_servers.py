@@ -14,7 +14,7 @@ import httpx
 import pytest
 from small_models import save_small_qwen
 
-from reasoner.engine import servers
+from reasoner.engine import servers, sglang
 from reasoner.engine.dialect import Call
 from reasoner.engine.vllm import DIALECT
 from reasoner.registry import UserError
@@ -47,7 +47,7 @@ def gone_within(pid: int, seconds: float) -> bool:
 
 @pytest.mark.parametrize(("rank", "room"), [(1, 1), (2, 8), (4, 8), (16, 16), (17, 32), (512, 512)])
 def test_a_server_makes_room_for_an_adapter_of_any_rank(rank, room):
-    arguments, _ = DIALECT.command("model", 1, 64, "float32", "raw", rank, "vllm")
+    arguments, _ = DIALECT.command("model", 1, 64, "float32", "raw", rank, "vllm", "127.0.0.1", 0)
     assert arguments[arguments.index("--max-lora-rank") + 1] == str(room)
 
 
@@ -55,7 +55,7 @@ def test_an_adapter_that_no_server_takes():
     with pytest.raises(
         UserError, match=r"^lora\.r is 513, and vLLM serves adapters of rank 512 at most; lower lora\.r$"
     ):
-        DIALECT.command("model", 1, 64, "float32", "raw", 513, "vllm")
+        DIALECT.command("model", 1, 64, "float32", "raw", 513, "vllm", "127.0.0.1", 0)
 
 
 def test_servers_answer_and_end_with_the_fleet(model, tmp_path):
@@ -107,12 +107,12 @@ def test_a_server_that_dies_is_started_again_so_many_times(tmp_path):
     folder = tmp_path / "servers"
     fleet = servers.start(tiny, str(tmp_path / "first"), 1, folder, 128, restarts=1)
     (url,), (first,) = fleet.urls, fleet.processes
-    assert not fleet.revive(url) and fleet.processes == [first]  # it lives
+    assert not fleet.revive(0) and fleet.processes == [first]  # it lives
     fleet.model = str(tmp_path / "second")
     first.kill()
     first.wait()
     said = []
-    asking = threading.Thread(target=lambda: said.append(fleet.revive(url)))
+    asking = threading.Thread(target=lambda: said.append(fleet.revive(0)))
     asking.start()
     asking.join()
     (second,) = fleet.processes
@@ -123,9 +123,55 @@ def test_a_server_that_dies_is_started_again_so_many_times(tmp_path):
     second.kill()
     second.wait()
     with pytest.raises(UserError, match=r"ended with -9, .* no more times.*engine\.restarts= gives it more"):
-        fleet.revive(url)
+        fleet.revive(0)
     fleet.close()
-    assert not fleet.revive(url)
+    assert not fleet.revive(0)
+
+
+@pytest.mark.parametrize("dialect", [DIALECT, sglang.DIALECT], ids=["vllm", "sglang"])
+def test_a_server_is_told_where_to_listen_and_its_gpus(dialect):
+    def words(gpus: int) -> str:
+        return " ".join(dialect.command("model", 8001, 512, "auto", "raw", 0, "program", "10.0.0.3", gpus)[0])
+
+    assert "--host 10.0.0.3 --port 8001" in words(1)
+    assert "--tensor-parallel-size 4" in words(4)
+    assert "--tensor-parallel-size" not in words(1) and "--tensor-parallel-size" not in words(0)
+    assert ("--no-enable-chunked-prefill" in words(0)) == (dialect is DIALECT)
+    assert "--no-enable-chunked-prefill" not in words(1)
+
+
+class Moving(servers.Here):
+    """A host whose machine is lost with its first server: the next one listens elsewhere."""
+
+    def reap(self, process):
+        super().reap(process)
+        self.address = "127.0.0.2"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+def test_servers_stand_on_the_hosts_that_are_given_and_one_that_is_lost_has_another_address(model, tmp_path):
+    told = []
+
+    def where(served, port, max_context, dtype, logprobs, lora_rank, executable, address, gpus):
+        told.append((address, gpus))
+        return [*command(served, port)[0], "--host", address], {}
+
+    hosts = [Moving(0, tmp_path), Moving(2, tmp_path, "127.0.0.3")]
+    fleet = servers.start(
+        replace(DIALECT, command=where), model, 2, tmp_path, 128, restarts=1, hosts=lambda number: hosts[:number]
+    )  # fmt: skip
+    assert told == [("127.0.0.1", 0), ("127.0.0.3", 2)]
+    before = fleet.urls[:]
+    assert before[1].startswith("http://127.0.0.3:")
+    fleet.processes[0].kill()
+    fleet.processes[0].wait()
+    assert fleet.revive(0) and told[2:] == [("127.0.0.2", 0)]
+    assert fleet.urls[0].startswith("http://127.0.0.2:") and fleet.urls[1] == before[1]
+    assert all(httpx.get(f"{url}/health").status_code == 200 for url in fleet.urls)
+    pids = [p.pid for p in fleet.processes]
+    assert all(map(is_alive, pids))
+    fleet.close()
+    assert not any(map(is_alive, pids)) and list(tmp_path.glob("*.json")) == []
 
 
 def test_what_an_earlier_run_left_is_ended_and_a_process_of_the_same_number_is_not(tmp_path):

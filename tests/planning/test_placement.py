@@ -51,7 +51,7 @@ REWARD = {"reward": {"prm_weight": 0.5, "orm_weight": 0.0}}
         ),
         (
             {"kind": "rollout", "prm": "P", "engine": {"kind": "sglang", "spawn": 1}},
-            {"policy": "1 sglang server of its own, started here", "prm": OWN, "verifier": WALLS},
+            {"policy": "1 sglang server of its own", "prm": OWN, "verifier": WALLS},
         ),
         ({"kind": "distill", "teacher": "T"}, {"policy": "in this process", "teacher": OWN}),
         ({"kind": "dpo", "labels": "L", "lora": {}}, {"policy": ADAPTER, "ref": "the policy's base, adapter off"}),
