@@ -219,7 +219,7 @@ def test_weights_arrive_and_a_server_that_was_killed_gets_them_back(there, token
     os.killpg(server.pid, signal.SIGKILL)
     server.wait()
     assert isinstance(arguments, list)
-    environment = {**os.environ, **DIALECT.command(str(MODEL), 1, ROOM, "", "raw", 0, "")[1]}
+    environment = {**os.environ, **DIALECT.command(str(MODEL), 1, ROOM, "", "raw", 0, "", "127.0.0.1", 0)[1]}
     with (tmp_path / "again.log").open("wb") as log:
         again = subprocess.Popen(arguments, stdout=log, stderr=log, env=environment, start_new_session=True)
     done: dict = {}
