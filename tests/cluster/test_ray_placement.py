@@ -323,3 +323,43 @@ def test_each_server_sees_gpus_of_its_own(cluster, config, tmp_path):
         assert ray.available_resources().get("GPU", 0) == 0  # the third is the rank's
     assert len(set(seen)) == 2 and set(seen) < {"0", "1", "2"}
     session.ending.close()
+
+
+def test_a_server_whose_machine_is_lost_stands_on_another(cluster, config, tmp_path):
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        second = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", cluster, "--num-cpus", "2", "--block",
+             "--object-store-memory", str(100 * 2**20), "--temp-dir", folder],
+            env=environment(), stdout=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        wait_for(lambda: ray.cluster_resources()["CPU"] == CPUS + 2, second)
+        raw = {**read_yaml(config), "ray": {"servers": {"cpus": 2, "gpus": 0}}}
+        run = validate(RunConfig, {**raw, "out": str(tmp_path / "run")}, "test")
+        session = Session(tmp_path, Ledger())
+        with claimed(tmp_path / "run"):
+            group = placing.place(ray, False, run, run.stages[1], session, 0, 2)
+            hosts = group.hosts(group.close)
+            processes = []
+            for number, host in enumerate(hosts):
+                host.reach()
+                processes.append(host.start(["sleep", "600"], {}, tmp_path / f"{number}.log"))
+            every = commands()
+            (lost,) = [
+                n for n, p in enumerate(processes) if is_under(second.pid, p.pid, every)
+            ]  # they are spread
+            os.killpg(second.pid, signal.SIGKILL)
+            second.wait()
+            assert gone([processes[lost].pid])
+            assert processes[lost].wait(120) == placing.LOST and processes[1 - lost].poll() is None
+            address = hosts[lost].reach()
+            again = hosts[lost].start(["sleep", "600"], {}, tmp_path / "again.log")
+            assert address == ray.util.get_node_ip_address() and again.poll() is None
+            assert ray.cluster_resources()["CPU"] == CPUS
+        session.ending.close()
+        assert gone([again.pid, processes[1 - lost].pid])
+
+
+def is_under(ancestor: int, pid: int, every: dict[int, tuple[int, str]]) -> bool:
+    while pid in every and pid != ancestor:
+        pid = every[pid][0]
+    return pid == ancestor
