@@ -33,9 +33,9 @@ pytestmark = pytest.mark.slow  # each run starts Ray's workers and servers, whic
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests" / "engine" / "stand_in.py"
-CPUS = 4
+CPUS, GPUS = 4, 3  # the latter are numbers that Ray hands out: there are none here
 ROUNDS = 4
-SMALL = "ray={servers: {cpus: 1}}"
+SMALL = "ray={servers: {cpus: 1, gpus: 0}}"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,7 @@ def cluster():
         free.close()
         head = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--port", str(port), "--num-cpus", str(CPUS),
+             "--num-gpus", str(GPUS),
              "--block", "--include-dashboard", "false", "--object-store-memory", str(100 * 2**20), "--temp-dir", folder],
             env=environment(), stdout=subprocess.DEVNULL,
         )  # fmt: skip
@@ -203,7 +204,10 @@ def test_servers_stand_in_a_group_and_train_as_those_that_are_started_here(clust
 
 def test_ranks_in_the_group_train_as_one_process(cluster, config, here):
     """They are stopped, one is lost, and the same command goes on."""
-    out, pools = config.parent / "ranks", "ray={ppo: {workers: 2, cpus: 1}, servers: {cpus: 1}}"
+    out, pools = (
+        config.parent / "ranks",
+        "ray={ppo: {workers: 2, cpus: 1, gpus: 0}, servers: {cpus: 1, gpus: 0}}",
+    )
     arguments = (config, out, pools, renamed("ranks"), "--ray", cluster)
     run = start(*arguments)
     wait_for(lambda: f"1/{ROUNDS} rounds" in said(out), run, 240)
@@ -246,11 +250,11 @@ def test_a_killed_driver_leaves_no_server_and_no_group(cluster, config):
 
 def test_too_little_is_refused_at_once(cluster, config):
     out = config.parent / "less"
-    run = start(config, out, "ray={servers: {cpus: 3}}", renamed("less"), "--ray", cluster)
+    run = start(config, out, "ray={servers: {cpus: 3, gpus: 0}}", renamed("less"), "--ray", cluster)
     assert run.wait(120) == 2
     assert (
         "less asks for 2 servers of 3 CPUs and 0 GPUs, and the machines of the cluster do not have that at once "
-        "(4 CPUs and 0 GPUs); expected room for all: lower engine.spawn of less, or set ray.servers.cpus" in said(out)
+        "(4 CPUs and 3 GPUs); expected room for all: lower engine.spawn of less, or set ray.servers.cpus" in said(out)
     )  # fmt: skip
     assert groups(out) == {}
 
@@ -260,6 +264,7 @@ def test_room_that_others_have_is_waited_for_and_then_refused(cluster, config, t
     monkeypatch.setattr(placing, "LOOK_S", 0.5)
     raw = read_yaml(config)
     raw["stages"][1]["name"] = tmp_path.name
+    raw["ray"] = {"servers": {"cpus": 2, "gpus": 0}}
     run = validate(RunConfig, {**raw, "out": str(tmp_path / "run")}, "test")
     others = ray.util.placement_group([{"CPU": CPUS - 1}])
     assert others.wait(30)
@@ -297,3 +302,64 @@ def test_a_machine_that_does_not_see_the_folder_is_named(cluster, config, tmp_pa
     ):
         host.reach()
     session.ending.close()
+
+
+def test_each_server_sees_gpus_of_its_own(cluster, config, tmp_path):
+    raw = {**read_yaml(config), "ray": {"ppo": {"workers": 1, "cpus": 1}, "servers": {"cpus": 1, "gpus": 1}}}
+    run = validate(RunConfig, {**raw, "out": str(tmp_path / "run")}, "test")
+    session = Session(tmp_path, Ledger())
+    with claimed(tmp_path / "run"):
+        group = placing.place(ray, False, run, run.stages[1], session, 1, 2)
+        assert group.bundles.strategy == "PACK"
+        hosts, seen = group.hosts(group.close), []
+        for number, host in enumerate(hosts):
+            log = tmp_path / f"{number}.log"
+            host.reach()
+            process = host.start(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"], {}, log)
+            assert process.wait(30) == 0 and host.gpus == 1
+            seen.append(log.read_text().strip())
+        (rank,) = group.ranks()
+        assert ray.get(rank.meet.remote())[0] == ray.util.get_node_ip_address()
+        assert ray.available_resources().get("GPU", 0) == 0  # the third is the rank's
+    assert len(set(seen)) == 2 and set(seen) < {"0", "1", "2"}
+    session.ending.close()
+
+
+def test_a_server_whose_machine_is_lost_stands_on_another(cluster, config, tmp_path):
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        second = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", cluster, "--num-cpus", "2", "--block",
+             "--object-store-memory", str(100 * 2**20), "--temp-dir", folder],
+            env=environment(), stdout=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        wait_for(lambda: ray.cluster_resources()["CPU"] == CPUS + 2, second)
+        raw = {**read_yaml(config), "ray": {"servers": {"cpus": 2, "gpus": 0}}}
+        run = validate(RunConfig, {**raw, "out": str(tmp_path / "run")}, "test")
+        session = Session(tmp_path, Ledger())
+        with claimed(tmp_path / "run"):
+            group = placing.place(ray, False, run, run.stages[1], session, 0, 2)
+            hosts = group.hosts(group.close)
+            processes = []
+            for number, host in enumerate(hosts):
+                host.reach()
+                processes.append(host.start(["sleep", "600"], {}, tmp_path / f"{number}.log"))
+            every = commands()
+            (lost,) = [
+                n for n, p in enumerate(processes) if is_under(second.pid, p.pid, every)
+            ]  # they are spread
+            os.killpg(second.pid, signal.SIGKILL)
+            second.wait()
+            assert gone([processes[lost].pid])
+            assert processes[lost].wait(120) == placing.LOST and processes[1 - lost].poll() is None
+            address = hosts[lost].reach()
+            again = hosts[lost].start(["sleep", "600"], {}, tmp_path / "again.log")
+            assert address == ray.util.get_node_ip_address() and again.poll() is None
+            assert ray.cluster_resources()["CPU"] == CPUS
+        session.ending.close()
+        assert gone([again.pid, processes[1 - lost].pid])
+
+
+def is_under(ancestor: int, pid: int, every: dict[int, tuple[int, str]]) -> bool:
+    while pid in every and pid != ancestor:
+        pid = every[pid][0]
+    return pid == ancestor

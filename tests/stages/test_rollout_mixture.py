@@ -78,15 +78,16 @@ def ids(folder: Path, name: str = "rollout") -> list[str]:
 
 
 def test_sets_come_in_the_shares_of_their_weights_and_what_came_is_told(tmp_path):
-    run(config(tmp_path, stage(mixture={"weights": {"a": 1, "b": 3}})))
+    run(config(tmp_path, stage(mixture={"weights": {"a": 3, "b": 5}})))
     out = tmp_path / "run"
     drawn = ids(out)
-    assert Counter(id[0] for id in drawn) == {"a": 2, "b": 6} and len(set(drawn)) == 8
+    assert Counter(id[0] for id in drawn) == {"a": 3, "b": 5} and len(set(drawn)) == 8
     assert "b3" not in drawn  # its prompt is one of a's
     told = logged(out)
     assert "mixture/ran_dry" not in told
+    assert [id[0] for id in drawn[:4]] != [id[0] for id in drawn[4:]]  # the parts differ
     trees = list(read_trees(out / "trees/rollout"))
-    for row, name, share, num in zip(told["mixture"], "ab", (0.25, 0.75), (2, 6), strict=True):
+    for row, name, share, num in zip(told["mixture"], "ab", (0.375, 0.625), (3, 5), strict=True):
         own = [t for t in trees if t.problem.id[0] == name]
         assert (row["set"], row["share"], row["drawn"], row["distinct"]) == (name, share, num, num)
         assert row["most_times"] == 1 and row["tokens"] == sum(t.num_sampled for t in own) > 0
