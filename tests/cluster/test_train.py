@@ -95,6 +95,16 @@ def wait(answers, num_returns, timeout):
 RAY.wait = wait
 
 
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch):
+    """Ranks enter the run's folder and say which they are: here, in the process of all other tests."""
+    monkeypatch.chdir(os.getcwd())
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Two ranks of a ppo stage that does what `run.do` is set to, and the driver's session."""

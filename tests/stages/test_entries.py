@@ -29,7 +29,7 @@ FREE_TEXT = {
     "SolveConfig": {"model", "question", "prm", "orm", "prompt"},
     "PromptConfig": {"template", "chat_template", "system", "stop", "delimiter"},
     "SourceConfig": {"split", "families", "domain"},
-    "EngineConfig": {"urls", "executable", "served", "dtype"},
+    "EngineConfig": {"urls", "executable", "arguments", "served", "dtype"},
     "LoRA": {"target_modules"},
     "Budget": {"end_think", "end_text", "wait_text"},
     "SelfCritique": {"ask_text", "yes_text", "no_text", "revise_text"},
