@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 LAUNCH_FILES = sorted((ROOT / "launch/accelerate").glob("*.yaml"))
 
-# 1e-5 but for rounding: on a machine with AVX-512 sft of the untied model ends 1.007e-5 apart, by rounding that Adam makes steps of
+# 1e-5 but for rounding, of which Adam makes steps: with AVX-512 sft of the untied model ends 1.007e-5 apart
 ROUNDED = 1.5e-5
 
 PROBLEMS = """
