@@ -2,6 +2,7 @@
 studies of learning are runs that can be made."""
 
 import importlib
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 from reasoner.config import validate
 from reasoner.pipeline import RunConfig
+from tests.benchmarks.problem_kinds import KINDS, countdown, long_sum
 from tests.benchmarks.trials import MIDDLE, Choice
+from verifiers import verify
 
 runner = importlib.import_module("tests.benchmarks.__main__")
 
@@ -45,43 +48,61 @@ def learning():
     return importlib.import_module("tests.benchmarks.learning")  # where it is read: it imports TRL
 
 
-def test_every_method_is_a_run_that_can_be_made_with_its_choice(learning):
+@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+def test_every_method_is_a_run_that_can_be_made_with_its_choice(learning, kind, tmp_path):
+    problems = learning.problems_of(kind, tmp_path)
     for method in (m for m in learning.METHODS if m.removesuffix(learning.HALVED) != learning.PEER):
         choice = Choice(2.0, 3, 4) if method in learning.CLIMBERS else Choice(2.0, 1, 2)
-        stages = learning.stages_of(method, choice, Path("start"), [100.0] * len(learning.TREES), 1000)
-        config = validate(
-            RunConfig, learning.config_of(Path("out"), 1, stages, learning.DEVELOPMENT), "learning"
-        )
+        stages = learning.stages_of(method, choice, Path("start"), [100.0] * len(learning.TREES), 1000, kind)
+        config = validate(RunConfig, learning.config_of(Path("out"), 1, stages, problems), "learning")
         *_, trained, measured = config.stages
         assert measured.kind == "evaluate" and trained.optimizer.lr == 2 * learning.METHODS[method][1], method
         if trained.kind == "ppo":
             has_prm = any(stage.kind == "prm" for stage in config.stages)
             assert trained.generated_tokens == (800 if has_prm else 1000), method
-            assert (trained.epochs, trained.minibatches) == (3, 4), method
+            assert (trained.epochs, trained.minibatches, trained.max_tokens) == (3, 4, kind.longest), method
 
 
 def test_every_lever_is_a_run_that_can_be_made(learning):
     levers = importlib.import_module("tests.benchmarks.levers")
     for lever in levers.LEVERS:
         stages = levers.stages_of(lever, Path("start"), [100.0] * len(learning.TREES), 1000)
-        made = learning.config_of(Path("out"), 1, stages, learning.DEVELOPMENT)
+        made = learning.config_of(Path("out"), 1, stages, learning.problems_of(KINDS["sums"], Path("out")))
         trained = next(s for s in validate(RunConfig, made, lever).stages if s.kind == "ppo")
         wanted = levers.LEVERS[lever].get("epochs", 1)
         assert (trained.generated_tokens, trained.epochs) == (1000, wanted), lever
 
 
-def test_development_problems_are_others_than_those_reported_on_and_trained_on(learning):
-    development, test, train = (
-        {(rows["start"], rows["start"] + rows["size"]) for rows in of}
-        for of in (learning.DEVELOPMENT["test"], learning.PROBLEMS["test"], learning.PROBLEMS["train"])
-    )
-    ranges = sorted([*development, *test, *train])
+@pytest.mark.parametrize("made", [long_sum, countdown])
+def test_what_is_shown_of_a_kind_is_right_and_takes_as_long_as_it_may(made):
+    kind = KINDS["long_sums" if made is long_sum else "countdown"]
+    for problem, solution in map(made, range(200)):
+        assert verify(problem.verifier, solution, problem.reference).status == "correct", solution
+        assert len(solution) < 1.4 * kind.longest  # a token holds a character and more
+
+
+def test_development_problems_are_others_than_those_reported_on_and_trained_on(learning, tmp_path):
+    of = [KINDS["sums"].problems(tmp_path)[name] for name in ("development", "test", "train")]
+    ranges = sorted((rows["start"], rows["start"] + rows["size"]) for sources in of for rows in sources)
     assert len(ranges) == 6 and all(a[1] <= b[0] for a, b in pairwise(ranges))
+    for name in ("long_sums", "countdown"):
+        written = KINDS[name].problems(tmp_path / name)
+        prompts = {
+            part: {json.loads(line)["prompt"] for line in Path(sources[0]["path"]).read_text().splitlines()}
+            for part, sources in written.items()
+        }
+        assert len(set.union(*prompts.values())) == sum(map(len, prompts.values()))
+        assert all(len(prompts[p]) == sources[0]["size"] for p, sources in written.items())
+        # a trial never sees the problems that are reported, nor the other way round
+        assert (
+            learning.problems_of(KINDS[name], tmp_path, is_tried=True)["test"]
+            != learning.problems_of(KINDS[name], tmp_path)["test"]
+        )
 
 
 def test_the_table_of_learning_shows_test_runs_alone_and_the_difference_from_the_peer(learning, tmp_path):
     def row(method, seed, accuracy, **more):
-        of = dict.fromkeys(learning.COLUMNS, accuracy)
+        of = dict.fromkeys(("sampled_all", "sampled_short", "sampled_longer", "greedy_all"), accuracy)
         costs = {"generated": 1000, "trained": 2000, "cpu_seconds": 3}
         return {"method": method, **MIDDLE._asdict(), "seed": seed, **of, **costs, **more}
 
@@ -93,7 +114,7 @@ def test_the_table_of_learning_shows_test_runs_alone_and_the_difference_from_the
     ]
     rows += [row("grpo_half", 11, 0.51), row("grpo_half", 12, 0.53), row("grpo_half", 13, 0.0, failed="no")]
     # variances 2 of two each: standard error sqrt(2), two degrees of freedom, 4.30 · 1.414 = 6.08
-    assert learning.table(rows, tmp_path).splitlines()[2:] == [
+    assert learning.table(rows, tmp_path, KINDS["sums"]).splitlines()[2:] == [
         "| grpo_trl | 1 | 0.0004, 1, 2 | 2 (0) | 51.0 (38.3 to 63.7) |  | 51.0 | 51.0 | 51.0 | 1,000 | 2,000 | 3 |",
         "| grpo_half | 1 | 0.0004, 1, 2 | 2 (1) | 52.0 (39.3 to 64.7) | +1.0 (-5.1 to +7.1) | 52.0 | 52.0 | 52.0 | 1,000 "
         "| 2,000 | 3 |",

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import tempfile
 import time
@@ -44,12 +43,12 @@ from reasoner.signals.step_labels import NO_ERROR, StepLabelConfig, step_labels
 from reasoner.trainers.loop import OptimizerConfig, Session
 from reasoner.trainers.reward_model import RewardModelStage, train_reward_model
 from reasoner.tree import ROOT, Counts, Problem, Tree
+from tests.benchmarks.problem_kinds import STEPS, long_sum
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import markov
 
-STEPS, N = 16, 8
-LETTERS = "abcdefghijklmnopqrstuvwxyz"[:STEPS]
+N = 8
 TEMPLATE = "{prompt}=\n"
 MAX_TOKENS = 12 * STEPS
 TEMPERATURES, WANTED = tuple(1 + 0.1 * i for i in range(11)), 0.75
@@ -85,26 +84,12 @@ SOURCES: dict[str, Source] = {
 EXACT = "exact"
 
 
-# ------------------------------------------------------------------ the task and its truth
-
-
-def task(number: int) -> tuple[Problem, str]:
-    """The sum of a two-digit number and 15 digits modulo 100 with its working: one addition a line, then the result."""
-    rng = random.Random(f"sum {number}")
-    total, terms = rng.randrange(100), [rng.randrange(10) for _ in LETTERS[1:]]
-    prompt = "".join(f"{letter}{value}" for letter, value in zip(LETTERS, [total, *terms], strict=True))
-    lines = []
-    for letter, term in zip(LETTERS[1:], terms, strict=True):
-        lines.append(f"{letter}{total}+{term}={(total + term) % 100}")
-        total = (total + term) % 100
-    return Problem(f"sum/{number}", prompt, "math", {"answer": str(total)}), "\n".join(
-        [*lines, f"#### {total}"]
-    )
+# ------------------------------------------------------------------ the truth
 
 
 def truth(problem: Problem, steps: Sequence[str]) -> int:
     """The first wrong step: until then each line is the one that the working has; a missing rest is the last step's fault."""
-    _, working = task(int(problem.id.rpartition("/")[2]))
+    _, working = long_sum(int(problem.id.rpartition("/")[2]))
     due = working.split("\n")
     wrong = next((i for i, s in enumerate(steps) if i >= len(due) or s.strip() != due[i]), NO_ERROR)
     return len(steps) - 1 if wrong == NO_ERROR and len(steps) < len(due) else wrong
@@ -151,7 +136,7 @@ class World:
         return int(ledger.total("decoded"))
 
     def solutions(self, start: int, count: int) -> list[Tree]:
-        problems = [task(start + i)[0] for i in range(count)]
+        problems = [long_sum(start + i)[0] for i in range(count)]
         trees = [Tree.of_prompt(p, self.prompting.prompt_ids(p.prompt)) for p in problems]
         self.grown(trees, fan(1), seed=start)
         return trees
@@ -162,7 +147,7 @@ def learned(folder: Path, steps: int, size: int) -> World:
     demonstrations = folder / "demonstrations.jsonl"
     if not demonstrations.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [(p.prompt, p.reference["answer"], working) for p, working in map(task, range(size))]
+        rows = [(p.prompt, p.reference["answer"], working) for p, working in map(long_sum, range(size))]
         demonstrations.write_text(
             "".join(json.dumps({"prompt": p, "answer": a, "solution": s}) + "\n" for p, a, s in rows)
         )

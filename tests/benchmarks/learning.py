@@ -1,13 +1,14 @@
 """Learning at equal generated tokens, on the embedded model: methods × learning rates and passes × seeds.
 
-`python -m tests.benchmarks.learning [--out FOLDER] [--only METHOD ...] [--trials N] [--seeds N] [--budget TOKENS] [--runs N]`
+`python -m tests.benchmarks.learning [--problems KIND] [--out FOLDER] [--only METHOD ...] [--trials N] [--seeds N]
+[--budget TOKENS] [--runs N]`
 
 Every side starts from the same supervised model, and may generate the same number of tokens (those of labels and of the
 PRM's training data are charged). METHOD_half may generate half of them. First each method has the same number of trials
 on development problems: rates, and for on-policy methods, TRL's among them, passes over a round and minibatches, from
 one grid (tests/benchmarks/trials.py). Then it goes on the test problems, once per seed, with what was best there; it is
 not tried any more from then on. A run that takes more than ten minutes of CPU time is stopped and stored as such; time
-spent waiting does not count. Runs are stored in FOLDER/runs.jsonl as they end, and the same command goes on with those
+spent waiting does not count. Runs are stored in FOLDER/KIND/runs.jsonl as they end, and the same command goes on with those
 that are missing; --runs bounds how many it makes now, 0 only shows what is stored. The table shows each method's seeds
 with 95 % intervals, and its difference from TRL's GRPO with the whole budget.
 """
@@ -27,37 +28,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from reasoner.config import validate
 from reasoner.pipeline import RunConfig
 from reasoner.pipeline import run as run_stages
 from reasoner.report.charts import Estimate, Panel, interval_chart
 from tests.benchmarks import trl_grpo
 from tests.benchmarks.measure import save_chart
+from tests.benchmarks.problem_kinds import KINDS, Kind
 from tests.benchmarks.trials import Cell, Choice, choice_of, chosen, difference, half_width, is_trial, missing
 
 LIMIT_S, START_LIMIT_S = 600, 900
 PEER = "grpo_trl"
 MEASURE = "sampled_all"  # accuracy at temperature 1, four draws a problem: what on-policy training raises
-COLUMNS = (MEASURE, "sampled_short", "sampled_longer", "greedy_all")
-ROUND_TOKENS = 4000  # of a round at the start; chains grow as the policy learns to work problems out
-LONGEST = 80
-
-# the demo's problems, fewer of them to test on, and its imitated start
-DEMO = yaml.safe_load((Path(__file__).parents[2] / "configs" / "demo.yaml").read_text(encoding="utf-8"))
-PROBLEMS = DEMO["problems"]
-for held_out in PROBLEMS["test"]:
-    held_out["size"] = 500
-# what everything is chosen on: ranges that no table tests on
-DEVELOPMENT = {
-    **PROBLEMS,
-    "test": [
-        {**rows, "start": start, "size": 250}
-        for rows, start in zip(PROBLEMS["test"], (50_000_000, 60_000_000), strict=True)
-    ],
-}
-IMITATE = next(s for s in DEMO["stages"] if s["kind"] == "sft")
 FAN = {"num_roots": 8, "num_points": 0}
 PAIR = {"num_roots": 2, "num_points": 0}
 TREE = {"num_roots": 4, "where": "coin", "num_points": 2, "num_children": 1}
@@ -70,14 +52,14 @@ PRM_SHARE = 0.2  # of the budget, where reward models are trained
 
 def on_policy(tree: dict, **options: Any) -> dict:
     return {
-        "kind": "ppo", "name": "trained", "model": "START", "rounds": 10**6, "max_tokens": LONGEST, "tree": tree,
-        "num_slots": 256, "minibatches": 2, **options,
+        "kind": "ppo", "name": "trained", "model": "START", "rounds": 10**6, "tree": tree, "num_slots": 256,
+        "minibatches": 2, **options,
     }  # fmt: skip
 
 
 def offline(last: dict) -> list[dict]:
     return [
-        {"kind": "rollout", "model": "START", "max_tokens": LONGEST, "tree": LABELS},
+        {"kind": "rollout", "model": "START", "tree": LABELS},
         {"kind": "verify", "model": "START"},
         {"kind": "label", "model": "START", "step_pairs": {"min_edits": 1, "confidence": 0.9}},
         {
@@ -163,28 +145,29 @@ def _child(work: Callable[[], dict], log: Path, limit: int, send: Any) -> None:
         send.send(row | {"cpu_seconds": round(resource.getrusage(resource.RUSAGE_SELF).ru_utime, 1)})
 
 
-def evaluated(policy: str) -> dict:
+def evaluated(policy: str, kind: Kind) -> dict:
     return {
         "kind": "evaluate",
         "policies": [policy],
         "sampled": [policy],
         "num_samples": 4,
-        "max_tokens": LONGEST,
+        "max_tokens": kind.longest,
     }
 
 
-def start(out: Path) -> tuple[Path, list[float]]:
+def start(out: Path, kind: Kind) -> tuple[Path, list[float]]:
     """The supervised model, made once, and the tokens that each of TREES takes with it per problem."""
     folder = out / "start"
     if not (folder / "metrics.json").is_file():
         stages = [
-            {"kind": "init"},
-            IMITATE,
-            *({"kind": "rollout", "name": f"tree_{i}", "model": "sft", "num_problems": MEASURED, "max_tokens": LONGEST,
-               "tree": tree} for i, tree in enumerate(TREES)),
-            evaluated("sft"),
+            {"kind": "init", **kind.model},
+            kind.imitate,
+            *({"kind": "rollout", "name": f"tree_{i}", "model": "sft", "num_problems": MEASURED,
+               "max_tokens": kind.longest, "tree": tree} for i, tree in enumerate(TREES)),
+            evaluated("sft", kind),
         ]  # fmt: skip
-        made = apart(lambda: _run(config_of(folder, 0, stages)), out / "start.log", START_LIMIT_S)
+        config = config_of(folder, 0, stages, problems_of(kind, out))
+        made = apart(lambda: _run(config), out / "start.log", START_LIMIT_S)
         if "failed" in made:
             raise SystemExit(f"no start: {made['failed']}; see {out / 'start.log'}")
     counts = json.loads((folder / "ledger.json").read_text())["counts"]
@@ -197,41 +180,52 @@ def _run(config: dict) -> dict:
     return {}
 
 
-def config_of(out: Path, seed: int, stages: list[dict], problems: dict = PROBLEMS) -> dict:
+def problems_of(kind: Kind, out: Path, is_tried: bool = False) -> dict[str, list[dict]]:
+    """The sources of a run, which tests on the development problems where it is a trial."""
+    found = kind.problems(out / "problems")
+    development = found.pop("development")
+    return {**found, "test": development} if is_tried else found
+
+
+def config_of(out: Path, seed: int, stages: list[dict], problems: dict) -> dict:
     return {
         "title": "learning", "out": str(out), "seed": seed, "prompt": {"template": "{prompt}=\n"},
         "problems": problems, "stages": stages,
     }  # fmt: skip
 
 
-def stages_of(method: str, choice: Choice, model: Path, tokens: list[float], budget: int) -> list[dict]:
+def stages_of(
+    method: str, choice: Choice, model: Path, tokens: list[float], budget: int, kind: Kind
+) -> list[dict]:
     """The method's stages with a choice of the grid, and as many problems and rounds as the budget pays for."""
     stages = json.loads(json.dumps(METHODS[method][0]).replace('"START"', json.dumps(str(model))))
     has_prm = any(s["kind"] == "prm" for s in stages)
     for stage in stages:
+        if stage["kind"] in ("rollout", "ppo"):
+            stage["max_tokens"] = kind.longest
         if stage["kind"] == "rollout":
             share = PRM_SHARE if has_prm else 1.0
             stage["num_problems"] = max(8, int(share * budget / tokens[TREES.index(stage["tree"])]))
         if stage["kind"] == "ppo":
-            stage["problems_per_round"] = problems_a_round(stage["tree"], tokens)
+            stage["problems_per_round"] = problems_a_round(stage["tree"], tokens, kind)
             stage["generated_tokens"] = int((1 - has_prm * PRM_SHARE) * budget)
             stage |= {"epochs": choice.epochs, "minibatches": choice.minibatches}
         if stage.get("name") == "trained":
             stage["optimizer"] = {"lr": rate_of(method, choice)}
-    return [*stages, evaluated("trained")]
+    return [*stages, evaluated("trained", kind)]
 
 
-def problems_a_round(tree: dict, tokens: list[float]) -> int:
-    return 2 * round(ROUND_TOKENS / tokens[TREES.index(tree)] / 2)
+def problems_a_round(tree: dict, tokens: list[float], kind: Kind) -> int:
+    return 2 * round(kind.round_tokens / tokens[TREES.index(tree)] / 2)
 
 
 def rate_of(method: str, choice: Choice) -> float:
     return METHODS[method][1] * choice.factor
 
 
-def run(cell: Cell, budget: int, out: Path) -> dict:
+def run(cell: Cell, budget: int, out: Path, kind: Kind) -> dict:
     """One cell: accuracy, and the tokens that were generated and trained on."""
-    model, tokens = start(out)
+    model, tokens = start(out, kind)
     method, choice, seed = cell
     folder = out / "runs" / f"{method}-{'-'.join(f'{x:g}' for x in choice)}-{seed}-{budget}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -239,16 +233,16 @@ def run(cell: Cell, budget: int, out: Path) -> dict:
 
     def work() -> dict:
         generated = trained = 0
-        stages = stages_of(method, choice, model, tokens, paid)
+        stages = stages_of(method, choice, model, tokens, paid, kind)
+        problems = problems_of(kind, out, is_trial(seed))
         if method.removesuffix(HALVED) == PEER:
             generated = trl_grpo.train(
-                model, folder / "peer", PROBLEMS["train"], rate_of(method, choice), seed, paid,
-                problems_a_round(FAN, tokens), LONGEST, choice.epochs, choice.minibatches,
+                model, folder / "peer", problems["train"], rate_of(method, choice), seed, paid,
+                problems_a_round(FAN, tokens, kind), kind.longest, choice.epochs, choice.minibatches,
             )  # fmt: skip
             trained = choice.epochs * generated
-            stages = [evaluated(str(folder / "peer"))]
+            stages = [evaluated(str(folder / "peer"), kind)]
         made = folder / "run"  # a folder of its own: a run takes no other files beside its own
-        problems = DEVELOPMENT if is_trial(seed) else PROBLEMS
         run_stages(validate(RunConfig, config_of(made, seed, stages, problems), "learning"))
         for stage, models in json.loads((made / "ledger.json").read_text())["counts"].items():
             if stage != "evaluate":
@@ -281,20 +275,21 @@ def estimate(method: str, of: list[dict]) -> Estimate:
     return Estimate(method, mean, mean - half, mean + half)
 
 
-def table(rows: list[dict], out: Path) -> str:
-    lines = [
-        "| method | trials | rate, passes, minibatches | seeds (failed) | accuracy % | against TRL's GRPO | short | longer "
-        "| greedy | generated | trained on | CPU s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+def table(rows: list[dict], out: Path, kind: Kind) -> str:
+    columns = (MEASURE, *(f"sampled_{domain}" for domain in kind.domains), "greedy_all")
+    heads = [
+        "method", "trials", "rate, passes, minibatches", "seeds (failed)", "accuracy %", "against TRL's GRPO",
+        *kind.domains, "greedy", "generated", "trained on", "CPU s",
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     if (out / "start" / "metrics.json").is_file():
         at_first = accuracies(out / "start")
-        shown = [f"{100 * at_first[c]:.1f}" for c in COLUMNS]
+        shown = [f"{100 * at_first[c]:.1f}" for c in columns]
         lines.append(f"| the start | | | | {shown[0]} | | {' | '.join(shown[1:])} | 0 | 0 | |")
     found = reported(rows)
     for method, of in found.items():
         choice, ended = choice_of(of[0]), [r for r in of if "failed" not in r]
-        mean, others = estimate(method, of), [f"{statistics.mean(values(of, c)):.1f}" for c in COLUMNS[1:]]
+        mean, others = estimate(method, of), [f"{statistics.mean(values(of, c)):.1f}" for c in columns[1:]]
         costs = [
             f"{statistics.mean(r[c] for r in ended):,.0f}" for c in ("generated", "trained", "cpu_seconds")
         ]
@@ -333,35 +328,40 @@ def trials_table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--problems", choices=list(KINDS), default="sums", metavar="KIND", help=", ".join(KINDS)
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--only", nargs="*", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--trials", type=int, default=10, help="most trials of each method before its seeds")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=120_000, help="generated tokens of one run")
+    parser.add_argument("--budget", type=int, help="generated tokens of one run, if not the kind's own")
     parser.add_argument("--runs", type=int, default=10**9, help="most runs to make now")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    stored = arguments.out / "runs.jsonl"
+    kind, out = KINDS[arguments.problems], arguments.out / arguments.problems
+    budget = arguments.budget or kind.budget
+    out.mkdir(parents=True, exist_ok=True)
+    stored = out / "runs.jsonl"
     rows = [json.loads(x) for x in stored.read_text().splitlines()] if stored.is_file() else []
-    rows = [r for r in rows if r["budget"] == arguments.budget]
+    rows = [r for r in rows if r["budget"] == budget]
     cells = missing(rows, arguments.only, arguments.trials, arguments.seeds, MEASURE, CLIMBERS)
     for _, cell in zip(range(arguments.runs), cells, strict=False):
-        rows.append(run(cell, arguments.budget, arguments.out))
+        rows.append(run(cell, budget, out, kind))
         with open(stored, "a", encoding="utf-8") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    print(trials_table(rows) + "\n\n" + table(rows, arguments.out))
+    print(trials_table(rows) + "\n\n" + table(rows, out, kind))
     found = reported(rows)
     if found:
         chart = interval_chart(
             [Panel("accuracy at equal generated tokens", [estimate(m, of) for m, of in found.items()])]
         )
-        save_chart(arguments.out / "learning.svg", chart)
+        save_chart(out / "learning.svg", chart)
     for method, of in found.items() if PEER in found else ():
         ours, peer = (statistics.mean(values(x)) for x in (of, found[PEER]))
         line = {
-            "name": f"learning: {method}", "ours": round(ours, 2), "peer": round(peer, 2),
-            "peer_name": "trl.GRPOTrainer", "unit": f"accuracy % at {arguments.budget} generated tokens",
+            "name": f"learning, {arguments.problems}: {method}", "ours": round(ours, 2), "peer": round(peer, 2),
+            "peer_name": "trl.GRPOTrainer", "unit": f"accuracy % at {budget} generated tokens",
             "ratio": round(ours / max(1e-9, peer), 3), "target": None, "pairs": len(values(of)),
         }  # fmt: skip
         print(json.dumps(line))

@@ -26,9 +26,11 @@ from reasoner.pipeline import run as run_stages
 from reasoner.trainers.curriculum import Curriculum, History, expected
 from reasoner.tree import Problem
 from tests.benchmarks import learning
-from tests.benchmarks.learning import DEVELOPMENT, FAN, MEASURE
+from tests.benchmarks.learning import FAN, MEASURE
+from tests.benchmarks.problem_kinds import KINDS
 from tests.benchmarks.trials import half_width
 
+SUMS = KINDS["sums"]
 RATE = 4e-4
 COLUMNS = (MEASURE, "sampled_short", "sampled_longer", "greedy_all")
 ALWAYS_WRONG = {"predictor": "tests.benchmarks.levers:worst"}
@@ -66,21 +68,23 @@ def worst(
 def stages_of(lever: str, model: Path, tokens: list[float], budget: int) -> list[dict]:
     options = {**learning.GRPO, "optimizer": {"lr": RATE}, **LEVERS[lever]}
     trained = learning.on_policy(
-        FAN, **options, problems_per_round=learning.problems_a_round(FAN, tokens), generated_tokens=budget
-    )
+        FAN, **options, max_tokens=SUMS.longest, generated_tokens=budget,
+        problems_per_round=learning.problems_a_round(FAN, tokens, SUMS),
+    )  # fmt: skip
     return json.loads(json.dumps([trained]).replace('"START"', json.dumps(str(model))))
 
 
 def run(lever: str, seed: int, budget: int, out: Path) -> dict:
     """One cell: accuracy on the development problems, and the tokens that were generated and trained on."""
-    model, tokens = learning.start(out)
+    model, tokens = learning.start(out, SUMS)
     folder = out / "levers" / f"{lever}-{seed}-{budget}"
     folder.mkdir(parents=True, exist_ok=True)
 
     def cell() -> dict:
-        stages = [*stages_of(lever, model, tokens, budget), learning.evaluated("trained")]
+        stages = [*stages_of(lever, model, tokens, budget), learning.evaluated("trained", SUMS)]
         made = folder / "run"
-        run_stages(validate(RunConfig, learning.config_of(made, seed, stages, DEVELOPMENT), "levers"))
+        problems = learning.problems_of(SUMS, out, is_tried=True)
+        run_stages(validate(RunConfig, learning.config_of(made, seed, stages, problems), "levers"))
         counts = json.loads((made / "ledger.json").read_text())["counts"]["trained"]
         spent = {name: sum(m.get(key, 0) for m in counts.values()) for name, key in SPENT.items()}
         return {**learning.accuracies(made), **spent}
@@ -135,12 +139,13 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=60_000, help="generated tokens of one run")
     parser.add_argument("--runs", type=int, default=10**9, help="most runs to make now")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    stored = arguments.out / "levers.jsonl"
+    out = arguments.out / "sums"
+    out.mkdir(parents=True, exist_ok=True)
+    stored = out / "levers.jsonl"
     rows = [json.loads(x) for x in stored.read_text().splitlines()] if stored.is_file() else []
     rows = [r for r in rows if r["budget"] == arguments.budget]
     for _, cell in zip(range(arguments.runs), missing(rows, arguments.only, arguments.seeds), strict=False):
-        rows.append(run(*cell, arguments.budget, arguments.out))
+        rows.append(run(*cell, arguments.budget, out))
         with open(stored, "a", encoding="utf-8") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)

@@ -1,0 +1,154 @@
+"""The kinds of problems that methods are compared on: the demo's sums, long sums in which one slip decides, and Countdown.
+
+Each has demonstrations that a small model imitates for a while, problems to train on, and two ranges that are apart from
+these: one that everything is chosen on, and one that is reported.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from reasoner.tree import Problem
+
+DEMO = yaml.safe_load((Path(__file__).parents[2] / "configs" / "demo.yaml").read_text(encoding="utf-8"))
+MUON = {"name": "muon", "lr": 0.005, "weight_decay": 0.01}
+
+
+class Kind(NamedTuple):
+    """A kind of problems with a model that begins to solve them.
+
+    problems: from a folder that may be written to, the sources of `demonstrations`, `train`, `test` and `development`;
+    longest: tokens of a chain; round_tokens: of an on-policy round at the start; budget: generated tokens of a run.
+    """
+
+    problems: Callable[[Path], dict[str, list[dict]]]
+    model: dict[str, Any]
+    imitate: dict[str, Any]
+    domains: tuple[str, ...]
+    longest: int
+    round_tokens: int
+    budget: int
+
+
+def sums(folder: Path) -> dict[str, list[dict]]:
+    """The demo's problems, fewer of them to test on."""
+    test = DEMO["problems"]["test"]
+    return {
+        **DEMO["problems"],
+        "test": [{**rows, "size": 500} for rows in test],
+        "development": [
+            {**rows, "start": start, "size": 250}
+            for rows, start in zip(test, (50_000_000, 60_000_000), strict=True)
+        ],
+    }
+
+
+STEPS = 16
+LETTERS = "abcdefghijklmnopqrstuvwxyz"[:STEPS]
+
+
+def long_sum(number: int) -> tuple[Problem, str]:
+    """The sum of a two-digit number and 15 digits modulo 100 with its working: one addition a line, then the result."""
+    rng = random.Random(f"sum {number}")
+    total, terms = rng.randrange(100), [rng.randrange(10) for _ in LETTERS[1:]]
+    prompt = "".join(f"{letter}{value}" for letter, value in zip(LETTERS, [total, *terms], strict=True))
+    lines = []
+    for letter, term in zip(LETTERS[1:], terms, strict=True):
+        lines.append(f"{letter}{total}+{term}={(total + term) % 100}")
+        total = (total + term) % 100
+    return Problem(f"sum/{number}", prompt, "math", {"answer": str(total)}), "\n".join(
+        [*lines, f"#### {total}"]
+    )
+
+
+NUMBERS = 4
+OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b,
+}  # fmt: skip
+
+
+def countdown(number: int) -> tuple[Problem, str]:
+    """Four digits and a number below 100 to make of them all, with one way of doing so: a calculation a line, then the whole.
+
+    There are other ways, and the verifier takes any of them.
+    """
+    rng = random.Random(f"countdown {number}")
+    while True:
+        digits = [rng.randint(1, 9) for _ in range(NUMBERS)]
+        left, lines = [(d, str(d)) for d in digits], []
+        while len(left) > 1:
+            rng.shuffle(left)
+            (a, first), (b, second) = left.pop(), left.pop()
+            sign = rng.choice(list(OPERATIONS))
+            value = OPERATIONS[sign](a, b)
+            lines.append(f"{a}{sign}{b}={value}")
+            left.append((value, f"({first}{sign}{second})"))
+        if all(int(line.partition("=")[2]) in range(1, 100) for line in lines):
+            break
+    ((target, whole),) = left
+    reference = {"puzzle": "countdown", "numbers": digits, "target": target}
+    prompt = f"{' '.join(map(str, digits))} make {target}"
+    return Problem(f"countdown/{number}", prompt, "logic", reference), "\n".join(
+        [*lines, f"#### {whole[1:-1]}"]
+    )
+
+
+def written(
+    made: Callable[[int], tuple[Problem, str]], demonstrations: int
+) -> Callable[[Path], dict[str, list[dict]]]:
+    """The problems of a generator as files of a folder; ranges of numbers are apart, and prompts met before are left out."""
+    ranges = {
+        "demonstrations": range(demonstrations),
+        "train": range(1_000_000, 1_016_000),
+        "development": range(2_000_000, 2_000_500),
+        "test": range(3_000_000, 3_001_000),
+    }
+
+    def problems(folder: Path) -> dict[str, list[dict]]:
+        folder.mkdir(parents=True, exist_ok=True)
+        known: set[str] = set()
+        found = {}
+        # what is tested on comes first: what is trained on gives way
+        for name in ("test", "development", "train", "demonstrations"):
+            rows = []
+            for problem, solution in map(made, ranges[name]):
+                if problem.prompt not in known:
+                    known.add(problem.prompt)
+                    row = {"id": problem.id, "prompt": problem.prompt, "verifier": problem.verifier,
+                           "reference": problem.reference}  # fmt: skip
+                    rows.append(row | ({"solution": solution} if name == "demonstrations" else {}))
+            file = folder / f"{name}.jsonl"
+            if not file.is_file():
+                file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            found[name] = [{"name": "jsonl", "path": str(file), "size": len(rows)}]
+        return found
+
+    return problems
+
+
+SMALL = {
+    "hidden_size": 64, "num_layers": 3, "num_heads": 2, "num_key_value_heads": 1, "intermediate_size": 224,
+    "initializer_range": 0.12,
+}  # fmt: skip
+
+KINDS = {
+    "sums": Kind(
+        sums, {}, next(s for s in DEMO["stages"] if s["kind"] == "sft"), ("short", "longer"), 80, 4_000, 120_000
+    ),
+    "long_sums": Kind(
+        written(long_sum, 12_800), SMALL,
+        {"kind": "sft", "model": "base", "batch_size": 32, "max_steps": 400, "optimizer": MUON},
+        (), 12 * STEPS, 8_000, 240_000,
+    ),
+    "countdown": Kind(
+        written(countdown, 6_000), {},
+        {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 400, "optimizer": MUON},
+        (), 60, 4_000, 120_000,
+    ),
+}  # fmt: skip
