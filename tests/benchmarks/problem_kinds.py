@@ -143,7 +143,7 @@ KINDS = {
     ),
     "long_sums": Kind(
         written(long_sum, 12_800), SMALL,
-        {"kind": "sft", "model": "base", "batch_size": 32, "max_steps": 400, "optimizer": MUON},
+        {"kind": "sft", "model": "base", "batch_size": 32, "max_steps": 300, "optimizer": MUON},
         (), 12 * STEPS, 8_000, 240_000,
     ),
     "countdown": Kind(

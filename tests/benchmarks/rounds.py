@@ -1,21 +1,62 @@
-"""A finished run of configs/rounds.yaml by round, as Markdown: python -m tests.benchmarks.rounds runs/rounds
+"""Three rounds of trees, labels, reward models and policy, as they are and with less: python -m tests.benchmarks.rounds
 
-Accuracy on the development and the test set with 95 % intervals, tokens, and how good the Monte-Carlo step labels are
+Runs configs/rounds.yaml and two variants of it after `reasoner demo`, into runs/rounds_VARIANT, and shows each by round:
+accuracy on the development and the test set with 95 % intervals, tokens, and how good the Monte-Carlo step labels are
 against the exact truth of each written step (reasoner/data/working.py), up to a chain's first wrong step.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from reasoner.config import validate
+from reasoner.pipeline import RunConfig
+from reasoner.pipeline import run as run_stages
 from reasoner.records import StepLabels
 from reasoner.signals.consensus import working
 from reasoner.signals.step_labels import NO_ERROR
 from reasoner.store import read_records
+
+CONFIG = Path(__file__).parents[2] / "configs" / "rounds.yaml"
+FEW = 600  # problems of each set, which every round then meets again
+
+
+def labelled_once(raw: dict) -> dict:
+    """Trees, labels and reward models of the first policy alone; the rounds train the policy with these."""
+    repeat, last = raw["stages"]
+    at_first = [s for s in repeat["stages"] if s["kind"] not in ("ppo", "keep")]
+    for stage in at_first:
+        stage |= {"model": repeat["first"]["keep"]} | ({"of_rounds": None} if "of_rounds" in stage else {})
+    repeat["stages"] = [s for s in repeat["stages"] if s["kind"] in ("ppo", "keep")]
+    raw["stages"] = [*at_first, repeat, last]
+    return raw
+
+
+def few_problems(raw: dict) -> dict:
+    for source in raw["problems"]["train"]:
+        source["size"] = FEW
+    return raw
+
+
+VARIANTS: dict[str, Callable[[dict], dict]] = {
+    "whole": lambda raw: raw,
+    "labelled_once": labelled_once,
+    "few_problems": few_problems,
+}
+
+
+def config_of(variant: str, start: str, out: Path, seed: int) -> dict:
+    """The variant from another model than the demo's, into `out`."""
+    text = CONFIG.read_text(encoding="utf-8").replace("runs/demo/models/sft/model", start)
+    return VARIANTS[variant](deepcopy(yaml.safe_load(text))) | {"out": str(out), "seed": seed}
 
 
 def table(run: Path) -> str:
@@ -26,12 +67,13 @@ def table(run: Path) -> str:
         "| right steps called right, % | wrong steps called wrong, % |",
         "|" + "---|" * 9,
     ]
-    for number in range(1, 1 + len(list((run / "records").glob("r*_label")))):
+    for number in range(1, 1 + len(list((run / "stages").glob("r*_ppo")))):
         of_round = {name: c for name, c in counts.items() if name.startswith(f"r{number}_")}
         policy = f"r{number}_ppo"
         history = (run / "stages" / f"r{number}_keep" / "metrics.jsonl").read_text().splitlines()
         kept = next(line["kept"] for line in map(json.loads, history) if "kept" in line)
-        steps, right, wrong = label_quality(run / "records" / f"r{number}_label" / "hard")
+        labels = run / "records" / f"r{number}_label" / "hard"
+        steps, right, wrong = label_quality(labels) if labels.is_dir() else (0, math.nan, math.nan)
         lines.append(
             f"| {number} | {_cell(rows, f'r{number}_keep', policy)} | {kept} | {_cell(rows, 'evaluate', policy)} "
             f"| {_total(of_round, 'decoded'):,} | {_total(of_round, 'trained'):,} | {steps:,} | {100 * right:.1f} "
@@ -68,4 +110,16 @@ def _total(counts: dict[str, dict[str, dict[str, int]]], counter: str) -> int:
 
 
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", nargs="*", type=Path, help="finished runs to show, in place of making any")
+    parser.add_argument(
+        "--start", default="runs/demo/models/sft/model", help="the model that round 1 begins with"
+    )
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    for made in given.runs or [Path(f"runs/rounds_{name}_{given.seed}") for name in given.only]:
+        if not given.runs:
+            name = made.name.removeprefix("rounds_").rpartition("_")[0]
+            run_stages(validate(RunConfig, config_of(name, given.start, made, given.seed), name))
+        print(f"{made.name}\n\n{table(made)}\n", flush=True)
