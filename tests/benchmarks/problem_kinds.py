@@ -67,21 +67,21 @@ def long_sum(number: int) -> tuple[Problem, str]:
     )
 
 
-NUMBERS = 4
+NUMBERS, LARGEST = 3, 20
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b,
 }  # fmt: skip
 
 
 def countdown(number: int) -> tuple[Problem, str]:
-    """Four digits and a number below 100 to make of them all, with one way of doing so: a calculation a line, then the whole.
+    """Three numbers and one below 100 to make of them all, with one way of doing so: a calculation a line, then the whole.
 
     There are other ways, and the verifier takes any of them.
     """
     rng = random.Random(f"countdown {number}")
     while True:
-        digits = [rng.randint(1, 9) for _ in range(NUMBERS)]
-        left, lines = [(d, str(d)) for d in digits], []
+        numbers = [rng.randint(1, LARGEST) for _ in range(NUMBERS)]
+        left, lines = [(n, str(n)) for n in numbers], []
         while len(left) > 1:
             rng.shuffle(left)
             (a, first), (b, second) = left.pop(), left.pop()
@@ -92,8 +92,8 @@ def countdown(number: int) -> tuple[Problem, str]:
         if all(int(line.partition("=")[2]) in range(1, 100) for line in lines):
             break
     ((target, whole),) = left
-    reference = {"puzzle": "countdown", "numbers": digits, "target": target}
-    prompt = f"{' '.join(map(str, digits))} make {target}"
+    reference = {"puzzle": "countdown", "numbers": numbers, "target": target}
+    prompt = f"{' '.join(map(str, numbers))} make {target}"
     return Problem(f"countdown/{number}", prompt, "logic", reference), "\n".join(
         [*lines, f"#### {whole[1:-1]}"]
     )
@@ -106,8 +106,8 @@ def written(
     ranges = {
         "demonstrations": range(demonstrations),
         "train": range(1_000_000, 1_016_000),
-        "development": range(2_000_000, 2_000_500),
-        "test": range(3_000_000, 3_001_000),
+        "development": range(2_000_000, 2_000_300),
+        "test": range(3_000_000, 3_000_500),
     }
 
     def problems(folder: Path) -> dict[str, list[dict]]:
@@ -148,7 +148,7 @@ KINDS = {
     ),
     "countdown": Kind(
         written(countdown, 6_000), {},
-        {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 400, "optimizer": MUON},
+        {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 800, "optimizer": MUON},
         (), 60, 4_000, 120_000,
     ),
 }  # fmt: skip
