@@ -73,8 +73,7 @@ def fit(bundles: Sequence[Mapping[str, int]], nodes: Sequence[Node]) -> bool:
     """Whether the machines have room for all at once: the largest first, each on the first machine that has room."""
     left = [{"CPU": n.get("CPU", 0), "GPU": n.get("GPU", 0)} for n in nodes]
     for bundle in sorted(bundles, key=lambda b: (-b.get("GPU", 0), -b["CPU"])):
-        # what takes no GPU leaves machines with GPUs to what does
-        at = next((n for n in sorted(left, key=lambda n: n["GPU"]) if _holds(n, bundle)), None)
+        at = next((node for node in left if _holds(node, bundle)), None)
         if at is None:
             return False
         for name, amount in bundle.items():

@@ -46,7 +46,7 @@ def test_all_have_to_fit_at_once():
     assert fit([{"CPU": 9}, {"CPU": 9}], FARM) and not fit(
         [{"CPU": 9}] * 3, FARM
     )  # 27 of 32, in no two parts
-    # without GPUs goes where there are none, though it comes first among the machines' order
+    # what takes GPUs comes first, so that nothing else has the cores beside them
     assert fit([{"CPU": 30}, {"CPU": 96, "GPU": 8}, {"CPU": 64, "GPU": 8}], GPUS)
 
 
