@@ -11,14 +11,14 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reasoner.cluster.hand_out import HandOut
-from reasoner.cluster.placing import place
+from reasoner.cluster.placing import nodes_of, place
 from reasoner.cluster.train import train
 from reasoner.cluster.worker import WORKERS, Order, Report, Worker
 from reasoner.engine.servers import Host
@@ -27,6 +27,7 @@ from reasoner.interrupt import EXIT_CODES
 from reasoner.parts import marked, of_mark
 from reasoner.registry import UserError
 from reasoner.run_config import RunConfig
+from reasoner.stages.bundles import bundles_of, servers_of
 from reasoner.stages.pools import Size, pool_of, ranks_of, size_of
 from reasoner.trainers.loop import Session
 from reasoner.watchdog import beat
@@ -81,13 +82,17 @@ class Cluster:
         return [*group.hosts(group.close)]
 
     def ranks(self, config: RunConfig, stage: Any, session: Session) -> None:
-        engine = getattr(stage, "engine", None)
-        servers = engine.spawn if engine is not None else 0
-        group = place(self.ray, self.is_local, config, stage, session, ranks_of(config.ray, stage), servers)
+        numbers = ranks_of(config.ray, stage), servers_of(stage)
+        group = place(self.ray, self.is_local, config, stage, session, *numbers)
         try:
             train(self.ray, group, stage.name, session)
         finally:
             group.close()
+
+    def check(self, config: RunConfig, stages: Sequence[Any]) -> None:
+        for stage in stages:
+            if any(numbers := (ranks_of(config.ray, stage), servers_of(stage))):
+                bundles_of(config.ray, stage, nodes_of(self.ray), *numbers)
 
 
 def _ray() -> Any:
@@ -192,8 +197,8 @@ class _Stage:
 
     def _size(self) -> Size:
         """The pool on the machines that are there now."""
-        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        return size_of(pool_of(self.config.ray, self.stage), self.stage, nodes, self.num_parts)
+        pool = pool_of(self.config.ray, self.stage)
+        return size_of(pool, self.stage, nodes_of(self.ray), self.num_parts)
 
     def _fill(self, size: Size) -> None:
         """Start as many workers as are missing and have something to do."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasoner.registry import UserError
-from reasoner.stages.pools import SERVERS, Node, Pool, Size, pool_of, share_of, told
+from reasoner.stages.pools import CPUS, SERVERS, Node, Pool, Size, pool_of, share_of, told
 
 MOST_CPUS = (
     4  # of a rank or a server without a GPU where the YAML does not say; fewer where all fit by that only
@@ -43,6 +43,12 @@ class Bundles:
             for size, name in sizes
             if size.workers
         )
+
+
+def servers_of(stage: Any) -> int:
+    """How many servers of a stage are placed by themselves; a data stage's workers start those of their own."""
+    engine = getattr(stage, "engine", None)
+    return engine.spawn if engine is not None and stage.kind not in CPUS else 0
 
 
 def bundles_of(
