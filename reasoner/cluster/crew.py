@@ -23,7 +23,7 @@ from reasoner.cluster.train import train
 from reasoner.cluster.worker import WORKERS, Order, Report, Worker
 from reasoner.engine.servers import Host
 from reasoner.folder import held_by
-from reasoner.interrupt import EXIT_CODES
+from reasoner.interrupt import EXIT_CODES, Stopped, deferring, stop_asked
 from reasoner.parts import marked, of_mark
 from reasoner.registry import UserError
 from reasoner.run_config import RunConfig
@@ -172,6 +172,7 @@ class _Stage:
         self.worked_s = self.there_s = 0.0
         self.started = 0
 
+    @deferring()  # what a signal raises inside Ray's own code comes out of it as a fault of Ray's
     def run(self) -> list[Any]:
         """What the work gave on each worker that ended it."""
         if not self.num_parts:
@@ -187,6 +188,8 @@ class _Stage:
                 ready, _ = self.ray.wait(list(turns), num_returns=1, timeout=TURN_S)
                 for turn in ready:
                     self._hear(turns[turn])
+                if asked := stop_asked():
+                    raise Stopped(asked)
                 self._drop_silent()
         finally:
             for number in list(self.members):
