@@ -85,7 +85,7 @@ def run(config: RunConfig, progress: Progress = lambda *_: None, crew: Crew | No
         told: dict[str, str] = {}
         if state.is_main_process:
             finished = _take_up(config, out)
-            told = _check_data_and_room(config, out, set(finished), crew is not None)
+            told = _check_data_and_room(config, out, set(finished), crew)
             save_resolved(config, out / "config.yaml")
         wait_for_everyone()
         check_shared(out, from_everyone(held_by(out))[0])
@@ -284,14 +284,17 @@ def check(config: RunConfig) -> None:
     check_needs(config.stages, config.prompt.steps.rule)
 
 
-def _check_data_and_room(config: RunConfig, out: Path, finished: set[str], has_crew: bool) -> dict[str, str]:
-    """Of the stages that are to run: the problems in files, and the room on disk and in memory; what is told of each, where
-    its models live and what memory it needs. The memory of other machines is not known."""
+def _check_data_and_room(
+    config: RunConfig, out: Path, finished: set[str], crew: Crew | None
+) -> dict[str, str]:
+    """Of the stages that are to run: the problems in files, and the room on disk, in memory and on a cluster; what is told of
+    each, where its models live and what memory it needs. The memory of other machines is not known."""
     open_stages = [s for s in config.stages if s.name not in finished]
     check_problems(open_stages, config.problems, lambda line: print(line, file=sys.stderr))
     check_room(config.stages, config.problems, out, finished.__contains__)
     free, ranks = free_here(PartialState().num_processes), {}
-    if has_crew:
+    if crew is not None:
+        crew.check(config, open_stages)
         ranks = {s.name: n for s in config.stages if (n := ranks_of(config.ray, s))}
     needs = check_memory(
         config.stages, config.problems, config.prompt, free, lambda name: name in finished or name in ranks

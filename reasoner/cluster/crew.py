@@ -11,22 +11,23 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reasoner.cluster.hand_out import HandOut
-from reasoner.cluster.placing import place
+from reasoner.cluster.placing import nodes_of, place
 from reasoner.cluster.train import train
 from reasoner.cluster.worker import WORKERS, Order, Report, Worker
 from reasoner.engine.servers import Host
 from reasoner.folder import held_by
-from reasoner.interrupt import EXIT_CODES
+from reasoner.interrupt import EXIT_CODES, Stopped, deferring, stop_asked
 from reasoner.parts import marked, of_mark
 from reasoner.registry import UserError
 from reasoner.run_config import RunConfig
+from reasoner.stages.bundles import bundles_of, servers_of
 from reasoner.stages.pools import Size, pool_of, ranks_of, size_of
 from reasoner.trainers.loop import Session
 from reasoner.watchdog import beat
@@ -81,13 +82,17 @@ class Cluster:
         return [*group.hosts(group.close)]
 
     def ranks(self, config: RunConfig, stage: Any, session: Session) -> None:
-        engine = getattr(stage, "engine", None)
-        servers = engine.spawn if engine is not None else 0
-        group = place(self.ray, self.is_local, config, stage, session, ranks_of(config.ray, stage), servers)
+        numbers = ranks_of(config.ray, stage), servers_of(stage)
+        group = place(self.ray, self.is_local, config, stage, session, *numbers)
         try:
             train(self.ray, group, stage.name, session)
         finally:
             group.close()
+
+    def check(self, config: RunConfig, stages: Sequence[Any]) -> None:
+        for stage in stages:
+            if any(numbers := (ranks_of(config.ray, stage), servers_of(stage))):
+                bundles_of(config.ray, stage, nodes_of(self.ray), *numbers)
 
 
 def _ray() -> Any:
@@ -167,6 +172,7 @@ class _Stage:
         self.worked_s = self.there_s = 0.0
         self.started = 0
 
+    @deferring()  # what a signal raises inside Ray's own code comes out of it as a fault of Ray's
     def run(self) -> list[Any]:
         """What the work gave on each worker that ended it."""
         if not self.num_parts:
@@ -182,6 +188,8 @@ class _Stage:
                 ready, _ = self.ray.wait(list(turns), num_returns=1, timeout=TURN_S)
                 for turn in ready:
                     self._hear(turns[turn])
+                if asked := stop_asked():
+                    raise Stopped(asked)
                 self._drop_silent()
         finally:
             for number in list(self.members):
@@ -192,8 +200,8 @@ class _Stage:
 
     def _size(self) -> Size:
         """The pool on the machines that are there now."""
-        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        return size_of(pool_of(self.config.ray, self.stage), self.stage, nodes, self.num_parts)
+        pool = pool_of(self.config.ray, self.stage)
+        return size_of(pool, self.stage, nodes_of(self.ray), self.num_parts)
 
     def _fill(self, size: Size) -> None:
         """Start as many workers as are missing and have something to do."""

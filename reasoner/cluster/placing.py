@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from reasoner.engine.servers import Process
 from reasoner.folder import held_by
 from reasoner.registry import UserError
 from reasoner.stages.bundles import Bundles, bundles_of, remedy
-from reasoner.stages.pools import Size, told
+from reasoner.stages.pools import Node, Size, told
 from reasoner.trainers.loop import Session
 from reasoner.watchdog import beat
 
@@ -30,6 +31,7 @@ START_S = 300.0  # in which an actor has to start, which loads torch
 LOOK_S = 2.0  # between two looks whether there is room
 WAIT_S = 5.0  # that an actor waits for its server in one call
 LOST = -9  # how a server ended whose machine is gone
+_numbers = count()
 
 
 def place(
@@ -39,7 +41,7 @@ def place(
 
     `is_local`: the cluster is this machine, and nothing in it has to be reached from elsewhere.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = nodes_of(ray)
     bundles = bundles_of(config.ray, stage, nodes, num_ranks, num_servers)
     group = Group(ray, bundles, config, stage, is_local)
     session.ending.callback(group.close)
@@ -56,6 +58,11 @@ def place(
     return group
 
 
+def nodes_of(ray: Any) -> list[Node]:
+    """What each machine has that is there now."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 class Group:
     """A placement group of a stage; the bundles of the ranks come first."""
 
@@ -66,7 +73,7 @@ class Group:
         self.seat = Seat(os.getcwd(), out, held_by(out))
         self.actors: list[Any] = []
         self.is_closed = False
-        name = f"reasoner {stage.name} {os.getpid()}"
+        name = f"reasoner {stage.name} {os.getpid()} {next(_numbers)}"  # the last one's may be there for a moment yet
         self.placed = ray.util.placement_group(bundles.resources, strategy=bundles.strategy, name=name)
 
     def ranks(self) -> list[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasoner.registry import UserError
-from reasoner.stages.pools import SERVERS, Node, Pool, Size, pool_of, share_of, told
+from reasoner.stages.pools import CPUS, SERVERS, Node, Pool, Size, pool_of, share_of, told
 
 MOST_CPUS = (
     4  # of a rank or a server without a GPU where the YAML does not say; fewer where all fit by that only
@@ -45,6 +45,12 @@ class Bundles:
         )
 
 
+def servers_of(stage: Any) -> int:
+    """How many servers of a stage are placed by themselves; a data stage's workers start those of their own."""
+    engine = getattr(stage, "engine", None)
+    return engine.spawn if engine is not None and stage.kind not in CPUS else 0
+
+
 def bundles_of(
     pools: Mapping[str, Pool], stage: Any, nodes: Sequence[Node], num_ranks: int, num_servers: int
 ) -> Bundles:
@@ -73,8 +79,7 @@ def fit(bundles: Sequence[Mapping[str, int]], nodes: Sequence[Node]) -> bool:
     """Whether the machines have room for all at once: the largest first, each on the first machine that has room."""
     left = [{"CPU": n.get("CPU", 0), "GPU": n.get("GPU", 0)} for n in nodes]
     for bundle in sorted(bundles, key=lambda b: (-b.get("GPU", 0), -b["CPU"])):
-        # what takes no GPU leaves machines with GPUs to what does
-        at = next((n for n in sorted(left, key=lambda n: n["GPU"]) if _holds(n, bundle)), None)
+        at = next((node for node in left if _holds(node, bundle)), None)
         if at is None:
             return False
         for name, amount in bundle.items():

@@ -42,6 +42,10 @@ class Crew(Protocol):
         """Run a trainer by ranks, see `ranks_of`."""
         ...
 
+    def check(self, config: Any, stages: Sequence[Any]) -> None:
+        """A UserError where the machines lack room for the ranks and servers of one of these stages."""
+        ...
+
 
 class Pool(Config):
     """The workers of one stage on a Ray cluster, its trainer ranks, or servers; what is not said follows from the machines."""

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from reasoner.registry import UserError
-from reasoner.stages.bundles import Bundles, bundles_of, fit
+from reasoner.stages.bundles import Bundles, bundles_of, fit, servers_of
 from reasoner.stages.pools import Pool, Size, check_pools, ranks_of
 
 LAPTOP = [{"CPU": 2.0}]
@@ -46,7 +46,7 @@ def test_all_have_to_fit_at_once():
     assert fit([{"CPU": 9}, {"CPU": 9}], FARM) and not fit(
         [{"CPU": 9}] * 3, FARM
     )  # 27 of 32, in no two parts
-    # without GPUs goes where there are none, though it comes first among the machines' order
+    # what takes GPUs comes first, so that nothing else has the cores beside them
     assert fit([{"CPU": 30}, {"CPU": 96, "GPU": 8}, {"CPU": 64, "GPU": 8}], GPUS)
 
 
@@ -63,6 +63,14 @@ def test_too_little_is_one_line_with_what_is_asked_for_what_is_there_and_what_to
     assert "ray.ppo" not in str(told.value)
     with pytest.raises(UserError, match=r"\(nothing\)"):
         bundles_of({}, PPO, [], 0, 1)
+
+
+def test_servers_of_data_stages_are_their_workers_own():
+    spawning = SimpleNamespace(spawn=3)
+    assert servers_of(SimpleNamespace(kind="ppo", engine=spawning)) == 3
+    assert servers_of(SimpleNamespace(kind="evaluate", engine=spawning)) == 3
+    assert servers_of(SimpleNamespace(kind="rollout", engine=spawning)) == 0
+    assert servers_of(SimpleNamespace(kind="sft")) == 0
 
 
 def test_a_trainer_has_the_ranks_that_its_pool_says():

@@ -4,6 +4,7 @@ Ray itself: test_ray.py.
 """
 
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from reasoner import interrupt
 from reasoner.cluster import crew as driver
 from reasoner.config import validate
 from reasoner.folder import claimed
@@ -79,7 +81,9 @@ class Threads:
     def kill(self, actor, no_restart):
         actor.is_dead = True
         actor.calls.put(None)
-        actor.own.turn([], True, 0.0)  # its thread ends, and with it what would end this process for want of a driver
+        actor.own.turn(
+            [], True, 0.0
+        )  # its thread ends, and with it what would end this process for want of a driver
 
 
 @pytest.fixture
@@ -107,6 +111,24 @@ def stage(tmp_path):
 
 def hand_out(ray: Threads, stage, do, numbers, *facts):
     return driver._Stage(ray, stage.config, stage.one, stage.session, do, list(numbers), facts).run()
+
+
+def test_a_signal_stops_between_two_turns_and_nothing_inside_of_ray(stage, monkeypatch):
+    """Ray's own code makes a fault of its own out of what a signal raises in it."""
+    monkeypatch.setattr(interrupt, "_state", interrupt._State())
+    ray = Threads(cpus=1)
+    wait, turns = ray.wait, []
+
+    def asked(*arguments, **more):
+        turns.append(interrupt._state.deferring)
+        interrupt.ask(signal.SIGTERM)
+        return wait(*arguments, **more)
+
+    ray.wait = asked
+    with pytest.raises(interrupt.Stopped) as stopped:
+        hand_out(ray, stage, lambda parts, *_: [time.sleep(0.05) for _ in parts], range(8))
+    assert stopped.value.number == signal.SIGTERM and turns == [1]
+    assert ray.actors and all(actor.is_dead for actor in ray.actors)
 
 
 def write(config, context, own, text):

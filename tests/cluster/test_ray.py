@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from reasoner.interrupt import TRY_AGAIN
 from reasoner.ledger import Ledger
 from reasoner.store import is_done
 from tests.stages.test_data_on_processes import CONFIG, START, differ, same_files
@@ -115,7 +116,8 @@ def test_workers_write_the_files_of_one_process(config, one):
 
 
 def test_killed_workers_and_a_killed_driver_cost_nothing_but_time(config, one):
-    """A worker by SIGKILL, then the driver, whose workers end as well; the same command goes on. A second driver is refused."""
+    """A worker by SIGKILL, then the driver, asked to and by SIGKILL, whose workers end as well; the same command goes on. A
+    second driver is refused."""
     out, mark = config.parent / "killed", f"{os.getpid()}-killed"
     text = re.sub(
         "num_slots: 16", "num_slots: 4", config.read_text(), count=1
@@ -129,6 +131,12 @@ def test_killed_workers_and_a_killed_driver_cost_nothing_but_time(config, one):
     at = marks(out, "rollout")
     wait_for(lambda: marks(out, "rollout") > at or is_done(out / "stages/rollout"), process)
     assert "is lost" in out.with_name("killed.said").read_text()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == TRY_AGAIN
+    said = out.with_name("killed.said").read_text()
+    assert "stopped by SIGTERM; the same command goes on" in said and "Traceback" not in said
+    process = start(config.parent / "slow.yaml", out, "--ray", "local", mark=mark)
+    wait_for(lambda: len(workers(mark)) == 2, process)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 60

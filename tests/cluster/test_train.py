@@ -170,6 +170,24 @@ def test_what_a_rank_has_spent_is_seen_while_it_works(run):
     training.join()
 
 
+def test_news_come_at_once_and_none_after_some_time(run):
+    end = threading.Event()
+
+    def do(context):
+        context.session.log({"loss": 0.5}, 1)
+        assert end.wait(20)
+
+    run.do = do
+    rank = run.actors[0].thing
+    begun = time.monotonic()
+    rank.begin(("", 0), [])
+    news = rank.turn(60)
+    assert news.told == [("log", ({"loss": 0.5}, 1))] and not news.ended
+    assert rank.turn(0.1).told == []
+    end.set()
+    assert rank.turn(60).ended and time.monotonic() - begun < 30
+
+
 @pytest.mark.parametrize("fault", [UserError("no such model"), MachineFault("a bit flipped")])
 def test_a_users_fault_and_a_machines_come_as_they_are(run, fault):
     def do(context):
@@ -209,7 +227,9 @@ def test_who_stops_the_driver_stops_the_ranks(run, monkeypatch):
 
     def do(context):
         interrupt._state.asked = 15
+        until = time.monotonic() + 10
         while len(asked) < 2:
+            assert time.monotonic() < until
             time.sleep(0.01)
         raise interrupt.Stopped(15)
 

@@ -158,7 +158,8 @@ def test_servers_stand_on_the_hosts_that_are_given_and_one_that_is_lost_has_anot
 
     hosts = [Moving(0, tmp_path), Moving(2, tmp_path, "127.0.0.3")]
     fleet = servers.start(
-        replace(DIALECT, command=where), model, 2, tmp_path, 128, restarts=1, hosts=lambda number: hosts[:number]
+        replace(DIALECT, command=where), model, 2, tmp_path, 128, restarts=1, patience=90,
+        hosts=lambda number: hosts[:number],
     )  # fmt: skip
     assert told == [("127.0.0.1", 0), ("127.0.0.3", 2)]
     before = fleet.urls[:]
