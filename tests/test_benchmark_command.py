@@ -56,7 +56,10 @@ def test_every_method_is_a_run_that_can_be_made_with_its_choice(learning, kind, 
         stages = learning.stages_of(method, choice, Path("start"), [100.0] * len(learning.TREES), 1000, kind)
         config = validate(RunConfig, learning.config_of(Path("out"), 1, stages, problems), "learning")
         *_, trained, measured = config.stages
-        assert measured.kind == "evaluate" and trained.optimizer.lr == 2 * learning.METHODS[method][1], method
+        assert (
+            measured.kind == "evaluate"
+            and trained.optimizer.lr == 2 * learning.METHODS[method][1] * kind.rate
+        )
         if trained.kind == "ppo":
             has_prm = any(stage.kind == "prm" for stage in config.stages)
             assert trained.generated_tokens == (800 if has_prm else 1000), method
@@ -119,4 +122,4 @@ def test_the_table_of_learning_shows_test_runs_alone_and_the_difference_from_the
         "| grpo_half | 1 | 0.0004, 1, 2 | 2 (1) | 52.0 (39.3 to 64.7) | +1.0 (-5.1 to +7.1) | 52.0 | 52.0 | 52.0 | 1,000 "
         "| 2,000 | 3 |",
     ]
-    assert "| grpo_half | 0.0004 | 1 | 2 | 90.0 | yes |" in learning.trials_table(rows)
+    assert "| grpo_half | 0.0004 | 1 | 2 | 90.0 | yes |" in learning.trials_table(rows, KINDS["sums"])

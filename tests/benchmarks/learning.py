@@ -211,7 +211,7 @@ def stages_of(
             stage["generated_tokens"] = int((1 - has_prm * PRM_SHARE) * budget)
             stage |= {"epochs": choice.epochs, "minibatches": choice.minibatches}
         if stage.get("name") == "trained":
-            stage["optimizer"] = {"lr": rate_of(method, choice)}
+            stage["optimizer"] = {"lr": rate_of(method, choice, kind)}
     return [*stages, evaluated("trained", kind)]
 
 
@@ -219,8 +219,8 @@ def problems_a_round(tree: dict, tokens: list[float], kind: Kind) -> int:
     return 2 * round(kind.round_tokens / tokens[TREES.index(tree)] / 2)
 
 
-def rate_of(method: str, choice: Choice) -> float:
-    return METHODS[method][1] * choice.factor
+def rate_of(method: str, choice: Choice, kind: Kind) -> float:
+    return METHODS[method][1] * choice.factor * kind.rate
 
 
 def run(cell: Cell, budget: int, out: Path, kind: Kind) -> dict:
@@ -237,7 +237,7 @@ def run(cell: Cell, budget: int, out: Path, kind: Kind) -> dict:
         problems = problems_of(kind, out, is_trial(seed))
         if method.removesuffix(HALVED) == PEER:
             generated = trl_grpo.train(
-                model, folder / "peer", problems["train"], rate_of(method, choice), seed, paid,
+                model, folder / "peer", problems["train"], rate_of(method, choice, kind), seed, paid,
                 problems_a_round(FAN, tokens, kind), kind.longest, choice.epochs, choice.minibatches,
             )  # fmt: skip
             trained = choice.epochs * generated
@@ -299,14 +299,14 @@ def table(rows: list[dict], out: Path, kind: Kind) -> str:
             against = f"{ahead:+.1f} ({ahead - half:+.1f} to {ahead + half:+.1f})"
         trials = len({choice_of(r) for r in rows if r["method"] == method and is_trial(r["seed"])})
         lines.append(
-            f"| {method} | {trials} | {rate_of(method, choice):g}, {choice.epochs}, {choice.minibatches} "
+            f"| {method} | {trials} | {rate_of(method, choice, kind):g}, {choice.epochs}, {choice.minibatches} "
             f"| {len(ended)} ({len(of) - len(ended)}) | {mean.value:.1f} ({mean.low:.1f} to {mean.high:.1f}) "
             f"| {against} | {' | '.join([*others, *costs])} |"
         )
     return "\n".join(lines)
 
 
-def trials_table(rows: list[dict]) -> str:
+def trials_table(rows: list[dict], kind: Kind) -> str:
     """Each method's trials on development problems, and which of them is reported."""
     lines = [
         "| method | rate | passes | minibatches | accuracy % on development problems | chosen |",
@@ -320,7 +320,7 @@ def trials_table(rows: list[dict]) -> str:
                 r.get("failed", "") or f"{100 * r[MEASURE]:.1f}" for r in of if choice_of(r) == choice
             )
             lines.append(
-                f"| {method} | {rate_of(method, choice):g} | {choice.epochs} | {choice.minibatches} | {shown} "
+                f"| {method} | {rate_of(method, choice, kind):g} | {choice.epochs} | {choice.minibatches} | {shown} "
                 f"| {'yes' if choice == best else ''} |"
             )
     return "\n".join(lines)
@@ -350,7 +350,7 @@ def main() -> None:
         with open(stored, "a", encoding="utf-8") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    print(trials_table(rows) + "\n\n" + table(rows, out, kind))
+    print(trials_table(rows, kind) + "\n\n" + table(rows, out, kind))
     found = reported(rows)
     if found:
         chart = interval_chart(

@@ -24,7 +24,8 @@ class Kind(NamedTuple):
     """A kind of problems with a model that begins to solve them.
 
     problems: from a folder that may be written to, the sources of `demonstrations`, `train`, `test` and `development`;
-    longest: tokens of a chain; round_tokens: of an on-policy round at the start; budget: generated tokens of a run.
+    longest: tokens of a chain; round_tokens: of an on-policy round at the start; budget: generated tokens of a run;
+    rate: the middle of the grid of learning rates, as a multiple of that of the sums.
     """
 
     problems: Callable[[Path], dict[str, list[dict]]]
@@ -34,6 +35,7 @@ class Kind(NamedTuple):
     longest: int
     round_tokens: int
     budget: int
+    rate: float
 
 
 def sums(folder: Path) -> dict[str, list[dict]]:
@@ -139,16 +141,16 @@ SMALL = {
 
 KINDS = {
     "sums": Kind(
-        sums, {}, next(s for s in DEMO["stages"] if s["kind"] == "sft"), ("short", "longer"), 80, 4_000, 120_000
+        sums, {}, next(s for s in DEMO["stages"] if s["kind"] == "sft"), ("short", "longer"), 80, 4_000, 120_000, 1.0
     ),
     "long_sums": Kind(
         written(long_sum, 12_800), SMALL,
         {"kind": "sft", "model": "base", "batch_size": 32, "max_steps": 300, "optimizer": MUON},
-        (), 12 * STEPS, 8_000, 240_000,
+        (), 12 * STEPS, 8_000, 240_000, 0.25,
     ),
     "countdown": Kind(
         written(countdown, 6_000), {},
         {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 800, "optimizer": MUON},
-        (), 60, 4_000, 120_000,
+        (), 60, 4_000, 120_000, 1.0,
     ),
 }  # fmt: skip
