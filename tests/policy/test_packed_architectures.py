@@ -5,6 +5,7 @@ import torch
 from small_models import branching_tree, make_tree, small_lm
 
 from reasoner.policy import tree_attention
+from reasoner.policy.attention import tree_mask
 from reasoner.policy.heads import PolicyNet
 from reasoner.policy.packing import pack
 
@@ -28,7 +29,7 @@ def test_packed_logprobs_are_those_of_each_path(kind, options, cost, monkeypatch
     packed = pack([tree], row_tokens=32)
     with torch.no_grad():
         found, _ = PolicyNet(model)(
-            packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N
+            packed.ids_BT, packed.positions_BT, packed.tour_B2T, packed.source_N, packed.target_N
         )
         expected = []
         for i, node in enumerate(tree.nodes[1:], 1):
@@ -42,10 +43,10 @@ def test_packed_logprobs_are_those_of_each_path(kind, options, cost, monkeypatch
 def test_blocks_are_the_nodes_and_their_ancestors():
     """branching_tree's nodes after a second tree of one token, and padding."""
     packed = pack([branching_tree(), make_tree([9])], row_tokens=24)
-    runs = list(tree_attention._runs(packed.mask_B1TT[0, 0].numpy(), 0))
+    runs = list(tree_attention._runs(tree_mask(packed.tour_B2T)[0, 0].numpy(), 0))
     # prompt and node 1 are one run; then nodes 2 to 6; the tree of one token and the padding see themselves alone
     assert [b - a for _, a, b in runs] == [9, 3, 2, 3, 1, 2, 1]
-    block = tree_attention._block(packed.mask_B1TT[0, 0].numpy(), 0, 14, 17, torch.float32)
+    block = tree_attention._block(tree_mask(packed.tour_B2T)[0, 0].numpy(), 0, 14, 17, torch.float32)
     assert block.seen.tolist() == [
         0,
         1,
@@ -77,7 +78,7 @@ def test_node_by_node_gives_the_gradients_of_the_mask(kind, monkeypatch):
         )
         packed = pack([branching_tree(), branching_tree()], row_tokens=32)
         logprobs, _ = PolicyNet(model)(
-            packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N
+            packed.ids_BT, packed.positions_BT, packed.tour_B2T, packed.source_N, packed.target_N
         )
         logprobs.square().sum().backward()
         found.append((logprobs.detach(), [p.grad for p in model.parameters()], len(called)))
