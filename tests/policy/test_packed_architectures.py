@@ -8,6 +8,7 @@ from reasoner.policy import tree_attention
 from reasoner.policy.attention import tree_mask
 from reasoner.policy.heads import PolicyNet
 from reasoner.policy.packing import pack
+from reasoner.policy.recompute import recompute_layers
 
 KINDS = [
     ("qwen2", {}),
@@ -63,12 +64,16 @@ def test_blocks_are_the_nodes_and_their_ancestors():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "gpt2", "phi"])
-def test_node_by_node_gives_the_gradients_of_the_mask(kind, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "recompute"), [("qwen2", False), ("gpt2", False), ("phi", False), ("qwen2", True)]
+)
+def test_node_by_node_gives_the_gradients_of_the_mask(kind, recompute, monkeypatch):
     found = []
     for cost in (10**9, -1):
         monkeypatch.setattr(tree_attention, "CALL_COST", cost)
         model = small_lm(kind)
+        if recompute:
+            recompute_layers(model)
         called = []
         sdpa = torch.nn.functional.scaled_dot_product_attention
         monkeypatch.setattr(
@@ -84,7 +89,9 @@ def test_node_by_node_gives_the_gradients_of_the_mask(kind, monkeypatch):
         found.append((logprobs.detach(), [p.grad for p in model.parameters()], len(called)))
         monkeypatch.undo()
     (masked, masked_grads, none), (by_node, by_node_grads, some) = found
-    assert none == 2 and some == 2 * 2 * 6  # one call a layer; layers, trees, runs of tokens with ancestors
+    times = 1 + recompute
+    # one call a layer; layers, trees, runs of tokens with ancestors
+    assert none == 2 * times and some == 2 * 2 * 6 * times
     assert torch.allclose(masked, by_node, atol=1e-5)
     for a, b in zip(masked_grads, by_node_grads, strict=True):
         assert a is not None and b is not None
