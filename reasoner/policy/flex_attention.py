@@ -20,6 +20,8 @@ from reasoner.policy.attention import is_plain, windows
 
 BLOCK = 128  # positions a side
 LEAST_HEAD = 16  # the kernel multiplies no smaller matrices
+# positions of a row from which on it is taken: a mask of fewer is below 64 MiB, and masks were met by more machines
+LEAST_WIDTH = 8192
 SHAPES = 64  # compiled forms kept: one or several rows, with gradients or without, of each network
 
 
@@ -34,8 +36,8 @@ def _compiled() -> Callable:
 KERNELS: dict[str, Callable[[], Callable]] = {"cuda": _compiled}
 
 
-def flexes(lm: Any, device: torch.device) -> bool:
-    """Whether a model's layers can attend here by blocks: plain attention without a window, by heads that are large enough.
+def flexes(lm: Any, device: torch.device, width: int) -> bool:
+    """Whether a model's layers attend here by blocks: in long rows, plain attention without a window, heads large enough.
 
     Left to masks are models of which transformers does not say that FlexAttention suits them (GPT-2, Falcon, Bloom),
     those with a sliding window, and those whose attention is eager for its soft cap or sinks (Gemma 2, GPT-OSS).
@@ -44,6 +46,7 @@ def flexes(lm: Any, device: torch.device) -> bool:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return (
         device.type in KERNELS
+        and width >= LEAST_WIDTH
         and lm._supports_flex_attn
         and is_plain(lm)
         and not windows(lm)

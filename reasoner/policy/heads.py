@@ -239,7 +239,7 @@ HEADS: dict[str, Callable[[Any], torch.nn.Module]] = {
 
 def packed_hidden(lm, ids_BT, positions_BT, tour_B2T) -> torch.Tensor:
     """Last hidden states of packed rows; every architecture takes a mask of four dimensions as it is."""
-    if flexes(lm, ids_BT.device):
+    if flexes(lm, ids_BT.device, ids_BT.shape[1]):
         ids, positions, mask = to_blocks(ids_BT, positions_BT, tour_B2T)
         inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": False}
         return lm.base_model(**inputs).last_hidden_state[:, : ids_BT.shape[1]]

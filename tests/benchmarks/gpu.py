@@ -32,6 +32,7 @@ from reasoner.data.prompting import PromptConfig, load_prompting
 from reasoner.economics.hardware import Hardware, hardware_table
 from reasoner.economics.speed import decode_step
 from reasoner.pipeline import RunConfig, run
+from reasoner.policy import flex_attention as by_blocks
 from reasoner.policy.flex_attention import KERNELS, flexes
 from reasoner.policy.heads import PolicyNet
 from reasoner.policy.models import load_model, load_tokenizer
@@ -117,8 +118,12 @@ def attention(args: argparse.Namespace) -> Iterator[Measured]:
     kernel = KERNELS.get(device(), lambda: flex_attention)
     found = {}
     for name, kernels in (("by blocks", {device(): kernel}), ("by a mask", {})):
-        with mock.patch.dict(KERNELS, kernels, clear=True), torch.set_grad_enabled(on_gpu):
-            if kernels and not flexes(net.lm, p.ids_BT.device):
+        with (
+            mock.patch.dict(KERNELS, kernels, clear=True),
+            mock.patch.object(by_blocks, "LEAST_WIDTH", 0),
+            torch.set_grad_enabled(on_gpu),
+        ):
+            if kernels and not flexes(net.lm, p.ids_BT.device, p.ids_BT.shape[1]):
                 yield Measured("packed tree by blocks", "left out", "this model is left to masks")
                 continue
             found[name], seconds, peak = timed_pass(net, p)

@@ -52,6 +52,11 @@ def rows(name: str) -> Packed:
     }[name]()
 
 
+@pytest.fixture(autouse=True)
+def any_width(monkeypatch):
+    monkeypatch.setattr(flex_attention, "LEAST_WIDTH", 0)
+
+
 @pytest.fixture
 def calls(monkeypatch) -> list:
     """One entry for each call of the kernel on this CPU, which training on one would not take."""
@@ -184,7 +189,7 @@ def test_in_bfloat16_within_its_rounding(request):
 )
 def test_models_that_are_left_to_masks(kind, options, calls):
     model, p = small_lm(kind, **options), rows("several trees in a row")
-    assert not flexes(model, CPU)
+    assert not flexes(model, CPU, 64)
     logprobs(model, p)
     assert not calls
 
@@ -192,10 +197,21 @@ def test_models_that_are_left_to_masks(kind, options, calls):
 def test_dropout_and_other_devices_are_left_to_masks(calls):
     model = small_lm("qwen2", attention_dropout=0.1, **WIDE)
     assert (
-        flexes(model, CPU)
-        and not flexes(model.train(), CPU)
-        and not flexes(model.eval(), torch.device("meta"))
+        flexes(model, CPU, 64)
+        and not flexes(model.train(), CPU, 64)
+        and not flexes(model.eval(), torch.device("meta"), 64)
     )
+
+
+def test_short_rows_are_left_to_masks(calls, monkeypatch):
+    monkeypatch.setattr(flex_attention, "LEAST_WIDTH", 200)
+    model = small_lm("qwen2", max_position_embeddings=1024, **WIDE)
+    short, long = (pack([long_tree(length)], row_tokens=1) for length in (20, 90))
+    assert short.ids_BT.shape[1] < 200 <= long.ids_BT.shape[1]
+    logprobs(model, short)
+    assert not calls
+    logprobs(model, long)
+    assert calls
 
 
 @pytest.mark.slow
@@ -243,7 +259,7 @@ def test_on_a_gpu_outputs_and_gradients_are_those_of_the_mask(kind, monkeypatch)
     def all_of() -> list:
         return [learned(lambda m, p: logprobs(m, p).cpu(), model, p) for p in packed]
 
-    assert flexes(model, torch.device("cuda"))
+    assert flexes(model, torch.device("cuda"), 600)
     found = all_of()
     monkeypatch.delitem(KERNELS, "cuda")
     for a, b in zip(found, all_of(), strict=True):
