@@ -19,6 +19,8 @@ from tests.engine.stand_in import program
 from tests.trainers.test_shard import RATE, finish, processes
 from tests.trainers.test_two_processes import PROBLEMS, START, TREES, furthest, weights
 
+pytestmark = pytest.mark.slow  # two runs of six stages, with servers: some minutes
+
 PRMS = """
   - {kind: prm, name: whole, model: MODEL, batch_size: 16, epochs: 0.3, optimizer: RATE}
   - {kind: prm, name: adapter, model: MODEL, batch_size: 16, epochs: 0.3, lora: {r: 2}, optimizer: RATE}
