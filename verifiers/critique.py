@@ -29,9 +29,12 @@ def critique(response: str, first_error: int, num_steps: int) -> Verdict:
         return failure(why)
     found = read_critique(response, num_steps)
     if found == UNDECIDED:
-        return Verdict("no_answer", "unparseable", detail=f"no last line 'First error: 1 to {num_steps}, or none'")
+        expected = f"no last line 'First error: …' with 1 to {num_steps}, or none"
+        return Verdict("no_answer", "unparseable", detail=expected)
     said = "none" if found == NO_ERROR else str(found + 1)
-    return Verdict("correct", "ok", 1.0, said) if found == first_error else Verdict("incorrect", "wrong", 0.0, said)
+    if found == first_error:
+        return Verdict("correct", "ok", 1.0, said)
+    return Verdict("incorrect", "wrong", 0.0, said)
 
 
 critique.quick = critique

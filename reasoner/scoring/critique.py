@@ -91,7 +91,9 @@ def longest_reading(prompting: Prompting, prompt: str, steps: Sequence[str], max
     """The most tokens that a critique of a solution and its verdicts take, with all that stands before them."""
     verdicts = "".join(f"[{i}]{WRONG}\n" for i in range(1, len(steps) + 1))
     return (
-        len(prompting.prompt_ids(critique_prompt(prompt, steps))) + max_tokens + len(prompting.encode(verdicts))
+        len(prompting.prompt_ids(critique_prompt(prompt, steps)))
+        + max_tokens
+        + len(prompting.encode(verdicts))
     )
 
 
