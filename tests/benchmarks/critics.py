@@ -4,13 +4,13 @@ The policy that the run labelled solves the run's test problems, one sampled cha
 truth (reasoner/data/working.py). Chains that are right as far as they go, and end with no right answer, are left out. A critic
 is read in two ways: where its greedy critique puts the first error, and by the chance of `right` at each step's verdict.
 Thresholds are set on chains of the set `calibration`. Prints Markdown: ProcessBench's F1 in %, with 95 % intervals over
-solutions, and what each model was trained on and reads, in tokens.
+solutions, and what each model was trained on and reads, in tokens. Rows are kept in the run's folder as they end: started
+again, it goes on.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -57,7 +57,7 @@ class Row(NamedTuple):
     model: str
     reading: str
     predicted: list[int]
-    read: float  # tokens of a solution that go through the model
+    tokens: float  # that go through the model for a solution
 
 
 def engine_of(model: Path | str, prompting: Prompting, ledger: Ledger) -> LocalEngine:
@@ -125,11 +125,12 @@ def by_prm(
     return thresholded(scores, calibration, test)
 
 
-CRITICS = ("critic", "critic_continued", "critic_rl")
-READERS: dict[str, dict[str, Reader]] = {
-    **{name: {"critique": said, "likelihood": by_likelihood} for name in CRITICS},
-    "prm": {"score": by_prm},
-    "prm_longer": {"score": by_prm},
+CRITICS, PRMS = ("critic", "critic_continued", "critic_rl"), ("prm", "prm_longer")
+SAID = "its critique"
+READERS: dict[tuple[str, str], Reader] = {
+    **{(name, SAID): said for name in CRITICS},
+    **{(name, "scores"): by_prm for name in PRMS},
+    **{(name, "likelihood"): by_likelihood for name in CRITICS},
 }
 
 
@@ -142,23 +143,20 @@ def cell(rows: np.ndarray, statistic: Callable[[np.ndarray], float], sign: str =
     return f"{statistic(rows):{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
 
 
-def table(rows: Sequence[Row], truth: Sequence[int], spent: Callable[[str], str], beside: int) -> str:
-    """One line a row; the difference is to the row number `beside`, paired by solution."""
+def table(rows: Sequence[Row], truth: Sequence[int], spent: Callable[[str], str]) -> str:
+    """One line a row; differences are to the first critic's own critiques, paired by solution."""
     lines = [
-        "| model | read by | F1 | of wrong ones found | right ones let be | F1 beside the first critic's, read alike "
-        "| tokens of training | tokens read and written a solution |",
+        "| model | read by | F1 | found of wrong ones | right ones let be | F1 beside the first row | tokens of training "
+        "| tokens a solution |",
         "|" + "---|" * 8,
     ]
-    first = {row.reading: row.predicted for row in reversed(rows) if row.model == rows[beside].model}
     for row in rows:
-        pairs = np.array([row.predicted, truth]).T
+        pairs = np.array([row.predicted, truth, rows[0].predicted]).T
         found = first_error_f1(row.predicted, truth)
-        other = first.get(row.reading, rows[beside].predicted)
-        three = np.array([row.predicted, truth, other]).T
-        gain = "" if other is row.predicted else cell(three, lambda r: f1(r[:, :2]) - f1(r[:, [2, 1]]), "+")
+        gain = "" if row is rows[0] else cell(pairs, lambda r: f1(r) - f1(r[:, [2, 1]]), "+")
         lines.append(
             f"| {row.model} | {row.reading} | {cell(pairs, f1)} | {100 * found.error_accuracy:.1f} "
-            f"| {100 * found.correct_accuracy:.1f} | {gain} | {spent(row.model)} | {row.read:.0f} |"
+            f"| {100 * found.correct_accuracy:.1f} | {gain} | {spent(row.model)} | {row.tokens:.0f} |"
         )
     return "\n".join(lines)
 
@@ -185,25 +183,28 @@ def main(run: Path) -> None:
         solutions(some, policy, prompting) for some in (apart, problems["test"])
     )
     truth = [s.first_error for s in test]
-    rows = []
-    for model, readers in READERS.items():
-        for reading, reader in readers.items():
-            ledger = Ledger()
-            with ledger.stage("read"):
-                predicted = reader(run / "models" / model / "model", prompting, calibration, test, ledger)
-            read = sum(map(ledger.total, ("prefilled", "decoded", "scored")))
-            of = len(test) + (len(calibration) if reader is not said else 0)
-            rows.append(Row(model, reading, predicted, read / of))
+    kept = run / "critics.jsonl"
+    before = [Row(*json.loads(line)) for line in kept.read_text().splitlines()] if kept.is_file() else []
+    rows = {(row.model, row.reading): row for row in before if len(row.predicted) == len(test)}
+    for (model, reading), reader in READERS.items():
+        if (model, reading) in rows:
+            continue
+        ledger = Ledger()
+        with ledger.stage("read"):
+            predicted = reader(run / "models" / model / "model", prompting, calibration, test, ledger)
+        tokens = sum(map(ledger.total, ("prefilled", "decoded", "scored")))
+        of = len(test) + (len(calibration) if reading != SAID else 0)
+        rows[model, reading] = Row(model, reading, predicted, tokens / of)
+        with open(kept, "a", encoding="utf-8") as file:
+            file.write(json.dumps(rows[model, reading]) + "\n")
     wrong = sum(at != NO_ERROR for at in truth)
     print(
-        f"{len(test)} test solutions, {wrong} of them with an error; {left_out} left out; {len(calibration)} calibrate.\n"
+        f"{len(test)} test solutions, {wrong} with an error; {left_out} left out; {len(calibration)} calibrate\n"
     )
     counts = json.loads((run / "ledger.json").read_text())["counts"]
-    print(table(rows, truth, partial(spent_by, counts), beside=0))
-    unread = {r.model: sum(p < NO_ERROR for p in r.predicted) for r in rows if r.reading == "critique"}
+    print(table([rows[key] for key in READERS], truth, partial(spent_by, counts)))
+    unread = {r.model: sum(p < NO_ERROR for p in r.predicted) for r in rows.values() if r.reading == SAID}
     print("\nunreadable critiques: " + ", ".join(f"{model} {n}" for model, n in unread.items()))
-    share = math.fsum(p == NO_ERROR for p in truth) / len(truth)
-    print(f"right solutions: {100 * share:.1f} %")
 
 
 if __name__ == "__main__":
