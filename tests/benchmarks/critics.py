@@ -5,17 +5,18 @@ truth (reasoner/data/working.py). Chains that are right as far as they go, and e
 is read in two ways: where its greedy critique puts the first error, and by the chance of `right` at each step's verdict.
 Thresholds are set on chains of the set `calibration`. Prints Markdown: ProcessBench's F1 in %, with 95 % intervals over
 solutions, and what each model was trained on and reads, in tokens. Rows are kept in the run's folder as they end: started
-again, it goes on.
+again, it goes on. `--test 500 --calibration 200` takes so many problems, spread over the sets; models that the run has not
+made yet are left out and named.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +37,7 @@ from reasoner.search.chain import fan
 from reasoner.search.grow import Growth, grow
 from reasoner.signals.consensus import working
 from reasoner.signals.step_labels import NO_ERROR
-from reasoner.tree import Tree
+from reasoner.tree import Problem, Tree
 
 MAX_TOKENS, CONTEXT, SLOTS = 80, 512, 256
 LONGEST_CRITIQUE = 128
@@ -64,7 +65,7 @@ def engine_of(model: Path | str, prompting: Prompting, ledger: Ledger) -> LocalE
     return LocalEngine(load_model(str(model)).eval(), prompting.eos_ids, SLOTS, CONTEXT, ledger=ledger)
 
 
-def solutions(problems: Sequence[Any], policy: str, prompting: Prompting) -> tuple[list[Solution], int]:
+def solutions(problems: Sequence[Problem], policy: str, prompting: Prompting) -> tuple[list[Solution], int]:
     """A sampled chain of each problem with its truth, and how many were left out for having none."""
     trees = [Tree.of_prompt(p, prompting.prompt_ids(p.prompt)) for p in problems]
     ledger = Ledger()
@@ -169,7 +170,13 @@ def spent_by(counts: dict[str, dict[str, dict[str, float]]], stage: str) -> str:
     return f"{trained:,.0f}" + (f", prompts {prompts:,.0f}, drawn {drawn:,.0f}" if drawn else "")
 
 
-def main(run: Path) -> None:
+def spread(problems: Sequence[Problem], most: int) -> list[Problem]:
+    """At most so many of the problems, at equal distances."""
+    few = min(most, len(problems))
+    return [problems[i * len(problems) // few] for i in range(few)]
+
+
+def main(run: Path, num_test: int, num_calibration: int) -> None:
     config = validate(RunConfig, read_yaml(run / "config.yaml"), str(run))
     policy = next(stage.model for stage in config.stages if stage.kind == "rollout")
     prompting = load_prompting(policy, config.prompt)
@@ -180,13 +187,15 @@ def main(run: Path) -> None:
     tested = {p.prompt for p in problems["test"]}
     apart = [p for p in problems["calibration"] if p.prompt not in tested]
     (calibration, _), (test, left_out) = (
-        solutions(some, policy, prompting) for some in (apart, problems["test"])
+        solutions(some, policy, prompting)
+        for some in (spread(apart, num_calibration), spread(problems["test"], num_test))
     )
     truth = [s.first_error for s in test]
     kept = run / "critics.jsonl"
     before = [Row(*json.loads(line)) for line in kept.read_text().splitlines()] if kept.is_file() else []
     rows = {(row.model, row.reading): row for row in before if len(row.predicted) == len(test)}
-    for (model, reading), reader in READERS.items():
+    there = {key: reader for key, reader in READERS.items() if (run / "models" / key[0] / "model").is_dir()}
+    for (model, reading), reader in there.items():
         if (model, reading) in rows:
             continue
         ledger = Ledger()
@@ -202,12 +211,20 @@ def main(run: Path) -> None:
         f"{len(test)} test solutions, {wrong} with an error; {left_out} left out; {len(calibration)} calibrate\n"
     )
     counts = json.loads((run / "ledger.json").read_text())["counts"]
-    print(table([rows[key] for key in READERS], truth, partial(spent_by, counts)))
+    print(table([rows[key] for key in there], truth, partial(spent_by, counts)))
     unread = {r.model: sum(p < NO_ERROR for p in r.predicted) for r in rows.values() if r.reading == SAID}
     print("\nunreadable critiques: " + ", ".join(f"{model} {n}" for model, n in unread.items()))
+    print("not made yet: " + (", ".join(sorted({key[0] for key in READERS.keys() - there.keys()})) or "none"))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--test", type=int, default=10**9, help="most test problems")
+    parser.add_argument(
+        "--calibration", type=int, default=10**9, help="most problems that thresholds are set on"
+    )
+    given = parser.parse_args()
+    main(given.run, given.test, given.calibration)

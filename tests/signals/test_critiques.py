@@ -7,7 +7,7 @@ import pytest
 from small_models import save_small_qwen
 
 from reasoner.data.golds import why_unreadable
-from reasoner.data.prompting import PromptConfig
+from reasoner.data.prompting import PromptConfig, load_prompting
 from reasoner.data.rows import Item, SourceConfig
 from reasoner.records import CritiqueTask, SFTExample, StepLabels
 from reasoner.registry import UserError
@@ -99,6 +99,9 @@ def test_the_stage_writes_what_is_imitated_and_what_is_asked_of_the_same_solutio
     assert [t.problem_id for t in tasks] == ["sum/0", "sum/4", "sum/10", "sum/12"]
     assert [t.prompt for t in traces] == [t.prompt for t in tasks]
     assert tasks[0].prompt == critique_prompt("0+", MANY_RIGHT[0].completions)
+    assert traces[0].prompt_ids == load_prompting(str(folder / "model"), PromptConfig()).encode(
+        tasks[0].prompt
+    )
     assert logged["critiques/tasks"] == logged["critiques/traces"] == 4
     assert (logged["critiques/surplus"], logged["contamination/exact"]) == (7, 1)
 
