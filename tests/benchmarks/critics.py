@@ -5,8 +5,8 @@ truth (reasoner/data/working.py). Chains that are right as far as they go, and e
 is read in two ways: where its greedy critique puts the first error, and by the chance of `right` at each step's verdict.
 Thresholds are set on chains of the set `calibration`. Prints Markdown: ProcessBench's F1 in %, with 95 % intervals over
 solutions, and what each model was trained on and reads, in tokens. Rows are kept in the run's folder as they end: started
-again, it goes on. `--test 500 --calibration 200` takes so many problems, spread over the sets; models that the run has not
-made yet are left out and named.
+again, it goes on. `--read critique score` leaves out the chances, which take most of the time; `--test 500 --calibration 200`
+takes so many problems, spread over the sets. Models that the run has not made yet are left out and named.
 """
 
 from __future__ import annotations
@@ -127,10 +127,10 @@ def by_prm(
 
 
 CRITICS, PRMS = ("critic", "critic_continued", "critic_rl"), ("prm", "prm_longer")
-SAID = "its critique"
+SAID = "critique"
 READERS: dict[tuple[str, str], Reader] = {
     **{(name, SAID): said for name in CRITICS},
-    **{(name, "scores"): by_prm for name in PRMS},
+    **{(name, "score"): by_prm for name in PRMS},
     **{(name, "likelihood"): by_likelihood for name in CRITICS},
 }
 
@@ -176,7 +176,7 @@ def spread(problems: Sequence[Problem], most: int) -> list[Problem]:
     return [problems[i * len(problems) // few] for i in range(few)]
 
 
-def main(run: Path, num_test: int, num_calibration: int) -> None:
+def main(run: Path, num_test: int, num_calibration: int, readings: Sequence[str]) -> None:
     config = validate(RunConfig, read_yaml(run / "config.yaml"), str(run))
     policy = next(stage.model for stage in config.stages if stage.kind == "rollout")
     prompting = load_prompting(policy, config.prompt)
@@ -194,7 +194,8 @@ def main(run: Path, num_test: int, num_calibration: int) -> None:
     kept = run / "critics.jsonl"
     before = [Row(*json.loads(line)) for line in kept.read_text().splitlines()] if kept.is_file() else []
     rows = {(row.model, row.reading): row for row in before if len(row.predicted) == len(test)}
-    there = {key: reader for key, reader in READERS.items() if (run / "models" / key[0] / "model").is_dir()}
+    asked = {key: reader for key, reader in READERS.items() if key[1] in readings}
+    there = {key: reader for key, reader in asked.items() if (run / "models" / key[0] / "model").is_dir()}
     for (model, reading), reader in there.items():
         if (model, reading) in rows:
             continue
@@ -212,9 +213,14 @@ def main(run: Path, num_test: int, num_calibration: int) -> None:
     )
     counts = json.loads((run / "ledger.json").read_text())["counts"]
     print(table([rows[key] for key in there], truth, partial(spent_by, counts)))
+    one, other = (rows.get((model, SAID)) for model in ("critic_rl", "critic_continued"))
+    if one and other:
+        pairs = np.array([one.predicted, truth, other.predicted]).T
+        gain = cell(pairs, lambda r: f1(r) - f1(r[:, [2, 1]]), "+")
+        print(f"\nF1 of critic_rl beside critic_continued, by their critiques: {gain}")
     unread = {r.model: sum(p < NO_ERROR for p in r.predicted) for r in rows.values() if r.reading == SAID}
     print("\nunreadable critiques: " + ", ".join(f"{model} {n}" for model, n in unread.items()))
-    print("not made yet: " + (", ".join(sorted({key[0] for key in READERS.keys() - there.keys()})) or "none"))
+    print("not made yet: " + (", ".join(sorted({key[0] for key in asked.keys() - there.keys()})) or "none"))
 
 
 if __name__ == "__main__":
@@ -226,5 +232,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--calibration", type=int, default=10**9, help="most problems that thresholds are set on"
     )
+    every = list(dict.fromkeys(reading for _, reading in READERS))
+    parser.add_argument("--read", nargs="+", choices=every, default=every, help="ways of reading")
     given = parser.parse_args()
-    main(given.run, given.test, given.calibration)
+    main(given.run, given.test, given.calibration, given.read)
