@@ -133,6 +133,7 @@ READERS: dict[tuple[str, str], Reader] = {
     **{(name, "score"): by_prm for name in PRMS},
     **{(name, "likelihood"): by_likelihood for name in CRITICS},
 }
+BY_RL, BESIDE = ("critic_rl", SAID), ("critic_continued", "prm", "prm_longer")
 
 
 def f1(rows: np.ndarray) -> float:
@@ -213,11 +214,10 @@ def main(run: Path, num_test: int, num_calibration: int, readings: Sequence[str]
     )
     counts = json.loads((run / "ledger.json").read_text())["counts"]
     print(table([rows[key] for key in there], truth, partial(spent_by, counts)))
-    one, other = (rows.get((model, SAID)) for model in ("critic_rl", "critic_continued"))
-    if one and other:
-        pairs = np.array([one.predicted, truth, other.predicted]).T
+    for key in (key for key in there if key[0] in BESIDE and BY_RL in rows):
+        pairs = np.array([rows[BY_RL].predicted, truth, rows[key].predicted]).T
         gain = cell(pairs, lambda r: f1(r) - f1(r[:, [2, 1]]), "+")
-        print(f"\nF1 of critic_rl beside critic_continued, by their critiques: {gain}")
+        print(f"\nF1 of the critiques of critic_rl beside {key[0]} by {key[1]}: {gain}")
     unread = {r.model: sum(p < NO_ERROR for p in r.predicted) for r in rows.values() if r.reading == SAID}
     print("\nunreadable critiques: " + ", ".join(f"{model} {n}" for model, n in unread.items()))
     print("not made yet: " + (", ".join(sorted({key[0] for key in asked.keys() - there.keys()})) or "none"))
