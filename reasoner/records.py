@@ -43,7 +43,7 @@ class PreferencePair:
 
 @dataclass(frozen=True)
 class StepLabels:
-    """A solution in steps with one label per step.
+    """A solution in steps with one label per step; `prompt` is the problem's text, without template.
 
     `labels` are in [0, 1]; NaN marks a step without a label. `step_ends` are positions in `completion_ids`
     of each step's last token. `n` and `c` are the counts behind Monte-Carlo labels (0 for other kinds).
@@ -64,6 +64,18 @@ class StepLabels:
     weights_version: int = 0
     first_errors: list[int] = field(default_factory=list)
     is_whole: bool = True
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class CritiqueTask:
+    """A solution in numbered steps whose critique is to be written; `prompt` is whole, `first_error` as in StepLabels."""
+
+    problem_id: str
+    prompt: str
+    first_error: int
+    num_steps: int
     source: str = ""
     licence: str = ""
 

@@ -26,6 +26,7 @@ Id = TypeVar("Id", bound=Hashable)
 VERIFIERS = {
     "math": "verifiers.math_answer:math",
     "steps": "verifiers.arithmetic_steps:steps",
+    "critique": "verifiers.critique:critique",
     "code": "verifiers.code_tests:code",
     "logic": "verifiers.logic:logic",
     "proof": "verifiers.proof:proof",

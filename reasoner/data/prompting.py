@@ -82,6 +82,11 @@ class Prompting:
         )
         self.step_stop_tokens = config.steps.size if config.steps.rule == "count" else 0
 
+    def bare(self) -> Prompting:
+        """The same for texts that are whole prompts already, as critiques have: no template, no turns of a chat."""
+        whole = {"template": "{prompt}", "chat": False, "chat_template": "", "system": ""}
+        return Prompting(self.tokenizer, self.config.model_copy(update=whole), self.eos_ids)
+
     def prompt_text(self, problem_text: str) -> str:
         # replace, not format: the problem's own braces are data
         text = self.config.template.replace("{prompt}", problem_text)

@@ -18,12 +18,12 @@ from reasoner.signals.critiques import (
     RIGHT,
     WRONG,
     critique_prompt,
-    read_critique,
     reasoning,
     verdict_prompts,
 )
 from reasoner.signals.step_labels import NO_ERROR, UNDECIDED
 from reasoner.tree import Tree
+from verifiers.critique import read_critique
 
 Votes = list[int]
 Critic = Callable[[Sequence[str], Sequence[Sequence[str]]], list[Votes]]
@@ -49,12 +49,12 @@ def written(
     engine: Engine, prompting: Prompting, prompts: Sequence[str], solutions: Sequence[Sequence[str]],
     num_samples: int, max_tokens: int, seed: int,
 ) -> list[list[str]]:  # fmt: skip
-    """`num_samples` critiques of each solution by any engine; one is greedy."""
+    """`num_samples` critiques of each solution by any engine; one is greedy. Here and below `prompting` is a bare one."""
     sampling = Sampling(0.0 if num_samples == 1 else 1.0)
     requests = [
         Request((i, k), ids, max_tokens, place_key(seed, 0, f"critique {i}", [(len(ids), k)]), sampling)
         for i, (prompt, steps) in enumerate(zip(prompts, solutions, strict=True))
-        for ids in [prompting.encode(critique_prompt(prompt, steps))]
+        for ids in [prompting.prompt_ids(critique_prompt(prompt, steps))]
         for k in range(num_samples)
     ]
     texts = iter([prompting.decode(completion.token_ids) for completion in engine.sample(requests)])
@@ -91,7 +91,9 @@ def longest_reading(prompting: Prompting, prompt: str, steps: Sequence[str], max
     """The most tokens that a critique of a solution and its verdicts take, with all that stands before them."""
     verdicts = "".join(f"[{i}]{WRONG}\n" for i in range(1, len(steps) + 1))
     return (
-        len(prompting.encode(critique_prompt(prompt, steps))) + max_tokens + len(prompting.encode(verdicts))
+        len(prompting.prompt_ids(critique_prompt(prompt, steps)))
+        + max_tokens
+        + len(prompting.encode(verdicts))
     )
 
 
@@ -132,7 +134,7 @@ def by_likelihood(
     """P(right) / (P(right) + P(wrong)) at each step's verdict, a mean over the critiques."""
     words = [prompting.encode(word) for word in (RIGHT, WRONG)]
     asked = [
-        [*prompting.encode(at), *word]
+        [*prompting.prompt_ids(at), *word]
         for prompt, steps, of_one in zip(prompts, solutions, texts, strict=True)
         for text in of_one
         for at in verdict_prompts(prompt, steps, reasoning(text))

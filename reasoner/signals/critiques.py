@@ -1,4 +1,4 @@
-"""Critiques in words, made from labelled steps: what a critique model is tuned on.
+"""Critiques in words, made from labelled steps: what a critique model is tuned on, and what it is asked to write.
 
 2+3-4                    the problem
 [1] 2+3=5                the steps, numbered
@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from reasoner.records import PreferencePair, SFTExample, StepLabels
+from reasoner.data.sources import own_id
+from reasoner.records import CritiqueTask, PreferencePair, SFTExample, StepLabels
 from reasoner.signals.step_labels import NO_ERROR, UNDECIDED, first_error
+from reasoner.signals.step_pairs import in_balance
+from reasoner.tree import Problem
 
 RIGHT, WRONG = " right", " wrong"  # what is written behind a step's number
-_VERDICT = re.compile(r"^First error: (none|[0-9]{1,4})\s*$", re.MULTILINE)
 _VERDICTS = re.compile(rf"^(\[[0-9]{{1,4}}\]({RIGHT}|{WRONG})|First error:)", re.MULTILINE)
 
 
@@ -37,16 +40,6 @@ def critique(first_wrong: int, num_steps: int) -> str:
     return "\n".join([*lines, f"First error: {'none' if first_wrong == NO_ERROR else first_wrong + 1}"])
 
 
-def read_critique(text: str, num_steps: int) -> int:
-    """Where a critique puts the first error: its last verdict line; UNDECIDED without one, or one out of range."""
-    found = _VERDICT.findall(text)
-    if not found:
-        return UNDECIDED
-    if found[-1] == "none":
-        return NO_ERROR
-    return int(found[-1]) - 1 if 1 <= int(found[-1]) <= num_steps else UNDECIDED
-
-
 def reasoning(text: str) -> str:
     """What a critique says before its first verdict, as whole lines."""
     found = _VERDICTS.search(text)
@@ -60,6 +53,54 @@ def verdict_prompts(problem: str, steps: Sequence[str], reasoned: str) -> list[s
     return [
         begun + "".join(f"[{k}]{RIGHT}\n" for k in range(1, i)) + f"[{i}]" for i in range(1, len(steps) + 1)
     ]
+
+
+def to_criticise(records: Iterable[StepLabels], balance: bool) -> tuple[list[StepLabels], Counter[str]]:
+    """The solutions whose first error is known, each text once, and how many were left out, by why.
+
+    With `balance` as many with an error as without, the surplus left out at equal distances: a critic that always says
+    the same is right about half of them.
+    """
+    found: dict[str, StepLabels] = {}
+    places: dict[str, int] = {}
+    left_out = Counter(undecided=0, repeated=0, disputed=0, surplus=0)
+    for record in records:
+        at = _truth(record)
+        if at == UNDECIDED:
+            left_out["undecided"] += 1
+            continue
+        text = critique_prompt(record.prompt, record.completions)
+        left_out["repeated"] += text in found
+        found.setdefault(text, record)
+        # the same solution with its first error elsewhere: of noisy labels, none of which is known to be right
+        places[text] = at if places.get(text, at) == at else UNDECIDED
+    left_out["disputed"] = sum(at == UNDECIDED for at in places.values())
+    kept = [record for text, record in found.items() if places[text] != UNDECIDED]
+    if balance:
+        stays = in_balance([1 if _truth(record) == NO_ERROR else -1 for record in kept])
+        left_out["surplus"] = len(kept) - len(stays)
+        kept = [record for i, record in enumerate(kept) if i in stays]
+    return kept, left_out
+
+
+def critique_tasks(records: Iterable[StepLabels]) -> Iterator[CritiqueTask]:
+    """The solutions whose first error is known, as what a critic writes about and is judged by."""
+    for record in records:
+        at = _truth(record)
+        if at != UNDECIDED:
+            prompt = critique_prompt(record.prompt, record.completions)
+            yield CritiqueTask(
+                record.problem_id, prompt, at, len(record.completions), record.source, record.licence
+            )
+
+
+def as_problem(task: CritiqueTask) -> Problem:
+    """The task as a problem, whose id is that of the problem that was solved, with a hash of the solution behind it."""
+    reference = {"first_error": task.first_error, "num_steps": task.num_steps}
+    domain = "right" if task.first_error == NO_ERROR else "wrong"
+    return own_id(
+        Problem(task.problem_id, task.prompt, "critique", reference, domain, task.source, task.licence)
+    )
 
 
 def critique_examples(

@@ -143,7 +143,7 @@ def step_labels(
                 continue
             yield StepLabels(
                 problem_id=tree.problem.id,
-                prompt=decode(prompt_ids),
+                prompt=tree.problem.prompt,
                 completions=_texts(tree, leaf, decode),
                 labels=labels,
                 prompt_ids=prompt_ids,

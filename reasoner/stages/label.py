@@ -160,4 +160,4 @@ def _judge(config: Label, context: Context) -> StepJudge | None:
 def _critic(config: Label, context: Context) -> StepJudge:
     """The critique model behind an engine of its own."""
     engine = critic_engine(config.critic, context, config.engine)
-    return judge_with(critic(engine, context.prompting(config.critic), seed=context.session.seed))
+    return judge_with(critic(engine, context.prompting(config.critic).bare(), seed=context.session.seed))

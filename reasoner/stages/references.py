@@ -46,7 +46,7 @@ RECORDS: dict[str, Callable[[Any], set[str]]] = {
         "outcome", "pairs", "step_pairs", "traces", *stage.kinds,
         *(f"{kind}_{what}" for kind in stage.kinds for what in ("votes", "agreed") if stage.judge or stage.critic),
     },
-    "critiques": lambda stage: {"traces", "pairs"},
+    "critiques": lambda stage: {"traces", "pairs", "tasks"},
 }  # fmt: skip
 
 

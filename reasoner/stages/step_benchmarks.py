@@ -225,7 +225,7 @@ def _published(prm: PublishedPRM, context: Context) -> StepScorer:
 
 def _by_critic(model: str, config: StepBenchmarks, context: Context) -> StepScorer:
     """A critique model that writes about each solution first; those for which it has no room have no scores."""
-    engine, prompting = critic_engine(model, context, config.engine), context.prompting(model)
+    engine, prompting = critic_engine(model, context, config.engine), context.prompting(model).bare()
     score = step_scorer(engine, prompting, config.critique, context.session.seed)
 
     def scores_of(trees: list[StepTree]) -> list[list[float] | LeftOut]:

@@ -1,8 +1,8 @@
 """All comparisons that need no further argument, and their table: `python -m tests.benchmarks [NAME ...]`.
 
 Each is a process of its own, so that none leaves the next less memory. With nothing named it takes about an hour on two
-cores; keep the machine quiet. Not among them: what needs a run or a model (demo, frontier, baseline, engine, export, gpu,
-prm800k), and the long studies of learning (learning, levers, hacking, labels, bisection).
+cores; keep the machine quiet. Not among them: what needs a run or a model (critics, demo, frontier, baseline, engine, export,
+gpu, prm800k), and the long studies of learning (learning, levers, hacking, labels, bisection).
 """
 
 from __future__ import annotations

@@ -29,12 +29,12 @@ from reasoner.signals.critiques import (
     critique_examples,
     critique_pairs,
     critique_prompt,
-    read_critique,
     reasoning,
     verdict_prompts,
 )
 from reasoner.signals.step_labels import NO_ERROR, UNDECIDED
 from reasoner.store import read_json
+from verifiers.critique import read_critique
 
 STEPS = ["2+3=5\n", "5-4=2\n", "#### 2"]
 

@@ -2,13 +2,14 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from small_models import CORRECT, ERROR, WRONG, make_tree
 
 from reasoner.records import StepLabels
 from reasoner.registry import UserError
-from reasoner.signals.consensus import agrees, arithmetic, with_votes
+from reasoner.signals.consensus import agrees, arithmetic, with_votes, working
 from reasoner.signals.step_labels import (
     NO_ERROR,
     UNDECIDED,
@@ -82,8 +83,10 @@ def test_min_continuations():
 
 
 def test_record():
-    first, second = list(step_labels([continued_tree()], StepLabelConfig(ends="all"), decode))[:2]
-    assert (first.prompt, first.completions) == ("1 2", ["5 6", "7 8", "9"])
+    tree = continued_tree()
+    tree.problem = replace(tree.problem, prompt="one and two")
+    first, second = list(step_labels([tree], StepLabelConfig(ends="all"), decode))[:2]
+    assert (first.prompt, first.completions) == ("one and two", ["5 6", "7 8", "9"])  # without the template
     assert (first.prompt_ids, first.completion_ids) == ([1, 2], [5, 6, 7, 8, 9])
     assert (first.step_ends, first.n, first.c) == ([1, 3, 4], [3, 2, 1], [1, 0, 1])
     assert (second.completions, second.step_ends) == (["5 6", "20 30"], [1, 3])
@@ -269,3 +272,18 @@ def test_consensus_keeps_both_votes():
     )  # fmt: skip
     assert [r.first_errors for r in voted] == [[-1, -1], [0, 0], [1, 0], [-2, 0], [2, -1]]
     assert [agrees(r) for r in voted] == [True, True, False, False, False]
+
+
+def test_a_judge_reads_the_problem_and_not_the_template_around_it():
+    """17+17=34 is a true calculation, and of 9+8+5 no step."""
+
+    def text(ids):
+        return bytes(ids).decode()
+
+    answer = "9+8=17\n17+17=34\n#### 34"
+    tree = Tree.of_prompt(Problem("p", "9+8+5", "math", {"answer": "22"}), list(b"9+8+5=\n"))
+    tree.add(Node(0, 7, tuple(answer.encode()), step_ends=(6, 15, len(answer) - 1)))
+    tree.verdicts[1] = WRONG
+    (voted,) = with_votes(step_labels([tree], StepLabelConfig(kind="spread"), text), working)
+    assert voted.first_errors == [-2, 1]  # nobody continued it, and the judge knows
+    assert next(iter(with_votes([voted], arithmetic))).first_errors[-1] == -1
