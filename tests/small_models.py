@@ -44,11 +44,12 @@ def small_lm(kind: str, vocab_size: int = 64, seed: int = 0, **options):
     """A random two-layer model of an architecture, in float32, with logits far from uniform."""
     torch.manual_seed(seed)
     grouped = {} if kind in ("phi", "gpt2") else {"num_key_value_heads": 2, "head_dim": 8}
-    config = AutoConfig.for_model(
-        kind, vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=256, initializer_range=0.3,
-        bos_token_id=None, eos_token_id=0, pad_token_id=0, **grouped, **options,
-    )  # fmt: skip
+    usual = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 256, "initializer_range": 0.3, **grouped,
+    }  # fmt: skip
+    ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
+    config = AutoConfig.for_model(kind, vocab_size=vocab_size, **ids, **{**usual, **options})
     return AutoModelForCausalLM.from_config(config).eval()
 
 

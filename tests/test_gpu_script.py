@@ -48,10 +48,13 @@ def script(monkeypatch, capsys, *arguments) -> tuple[int, list[str]]:
 
 
 def test_the_table_has_a_line_for_everything(model, short, monkeypatch, capsys):
-    sizes = ("--config", short, "--batches", 4, "--tokens", 8, "--rounds", 1, "--problems", 8)
-    code, table = script(monkeypatch, capsys, model, "--parts", "decode", "stages", *sizes)
+    sizes = ("--config", short, "--batches", 4, "--tokens", 8, "--rounds", 1, "--problems", 8, "--long", 80)
+    code, table = script(monkeypatch, capsys, model, "--parts", "decode", "attention", "stages", *sizes)
     assert code == 0, table
     assert "CPU, " in table[0] and any("batch 4" in line and "generate " in line for line in table)
+    packed = [line for line in table if line.startswith("packed tree")]
+    assert [line.split()[2:4] for line in packed[:2]] == [["by", "blocks"], ["by", "a"]]
+    assert "(1, 650) positions" in packed[0] and float(packed[2].split()[3]) < 1e-4  # log-probabilities apart
     stages = {line.split()[1] for line in table if line.startswith("stage ")}
     assert stages == {s.get("name", s["kind"]) for s in read_yaml(short)["stages"]}
     assert any(line.startswith("peak memory") for line in table) and any(

@@ -103,7 +103,7 @@ def surrogate_gradients(
     for numbers in batches(trees, tokens_per_batch):
         packed = pack([trees[t] for t in numbers], weights[0].device)
         logprobs_N, _ = net(
-            packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N
+            packed.ids_BT, packed.positions_BT, packed.tour_B2T, packed.source_N, packed.target_N
         )
         for v, samples in enumerate(variants):
             of_batch = [samples[t] for t in numbers]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -186,6 +186,34 @@ def slot_attention(model) -> Iterator[None]:
         config._attn_implementation = before
 
 
+def tree_mask(tour_B2T: torch.Tensor) -> torch.Tensor:
+    """[B, 1, T, T]: True where a position of packed rows may be seen; takes the square of a row.
+
+    `tour_B2T` holds each token's number in a walk through its tree, and the number after those of all that follow it: what
+    lies between is what sees the token.
+    """
+    is_cpu = tour_B2T.device.type == "cpu"
+    tour: Any = tour_B2T.numpy() if is_cpu else tour_B2T  # numpy compares faster
+    enter_BT, leave_BT = tour[:, 0], tour[:, 1]
+    mask_BTT = enter_BT[:, None, :] <= enter_BT[:, :, None]
+    mask_BTT &= enter_BT[:, :, None] < leave_BT[:, None, :]
+    return (torch.from_numpy(mask_BTT) if is_cpu else mask_BTT)[:, None]
+
+
+def is_plain(lm) -> bool:
+    """Whether a model's attention is softmax over one mask in torch's kernel, with nothing dropped out."""
+    config = lm.config.get_text_config()
+    drops = max(getattr(config, "attention_dropout", None) or 0.0, getattr(config, "attn_pdrop", None) or 0.0)
+    return config._attn_implementation == "sdpa" and not (lm.training and drops)
+
+
+def windows(lm) -> bool:
+    """Whether some of a model's layers see a sliding window only."""
+    config = lm.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ("sliding_attention",)
+    return getattr(config, "sliding_window", None) is not None and "sliding_attention" in kinds
+
+
 def layer_masks(
     lm, mask_B1TT: torch.Tensor, positions_BT: torch.Tensor
 ) -> torch.Tensor | dict[str, torch.Tensor]:
@@ -194,15 +222,13 @@ def layer_masks(
     Positions are depths in a trajectory, so a window of w sees the ancestors less than w before a token.
     """
     config = lm.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
     masks = {"full_attention": mask_B1TT}
-    if window is not None and (kinds == set() or "sliding_attention" in kinds):
+    if windows(lm):
         distance_BTT = positions_BT[:, :, None] - positions_BT[:, None, :]
-        masks["sliding_attention"] = mask_B1TT & (distance_BTT < window)[:, None]
+        masks["sliding_attention"] = mask_B1TT & (distance_BTT < config.sliding_window)[:, None]
     if config._attn_implementation == "eager":  # adds its mask to the scores
         low = torch.finfo(lm.dtype).min
         masks = {k: torch.zeros_like(m, dtype=lm.dtype).masked_fill_(~m, low) for k, m in masks.items()}
-    if kinds:
+    if getattr(config, "layer_types", None):
         return masks if len(masks) > 1 else masks["full_attention"]
     return masks.get("sliding_attention", masks["full_attention"])

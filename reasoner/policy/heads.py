@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from reasoner.policy.adapters import as_it_starts, load_merged
-from reasoner.policy.attention import layer_masks
+from reasoner.policy.attention import layer_masks, tree_mask
+from reasoner.policy.flex_attention import flexes, to_blocks
 from reasoner.policy.logprobs import LogitHead, token_logprobs
 from reasoner.policy.models import check_finite, save
 from reasoner.policy.shard import gathered
 from reasoner.policy.shard import whole as whole_of
-from reasoner.policy.tree_attention import blocks_of, suits, tree_attention
+from reasoner.policy.tree_attention import blocks_of, suits
 from reasoner.registry import UserError
 from reasoner.store import whole
 
@@ -42,13 +43,13 @@ class PolicyNet(torch.nn.Module):
         self,
         ids_BT,
         positions_BT,
-        mask_B1TT,
+        tour_B2T,
         source_N,
         target_N,
         with_entropy: bool = False,
         temperature: float = 1.0,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        hidden_BTD = packed_hidden(self.lm, ids_BT, positions_BT, mask_B1TT)
+        hidden_BTD = packed_hidden(self.lm, ids_BT, positions_BT, tour_B2T)
         hidden_ND = hidden_BTD.flatten(0, 1)[source_N]
         targets_N = ids_BT.flatten()[target_N]
         return token_logprobs(hidden_ND, LogitHead(self.lm), targets_N, with_entropy, temperature)
@@ -130,19 +131,21 @@ class ScoreNet(torch.nn.Module):
         self.lm = lm
         self.head: torch.nn.Module = head if head is not None else _zero_head(lm)
 
-    def forward(self, ids_BT, positions_BT, mask_B1TT, at_S, source_N, target_N) -> torch.Tensor:
-        hidden_BTD = packed_hidden(self.lm, ids_BT, positions_BT, mask_B1TT)
+    def forward(self, ids_BT, positions_BT, tour_B2T, at_S, source_N, target_N) -> torch.Tensor:
+        hidden_BTD = packed_hidden(self.lm, ids_BT, positions_BT, tour_B2T)
         hidden_XD = hidden_BTD.flatten(0, 1)
         if not isinstance(self.head, Likelihood | Implicit):
             return self.head(hidden_XD[at_S].float())[:, 0]
         ids_X = ids_BT.flatten()
         logprobs_N, _ = token_logprobs(hidden_XD[source_N], LogitHead(self.lm), ids_X[target_N])
         if isinstance(self.head, Implicit):
-            logprobs_N = logprobs_N - self.head.before(ids_BT, positions_BT, mask_B1TT, source_N, target_N)
+            logprobs_N = logprobs_N - self.head.before(ids_BT, positions_BT, tour_B2T, source_N, target_N)
         logprobs_X = logprobs_N.new_zeros(len(ids_X)).index_put((target_N,), logprobs_N)
         width = ids_BT.shape[1]
         rows_S = at_S // width
-        of_state_ST = logprobs_X.view(-1, width)[rows_S] * mask_B1TT[rows_S, 0, at_S % width]
+        enter_ST, leave_ST = tour_B2T[rows_S].unbind(1)
+        own_S1 = enter_ST.gather(1, (at_S % width)[:, None])
+        of_state_ST = logprobs_X.view(-1, width)[rows_S] * ((enter_ST <= own_S1) & (own_S1 < leave_ST))
         total_S = of_state_ST.sum(-1)
         if isinstance(self.head, Implicit):
             return self.head(total_S)[:, 0]
@@ -234,17 +237,17 @@ HEADS: dict[str, Callable[[Any], torch.nn.Module]] = {
 }
 
 
-def packed_hidden(lm, ids_BT, positions_BT, mask_B1TT) -> torch.Tensor:
-    """Last hidden states of packed rows; every architecture takes a mask of four dimensions as it is.
-
-    The mask goes along with the blocks of a tree: layers that are recomputed in a backward pass come back to it.
-    """
-    mask = layer_masks(lm, mask_B1TT, positions_BT)
+def packed_hidden(lm, ids_BT, positions_BT, tour_B2T) -> torch.Tensor:
+    """Last hidden states of packed rows; every architecture takes a mask of four dimensions as it is."""
+    if flexes(lm, ids_BT.device, ids_BT.shape[1]):
+        ids, positions, mask = to_blocks(ids_BT, positions_BT, tour_B2T)
+        inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": False}
+        return lm.base_model(**inputs).last_hidden_state[:, : ids_BT.shape[1]]
+    mask = layer_masks(lm, tree_mask(tour_B2T), positions_BT)
     inputs = {
         "input_ids": ids_BT, "position_ids": positions_BT, "attention_mask": mask, "use_cache": False,
     }  # fmt: skip
     blocks = blocks_of(mask, lm.dtype) if isinstance(mask, torch.Tensor) and suits(lm, mask) else None
-    if blocks is None:
-        return lm.base_model(**inputs).last_hidden_state
-    with tree_attention(lm):
-        return lm.base_model(**inputs, blocks=blocks).last_hidden_state
+    if blocks is not None:
+        inputs["blocks"] = blocks
+    return lm.base_model(**inputs).last_hidden_state

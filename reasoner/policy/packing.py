@@ -32,16 +32,11 @@ class Packed:
 
     ids_BT: torch.Tensor
     positions_BT: torch.Tensor
-    before_BT: np.ndarray  # column of the token that each follows on its path; ALONE where there is none
+    tour_B2T: torch.Tensor  # who sees whom, by the numbers of a walk: attention.tree_mask
     target_N: torch.Tensor  # flat index of each sampled token
     source_N: torch.Tensor  # flat index of the token before it on its path
     starts: list[list[int]]  # per tree and node, the flat index of the node's first token
     trees: Sequence[Tree]
-
-    @property
-    def mask_B1TT(self) -> torch.Tensor:
-        """True where a position may be seen: built at each use, since it takes the square of a row."""
-        return torch.from_numpy(_mask(self.before_BT))[:, None].to(self.ids_BT.device)
 
     def state(self, tree: int, node: int, offset: int) -> int:
         """Flat index of the last token of the state (node, offset)."""
@@ -174,7 +169,7 @@ def pack(
     return Packed(
         ids_BT=torch.from_numpy(ids).to(device),
         positions_BT=torch.from_numpy(positions).to(device),
-        before_BT=before,
+        tour_B2T=torch.from_numpy(np.stack([_tour(before_T) for before_T in before])).to(device),
         target_N=torch.from_numpy(_joined([x.targets for x in sampled])).to(device),
         source_N=torch.from_numpy(_joined([x.sources for x in sampled])).to(device),
         starts=[[of_tree[i].start for i in range(len(of_tree))] for of_tree in laid],
@@ -204,19 +199,29 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def _mask(before_BT: np.ndarray) -> np.ndarray:
-    """[B, T, T]: each token sees itself and what the token before it sees."""
-    rows, width = before_BT.shape
-    mask_BTT = np.zeros((rows, width, width), dtype=bool)
-    for before_T, mask_TT in zip(before_BT, mask_BTT, strict=True):
-        begins_T = before_T != np.arange(-1, width - 1)  # where a run of tokens, each behind the last, begins
-        begins_T[:1] = True
-        starts = np.flatnonzero(begins_T)
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), width], strict=True):
-            if before_T[start] != ALONE:
-                mask_TT[start:stop] = mask_TT[before_T[start]]
-            mask_TT[start:stop, start:stop] = np.tri(stop - start, dtype=bool)
-    return mask_BTT
+def _tour(before_T: np.ndarray) -> np.ndarray:
+    """[2, T]: each token's number in a walk that goes on to what follows a token before it turns to the rest, and the
+    number after those of all that follow it. `before_T` is the column of the token that each follows, ALONE if none.
+    """
+    width = len(before_T)
+    begins_T = before_T != np.arange(-1, width - 1)  # where a run of tokens, each behind the last, begins
+    begins_T[:1] = True
+    starts = np.flatnonzero(begins_T).tolist()
+    runs = list(zip(starts, [*starts[1:], width], before_T[starts].tolist(), strict=True))
+    branches_T = np.zeros(
+        width + 1, np.int32
+    )  # tokens of the runs that branch off behind each; ALONE is the last place
+    for start, stop, before in reversed(runs):
+        branches_T[before] += stop - start + branches_T[start:stop].sum()
+    tour_2T = np.zeros((2, width), np.int32)
+    free_T = np.zeros(width + 1, np.int32)  # number of the next run behind each
+    for start, stop, before in runs:
+        first, own = int(free_T[before]), slice(start, stop)
+        tour_2T[0, own] = np.arange(first, first + stop - start)
+        tour_2T[1, own] = first + stop - start + branches_T[own][::-1].cumsum()[::-1]
+        free_T[own] = tour_2T[1, own] - branches_T[own]
+        free_T[before] = tour_2T[1, start]
+    return tour_2T
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Attention over packed trees node by node: what a node's tokens cannot see is not computed, where masks compute and drop it.
 
 A long row holds many branches, of which a token sees one path. On a CPU each run of tokens with the same ancestors is
-one attention call over these and itself; on a GPU the masked kernel stays.
+one attention call over these and itself; on a GPU the kernel goes by blocks (flex_attention).
 
 Shape suffixes: B rows, T packed positions, S key positions, H heads, K key/value heads, Q tokens of all query heads of
 a key/value head, D head size.
@@ -10,7 +10,6 @@ a key/value head, D head size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,9 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-NAME = "reasoner_tree"
+from reasoner.policy.attention import is_plain
+from reasoner.policy.flex_attention import BlockMask, by_blocks
+
 # pairs of positions whose attention takes as long as one more call, forward and backward; measured on a CPU
 CALL_COST = 20_000
 
@@ -81,13 +82,17 @@ def _tree_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | BlockMask | None,
     scaling: float | None = None,
     blocks: Sequence[Block] | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
     """transformers' signature: query [B, H, T, D], keys and values [B, K, T, D]; returns [B, T, H, D]."""
-    if blocks is None:  # an architecture that does not hand on what it does not know: the mask is there too
+    if isinstance(attention_mask, BlockMask):
+        return by_blocks(query, key, value, attention_mask, scaling).transpose(1, 2), None
+    if (
+        blocks is None
+    ):  # no tree, or an architecture that does not hand on what it does not know: the mask is there too
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     num_groups = query.shape[1] // key.shape[1]
@@ -110,28 +115,10 @@ def _tree_attention(
     return torch.cat([torch.cat(parts, dim=2) for parts in rows]).transpose(1, 2), None
 
 
-AttentionInterface.register(NAME, _tree_attention)
+# in place of transformers' own, to which all else goes on: layers that are recomputed in a backward pass come here too
+AttentionInterface.register("sdpa", _tree_attention)
 
 
 def suits(lm, mask: torch.Tensor) -> bool:
     """Whether a model's attention is plain softmax over one mask, on a CPU, with nothing dropped out."""
-    config = lm.config.get_text_config()
-    drops = max(getattr(config, "attention_dropout", None) or 0.0, getattr(config, "attn_pdrop", None) or 0.0)
-    return (
-        mask.dtype == torch.bool
-        and mask.device.type == "cpu"
-        and config._attn_implementation == "sdpa"
-        and not (lm.training and drops)
-    )
-
-
-@contextmanager
-def tree_attention(lm) -> Iterator[None]:
-    """Within, the model's layers call the function above."""
-    config = lm.config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    return mask.dtype == torch.bool and mask.device.type == "cpu" and is_plain(lm)

@@ -53,7 +53,7 @@ def _run(net: ScoreNet, trees: Sequence[Tree], name: str, max_tokens: int, state
             logits_S = net(
                 packed.ids_BT,
                 packed.positions_BT,
-                packed.mask_B1TT,
+                packed.tour_B2T,
                 torch.tensor(flat, device=device, dtype=torch.long),
                 packed.source_N,
                 packed.target_N,

@@ -228,7 +228,7 @@ def score_solutions(
         at_S = torch.tensor(flat, dtype=torch.long, device=device)  # none where no step fits the context
         with torch.inference_mode():
             logits_S = prm.net(
-                packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S, packed.source_N, packed.target_N
+                packed.ids_BT, packed.positions_BT, packed.tour_B2T, at_S, packed.source_N, packed.target_N
             )
         value_at.update(
             zip(wanted, check_scores(logits_S, "a published reward model").sigmoid().tolist(), strict=True)

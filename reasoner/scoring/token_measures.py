@@ -55,7 +55,7 @@ def measure_tokens(
     for numbers in batches(trees, max_tokens):
         packed = pack([trees[t] for t in numbers], device)
         with torch.inference_mode():
-            hidden_BTD = packed_hidden(lm, packed.ids_BT, packed.positions_BT, packed.mask_B1TT)
+            hidden_BTD = packed_hidden(lm, packed.ids_BT, packed.positions_BT, packed.tour_B2T)
             hidden_ND = hidden_BTD.flatten(0, 1)[packed.source_N.to(device)]
             values = _in_chunks(lm, hidden_ND, of_logprobs)
         at = 0
@@ -85,7 +85,7 @@ def first_tokens(lm, prompts: Sequence[Sequence[int]], k: int, max_tokens: int =
         packed = pack([trees[t] for t in numbers], device)
         ends = [packed.state(i, ROOT, len(prompts[t])) for i, t in enumerate(numbers)]
         with torch.inference_mode():
-            hidden_BTD = packed_hidden(lm, packed.ids_BT, packed.positions_BT, packed.mask_B1TT)
+            hidden_BTD = packed_hidden(lm, packed.ids_BT, packed.positions_BT, packed.tour_B2T)
             logits_NV = lm.get_output_embeddings()(hidden_BTD.flatten(0, 1)[ends])
         for t, tokens in zip(
             numbers, logits_NV.topk(min(k, logits_NV.shape[-1]), -1).indices.tolist(), strict=True

@@ -216,7 +216,7 @@ def _networks(model_path: str, config: Any, refers: bool) -> tuple[PolicyNet, Po
 def _logprobs(net: Any, trees: Sequence[Tree]) -> torch.Tensor:
     """log p of each completion token, in the order of the trees and their nodes."""
     p = pack(trees, own_device())
-    return net(p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N)[0]
+    return net(p.ids_BT, p.positions_BT, p.tour_B2T, p.source_N, p.target_N)[0]
 
 
 def _tree(prompt_ids: Sequence[int], completions: Sequence[Sequence[int]]) -> Tree:

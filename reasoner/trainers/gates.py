@@ -62,7 +62,7 @@ def check_packed(lm) -> None:
         tree.add(Node(parent, offset, tuple(tokens)))
     packed = pack([tree], row_tokens=32)
     device = next(lm.parameters()).device
-    rows = (packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N)
+    rows = (packed.ids_BT, packed.positions_BT, packed.tour_B2T, packed.source_N, packed.target_N)
     own: list[float] = []
     largest = 0.0
     with torch.no_grad(), evaluating(lm):

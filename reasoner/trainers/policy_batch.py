@@ -133,7 +133,7 @@ def score_states(
         flat = [packed.state(b, *state) for b, (_, _, states, _) in enumerate(of_batch) for state in states]
         with torch.no_grad():
             logits_S = net(
-                packed.ids_BT, packed.positions_BT, packed.mask_B1TT,
+                packed.ids_BT, packed.positions_BT, packed.tour_B2T,
                 torch.tensor(flat, dtype=torch.long, device=device), packed.source_N, packed.target_N,
             )  # fmt: skip
         values = value_of(check_scores(logits_S, name), bounds).tolist()
@@ -212,7 +212,7 @@ def prepare(
     packed = pack(trees, device, cost=layers_cost(models.policy))
     weights_N = packed.flat([s.weights for s in samples] or [{}])
     sampler_N = packed.flat([{i: np.array(n.logprobs) for i, n in enumerate(t.nodes)} for t in trees])
-    inputs = (packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N)
+    inputs = (packed.ids_BT, packed.positions_BT, packed.tour_B2T, packed.source_N, packed.target_N)
     with torch.no_grad():
         with_temperature = {"temperature": config.temperature}
         old_N = sampler_N if is_again else None

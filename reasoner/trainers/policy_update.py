@@ -93,7 +93,7 @@ def update_once(
         beat()
         p = b.packed
         logprobs_N, entropy_N = models.policy(
-            p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N, bool(config.entropy_weight),
+            p.ids_BT, p.positions_BT, p.tour_B2T, p.source_N, p.target_N, bool(config.entropy_weight),
             config.temperature,
         )  # fmt: skip
         old_N = logprobs_N.detach() if b.old_N is None else b.old_N
@@ -174,7 +174,7 @@ def _as_it_is_now(
         p = batch.packed
         with torch.no_grad():
             logprobs_N, _ = models.policy(
-                p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N, temperature=config.temperature
+                p.ids_BT, p.positions_BT, p.tour_B2T, p.source_N, p.target_N, temperature=config.temperature
             )
         yield batch, logprobs_N
 
@@ -185,7 +185,7 @@ def _critic_backward(
     """Add the gradient of the value loss of a micro-batch; returns this process's share of it."""
     p = b.packed
     at_S = b.state_S if len(b.state_S) else b.state_S.new_zeros(1)
-    logits_S = critic(p.ids_BT, p.positions_BT, p.mask_B1TT, at_S, p.source_N, p.target_N)
+    logits_S = critic(p.ids_BT, p.positions_BT, p.tour_B2T, at_S, p.source_N, p.target_N)
     values_S = value_of(logits_S, return_range(config.advantage.reward))
     loss = 0.0 * values_S.sum()
     if len(b.state_S):
@@ -206,7 +206,7 @@ def imitate(
         tree.add(Node(ROOT, len(e.prompt_ids), tuple(e.completion_ids)))
         trees.append(tree)
     p = pack(trees, accelerator.device)
-    logprobs_N, _ = models.policy(p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N)
+    logprobs_N, _ = models.policy(p.ids_BT, p.positions_BT, p.tour_B2T, p.source_N, p.target_N)
     loss = -config.ptx_weight * logprobs_N.sum() / total
     accelerator.backward(loss * accelerator.num_processes)
     return float(loss.detach())

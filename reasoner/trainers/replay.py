@@ -94,7 +94,7 @@ def effective(
         p = pack([trees[t] for t in numbers] or [blank], own_device())
         with torch.no_grad():
             now_N, _ = policy(
-                p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N, temperature=temperature
+                p.ids_BT, p.positions_BT, p.tour_B2T, p.source_N, p.target_N, temperature=temperature
             )
         begin = 0
         for t in numbers:

@@ -219,7 +219,7 @@ def read(net, batch: Sequence[Labelled], device) -> torch.Tensor:
     packed = pack([d.tree for d in batch], device, cost=layers_cost(net))
     at = [packed.state(i, node, offset) for i, d in enumerate(batch) for node, offset in d.states]
     at_S = torch.tensor(at, dtype=torch.long, device=device)
-    return net(packed.ids_BT, packed.positions_BT, packed.mask_B1TT, at_S, packed.source_N, packed.target_N)
+    return net(packed.ids_BT, packed.positions_BT, packed.tour_B2T, at_S, packed.source_N, packed.target_N)
 
 
 def score(

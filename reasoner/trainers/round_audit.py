@@ -151,7 +151,7 @@ class RoundAudit:
         tree.add(Node(ROOT, 1, tuple(ids[1:])))
         p = pack([tree], self.accelerator.device)
         with torch.no_grad():
-            logprobs_N, _ = self.policy(p.ids_BT, p.positions_BT, p.mask_B1TT, p.source_N, p.target_N)
+            logprobs_N, _ = self.policy(p.ids_BT, p.positions_BT, p.tour_B2T, p.source_N, p.target_N)
         return logprobs_N.float().tolist()
 
     def _fail(self, what: str) -> None:

@@ -1,8 +1,9 @@
 """What a GPU makes of the project, in one command: `python -m tests.benchmarks.gpu MODEL_FOLDER [--minutes 9]`.
 
 The tests that are marked `gpu`; sampling by the engine beside `model.generate` and beside what the memory's bandwidth
-allows at best; and the stages of a shipped run on word problems made here, cut to some rounds. A table comes last. What
-the minutes do not reach is left out, and the table says so. Without a GPU all of it runs on the CPU, to try the script.
+allows at best; an update on a tree of long chains, by blocks of pairs and by a mask of all; and the stages of a shipped run
+on word problems made here, cut to some rounds. A table comes last. What the minutes do not reach is left out, and the table
+says so. Without a GPU all of it runs on the CPU, to try the script.
 """
 
 from __future__ import annotations
@@ -21,16 +22,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 
 from reasoner.config import read_yaml, validate
 from reasoner.data.prompting import PromptConfig, load_prompting
 from reasoner.economics.hardware import Hardware, hardware_table
 from reasoner.economics.speed import decode_step
 from reasoner.pipeline import RunConfig, run
+from reasoner.policy import flex_attention as by_blocks
+from reasoner.policy.flex_attention import KERNELS, flexes
+from reasoner.policy.heads import PolicyNet
 from reasoner.policy.models import load_model, load_tokenizer
+from reasoner.policy.packing import Packed, pack
 from reasoner.store import write_text
+from reasoner.tree import Node, Problem, Tree
 from tests.benchmarks.engine import STORIES, Job
 from tests.benchmarks.measure import medians
 
@@ -94,6 +102,62 @@ def decoding(args: argparse.Namespace) -> Iterator[Measured]:
             )
 
 
+def attention(args: argparse.Namespace) -> Iterator[Measured]:
+    """Forward and backward pass on one packed tree whose chains branch in the middle of the first, by blocks and by a mask.
+
+    On a CPU, where the kernel by blocks has no gradients, the forward pass.
+    """
+    on_gpu = torch.cuda.is_available()
+    net = PolicyNet(load_model(args.model, "auto" if on_gpu else "float32").to(device()))
+    ids = [1 + i % 200 for i in range(args.long)]
+    others = [Node(1, args.long // 2, tuple(ids)) for _ in range(args.chains - 1)]
+    tree = Tree.of_prompt(Problem("long", "", "math", {}), ids[: args.long // 8])
+    for node in (Node(0, args.long // 8, tuple(ids)), *others):
+        tree.add(node)
+    p = pack([tree], device())
+    kernel = KERNELS.get(device(), lambda: flex_attention)
+    found = {}
+    for name, kernels in (("by blocks", {device(): kernel}), ("by a mask", {})):
+        with (
+            mock.patch.dict(KERNELS, kernels, clear=True),
+            mock.patch.object(by_blocks, "LEAST_WIDTH", 0),
+            torch.set_grad_enabled(on_gpu),
+        ):
+            if kernels and not flexes(net.lm, p.ids_BT.device, p.ids_BT.shape[1]):
+                yield Measured("packed tree by blocks", "left out", "this model is left to masks")
+                continue
+            found[name], seconds, peak = timed_pass(net, p)
+        yield Measured(
+            f"packed tree {name}", f"{seconds:.3f} s", f"{tuple(p.ids_BT.shape)} positions, {peak}"
+        )
+    if len(found) == 2:
+        apart = (found["by blocks"] - found["by a mask"]).abs().max()
+        yield Measured("packed tree, both", f"{apart:.1e} apart", "log-probabilities at most")
+
+
+def timed_pass(net: PolicyNet, p: Packed) -> tuple[torch.Tensor, float, str]:
+    """Log-probabilities, the least seconds of three passes after one that compiles, and the peak of memory in words."""
+    took = []
+    logprobs_N = torch.zeros(0)
+    for _ in range(4):
+        net.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        started = time.monotonic()
+        logprobs_N = net(p.ids_BT, p.positions_BT, p.tour_B2T, p.source_N, p.target_N)[0]
+        if torch.is_grad_enabled():
+            logprobs_N.sum().backward()
+            torch.cuda.synchronize()
+        took.append(time.monotonic() - started)
+    peak = (
+        f"peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
+        if torch.cuda.is_available()
+        else "forward only"
+    )
+    return logprobs_N.detach().float().cpu(), min(took[1:]), peak
+
+
 def stages(args: argparse.Namespace) -> Iterator[Measured]:
     """A shipped run, cut: seconds and tokens of each stage, and the peak of memory."""
     if torch.cuda.is_available():
@@ -126,7 +190,7 @@ def stages(args: argparse.Namespace) -> Iterator[Measured]:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Measured]]] = {
-    "tests": marked_tests, "decode": decoding, "stages": stages,
+    "tests": marked_tests, "decode": decoding, "attention": attention, "stages": stages,
 }  # fmt: skip
 
 
@@ -193,7 +257,7 @@ def main() -> int:
     parser.add_argument(
         "--batches", nargs="+", type=int, default=[8, 64, 256], help="sequences decoded at once"
     )
-    for name, default in (("tokens", 128), ("rounds", 4), ("problems", 64)):
+    for name, default in (("tokens", 128), ("rounds", 4), ("problems", 64), ("chains", 8), ("long", 2048)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     started = time.monotonic()

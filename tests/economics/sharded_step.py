@@ -49,14 +49,14 @@ def main(path: str, batch: int, tokens: int, out: Path) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6)
     ids_BT = torch.randint(1, 300, (batch, tokens))
     positions_BT = torch.arange(tokens).expand(batch, tokens).contiguous()
-    mask_B1TT = torch.ones(tokens, tokens, dtype=torch.bool).tril().expand(batch, 1, tokens, tokens)
+    tour_B2T = torch.stack([torch.arange(tokens), torch.full((tokens,), tokens)]).expand(batch, 2, tokens)
     at = torch.arange(batch * tokens).view(batch, tokens)
     source_N, target_N = at[:, :-1].flatten(), at[:, 1:].flatten()
     with Recounted() as live:
         for p in net.parameters():
             p._local_tensor.view(-1)  # seen
         for _ in range(2):
-            net(ids_BT, positions_BT, mask_B1TT, source_N, target_N)[0].sum().backward()
+            net(ids_BT, positions_BT, tour_B2T, source_N, target_N)[0].sum().backward()
             optimizer.step()
             optimizer.zero_grad()
     (out / f"{dist.get_rank()}.json").write_text(

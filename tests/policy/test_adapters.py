@@ -28,7 +28,7 @@ from reasoner.registry import UserError
 
 IDS = torch.tensor([[3, 5, 7, 11, 13, 17], [2, 4, 6, 8, 10, 12]])
 POSITIONS = torch.arange(6).expand(2, 6)
-MASK = torch.tril(torch.ones(6, 6, dtype=torch.bool)).expand(2, 1, 6, 6)
+TOUR = torch.stack([torch.arange(6), torch.full((6,), 6)]).expand(2, 2, 6)  # chains
 SOURCE, TARGET = torch.tensor([1, 2, 8]), torch.tensor([2, 3, 9])
 LORA = LoRA(r=4, alpha=8)
 
@@ -67,11 +67,11 @@ def alone(folder: str, seed: int, checkpointing: bool = False):
 
 def read(net, at=(4, 9)):
     nothing = torch.zeros(0, dtype=torch.long)
-    return net(IDS, POSITIONS, MASK, torch.tensor(at), nothing, nothing)
+    return net(IDS, POSITIONS, TOUR, torch.tensor(at), nothing, nothing)
 
 
 def logp(lm):
-    return PolicyNet(lm)(IDS, POSITIONS, MASK, SOURCE, TARGET)[0]
+    return PolicyNet(lm)(IDS, POSITIONS, TOUR, SOURCE, TARGET)[0]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -237,7 +237,9 @@ def test_an_adapter_finds_its_base_after_both_have_moved(tmp_path, monkeypatch):
         for folder in (tmp_path / "copy", tmp_path / "moved"):
             assert base_of(folder / "sft") == str(folder / "base")
             assert SharedBase(str(folder / "sft"), LoRA(r=2, alpha=4)).fits(folder / "sft")
-        assert not SharedBase(str(tmp_path / "copy/base"), LoRA(r=2, alpha=4)).fits(tmp_path / "moved" / "sft")
+        assert not SharedBase(str(tmp_path / "copy/base"), LoRA(r=2, alpha=4)).fits(
+            tmp_path / "moved" / "sft"
+        )
         monkeypatch.chdir(tmp_path)
         (tmp_path / "moved").rename("run")
         shutil.rmtree("copy")

@@ -5,8 +5,10 @@ import torch
 from small_models import branching_tree, make_tree, small_lm
 
 from reasoner.policy import tree_attention
+from reasoner.policy.attention import tree_mask
 from reasoner.policy.heads import PolicyNet
 from reasoner.policy.packing import pack
+from reasoner.policy.recompute import recompute_layers
 
 KINDS = [
     ("qwen2", {}),
@@ -28,7 +30,7 @@ def test_packed_logprobs_are_those_of_each_path(kind, options, cost, monkeypatch
     packed = pack([tree], row_tokens=32)
     with torch.no_grad():
         found, _ = PolicyNet(model)(
-            packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N
+            packed.ids_BT, packed.positions_BT, packed.tour_B2T, packed.source_N, packed.target_N
         )
         expected = []
         for i, node in enumerate(tree.nodes[1:], 1):
@@ -42,10 +44,10 @@ def test_packed_logprobs_are_those_of_each_path(kind, options, cost, monkeypatch
 def test_blocks_are_the_nodes_and_their_ancestors():
     """branching_tree's nodes after a second tree of one token, and padding."""
     packed = pack([branching_tree(), make_tree([9])], row_tokens=24)
-    runs = list(tree_attention._runs(packed.mask_B1TT[0, 0].numpy(), 0))
+    runs = list(tree_attention._runs(tree_mask(packed.tour_B2T)[0, 0].numpy(), 0))
     # prompt and node 1 are one run; then nodes 2 to 6; the tree of one token and the padding see themselves alone
     assert [b - a for _, a, b in runs] == [9, 3, 2, 3, 1, 2, 1]
-    block = tree_attention._block(packed.mask_B1TT[0, 0].numpy(), 0, 14, 17, torch.float32)
+    block = tree_attention._block(tree_mask(packed.tour_B2T)[0, 0].numpy(), 0, 14, 17, torch.float32)
     assert block.seen.tolist() == [
         0,
         1,
@@ -62,12 +64,16 @@ def test_blocks_are_the_nodes_and_their_ancestors():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "gpt2", "phi"])
-def test_node_by_node_gives_the_gradients_of_the_mask(kind, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "recompute"), [("qwen2", False), ("gpt2", False), ("phi", False), ("qwen2", True)]
+)
+def test_node_by_node_gives_the_gradients_of_the_mask(kind, recompute, monkeypatch):
     found = []
     for cost in (10**9, -1):
         monkeypatch.setattr(tree_attention, "CALL_COST", cost)
         model = small_lm(kind)
+        if recompute:
+            recompute_layers(model)
         called = []
         sdpa = torch.nn.functional.scaled_dot_product_attention
         monkeypatch.setattr(
@@ -77,13 +83,15 @@ def test_node_by_node_gives_the_gradients_of_the_mask(kind, monkeypatch):
         )
         packed = pack([branching_tree(), branching_tree()], row_tokens=32)
         logprobs, _ = PolicyNet(model)(
-            packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N
+            packed.ids_BT, packed.positions_BT, packed.tour_B2T, packed.source_N, packed.target_N
         )
         logprobs.square().sum().backward()
         found.append((logprobs.detach(), [p.grad for p in model.parameters()], len(called)))
         monkeypatch.undo()
     (masked, masked_grads, none), (by_node, by_node_grads, some) = found
-    assert none == 2 and some == 2 * 2 * 6  # one call a layer; layers, trees, runs of tokens with ancestors
+    times = 1 + recompute
+    # one call a layer; layers, trees, runs of tokens with ancestors
+    assert none == 2 * times and some == 2 * 2 * 6 * times
     assert torch.allclose(masked, by_node, atol=1e-5)
     for a, b in zip(masked_grads, by_node_grads, strict=True):
         assert a is not None and b is not None

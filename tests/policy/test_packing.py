@@ -7,6 +7,7 @@ from small_models import branching_tree, make_tree, small_lm
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from reasoner.policy import packing
+from reasoner.policy.attention import tree_mask
 from reasoner.policy.heads import PolicyNet
 from reasoner.policy.packing import Packed, batches, layers_cost, num_tokens, pack, pieces
 from reasoner.signals.backup import leaf_weights, path_weights
@@ -45,7 +46,7 @@ def flattened_loss(model, some_trees) -> torch.Tensor:
 def packed_loss(model, some_trees, row_tokens: int) -> torch.Tensor:
     packed = pack(some_trees, row_tokens=row_tokens)
     net = PolicyNet(model)
-    logprobs, _ = net(packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N)
+    logprobs, _ = net(packed.ids_BT, packed.positions_BT, packed.tour_B2T, packed.source_N, packed.target_N)
     weights = [
         {
             i: w[:-1] * [token_factor(t) for t in tree.nodes[i].token_ids]
@@ -83,7 +84,7 @@ def test_each_logprob_is_that_of_its_trajectory(monkeypatch, row_tokens, cost):
     packed = pack(trees(), row_tokens=row_tokens)
     with torch.no_grad():
         logprobs, entropy = PolicyNet(model)(
-            packed.ids_BT, packed.positions_BT, packed.mask_B1TT, packed.source_N, packed.target_N, True
+            packed.ids_BT, packed.positions_BT, packed.tour_B2T, packed.source_N, packed.target_N, True
         )
         at = 0
         for tree in trees():
@@ -104,7 +105,7 @@ def test_several_trees_share_a_row_and_do_not_see_each_other():
     assert packed.ids_BT[0, :20].tolist() == [
         1, 2, 3, 10, 11, 12, 13, 14, 15, 20, 21, 22, 30, 31, 40, 41, 42, 50, 60, 61,
     ]  # fmt: skip
-    mask = packed.mask_B1TT[0, 0]
+    mask = tree_mask(packed.tour_B2T)[0, 0]
     assert not mask[:20, 20:].any() and not mask[20:, :20].any()
     # 61 sees its ancestors 1 2 3 10 11 12 40 60 and itself
     assert mask[19].nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 14, 18, 19]
@@ -119,8 +120,9 @@ def test_what_is_packed_grows_with_its_tokens_and_its_mask_with_their_square_whe
 
     short, long = chain(508), chain(4092)
     assert held(long) < 9 * held(short)
-    assert long.mask_B1TT.nbytes == 4096**2
-    assert torch.equal(long.mask_B1TT[0, 0], torch.ones(4096, 4096, dtype=torch.bool).tril())
+    mask = tree_mask(long.tour_B2T)
+    assert mask.nbytes == 4096**2
+    assert torch.equal(mask[0, 0], torch.ones(4096, 4096, dtype=torch.bool).tril())
     # without room for a second tree in a row there are more rows
     assert pack(trees(), row_tokens=1).ids_BT.shape == (3, 20)
 

@@ -120,7 +120,7 @@ def test_packed_gradients_are_the_separate_chains(lm, chat, prompts):
 
     def packed():
         row = pack([tree], row_tokens=256)
-        logprobs, _ = net(row.ids_BT, row.positions_BT, row.mask_B1TT, row.source_N, row.target_N)
+        logprobs, _ = net(row.ids_BT, row.positions_BT, row.tour_B2T, row.source_N, row.target_N)
         assert len(logprobs) == sum(sizes)
         yield (logprobs * torch.cat(weights)).sum()
 

@@ -37,10 +37,10 @@ def test_one_gpu_holds_the_7b_model_and_its_adapters(monkeypatch):
     rows, width = 8192 // 1024, 1024
     meta = {"device": "meta"}
     ids_BT = torch.zeros(rows, width, dtype=torch.long, **meta)
-    mask_B1TT = torch.ones(rows, 1, width, width, dtype=torch.bool, **meta)
+    tour_B2T = torch.zeros(rows, 2, width, dtype=torch.int32, **meta)
     some_N = torch.zeros(4000, dtype=torch.long, **meta)
-    logprobs_N, _ = models.policy(ids_BT, ids_BT, mask_B1TT, some_N, some_N)
-    values_S = models.critic(ids_BT, ids_BT, mask_B1TT, some_N[:200], some_N, some_N)
+    logprobs_N, _ = models.policy(ids_BT, ids_BT, tour_B2T, some_N, some_N)
+    values_S = models.critic(ids_BT, ids_BT, tour_B2T, some_N[:200], some_N, some_N)
     (logprobs_N.sum() + values_S.sum()).backward()
     assert logprobs_N.shape == (4000,) and values_S.shape == (200,)
     assert all(w.grad is not None for net in (models.policy, models.critic) for w in net.parameters())
