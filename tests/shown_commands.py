@@ -89,6 +89,7 @@ NOT_RUN = {
     "bash launch/quickstart.sh": "sets up an environment and trains for ten minutes; launch/wheel.sh runs the same command shortened",
     "reasoner run configs/correct.yaml": DEMO + "tests/stages/test_correction_stage.py",
     "reasoner run configs/critics.yaml": DEMO + "tests/trainers/test_critic.py",
+    "reasoner run configs/distill.yaml": DEMO + "tests/trainers/test_distill.py and tests/trainers/test_two_tasks.py",
     "reasoner run configs/rounds.yaml": DEMO + "tests/stages/test_rounds.py",
     "reasoner evaluate configs/evaluate_demo.yaml": DEMO + "tests/evals and tests/stages/test_evaluate.py",
     "reasoner run configs/demo.yaml seed=1 stages.1.epochs=2": "ten minutes; launch/wheel.sh runs it shortened",
