@@ -73,11 +73,13 @@ def table(run: Path) -> str:
         history = (run / "stages" / f"r{number}_keep" / "metrics.jsonl").read_text().splitlines()
         kept = next(line["kept"] for line in map(json.loads, history) if "kept" in line)
         labels = run / "records" / f"r{number}_label" / "hard"
-        steps, right, wrong = label_quality(labels) if labels.is_dir() else (0, math.nan, math.nan)
+        told = "| | |"  # a round without labels of its own
+        if labels.is_dir():
+            steps, right, wrong = label_quality(labels)
+            told = f"| {steps:,} | {100 * right:.1f} | {100 * wrong:.1f} |"
         lines.append(
             f"| {number} | {_cell(rows, f'r{number}_keep', policy)} | {kept} | {_cell(rows, 'evaluate', policy)} "
-            f"| {_total(of_round, 'decoded'):,} | {_total(of_round, 'trained'):,} | {steps:,} | {100 * right:.1f} "
-            f"| {100 * wrong:.1f} |"
+            f"| {_total(of_round, 'decoded'):,} | {_total(of_round, 'trained'):,} {told}"
         )
     first = next(r["when"] for r in rows if r["stage"] == "evaluate")
     return "\n".join([*lines, "", f"Before: test {_cell(rows, 'evaluate', first)} ({first})."])
