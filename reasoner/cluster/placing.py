@@ -59,8 +59,14 @@ def place(
 
 
 def nodes_of(ray: Any) -> list[Node]:
-    """What each machine has that is there now."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """What each machine has that is there now; none at all is a UserError."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not nodes:
+        raise UserError(
+            "no machine of the Ray cluster is there any more; expected those that the run began with: see `ray status`, start "
+            "what has ended, and give the same command again"
+        )
+    return nodes
 
 
 class Group:

@@ -113,6 +113,13 @@ def hand_out(ray: Threads, stage, do, numbers, *facts):
     return driver._Stage(ray, stage.config, stage.one, stage.session, do, list(numbers), facts).run()
 
 
+def test_a_cluster_whose_machines_are_gone_is_named(stage):
+    ray = Threads(cpus=1)
+    ray.nodes = lambda: [{"Alive": False, "Resources": {"CPU": 99.0}}]
+    with pytest.raises(UserError, match="no machine of the Ray cluster is there any more"):
+        hand_out(ray, stage, lambda parts, *_: None, range(2))
+
+
 def test_a_signal_stops_between_two_turns_and_nothing_inside_of_ray(stage, monkeypatch):
     """Ray's own code makes a fault of its own out of what a signal raises in it."""
     monkeypatch.setattr(interrupt, "_state", interrupt._State())
