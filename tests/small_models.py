@@ -2,12 +2,13 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from reasoner.policy.models import save, train_tokenizer
+from reasoner.policy.models import load_model, load_tokenizer, save, train_tokenizer
 from reasoner.tree import Node, Problem, Tree
 from verifiers import Verdict
 
@@ -71,6 +72,26 @@ def writes_after(lm, following: dict[int, int]):
             model.base_model.embed_tokens.weight[token, i] = 1.0
             model.lm_head.weight[after, i] = 1.0
     return model
+
+
+def go_by_last_token(folder: Path, table: dict[int, dict[int, float]]) -> None:
+    """Give the model of a folder weights by which the last token alone decides on the next: for each token of the table the
+    chances of some tokens, all others sharing the rest evenly."""
+    lm = load_model(str(folder), torch.float32)
+    width = lm.config.hidden_size
+    with torch.no_grad():
+        for p in lm.base_model.layers.parameters():
+            p.zero_()
+        embeddings = lm.get_input_embeddings().weight.zero_()
+        head = torch.zeros_like(embeddings)
+        for at, (token, after) in enumerate(table.items()):
+            embeddings[token, at] = 1.0
+            head[:, at] = math.log((1 - sum(after.values())) / (len(head) - len(after))) / math.sqrt(width)
+            for following, chance in after.items():
+                head[following, at] = math.log(chance) / math.sqrt(width)
+    lm.config.tie_word_embeddings = False
+    lm.lm_head.weight = torch.nn.Parameter(head)
+    save(lm, load_tokenizer(str(folder)), folder)
 
 
 def make_tree(

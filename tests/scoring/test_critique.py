@@ -1,17 +1,16 @@
 """Critiques in words: written from labels, read back, and used as judge and as scorer by a real engine."""
 
 import json
-import math
 
 import pytest
 import torch
-from small_models import branching_tree, save_small_qwen
+from small_models import branching_tree, go_by_last_token, save_small_qwen
 
 from reasoner.config import ConfigError, validate
 from reasoner.data.prompting import PromptConfig, Prompting
 from reasoner.engine.local import LocalEngine
 from reasoner.pipeline import RunConfig, run
-from reasoner.policy.models import load_model, load_tokenizer, save
+from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.records import StepLabels
 from reasoner.report.rows import from_json
 from reasoner.scoring.critique import (
@@ -177,23 +176,8 @@ def written_critic(tmp_path_factory):
     assert {prompting.encode(f"[{i}]")[-1] for i in (1, 2, 3)} == {end} and len(
         prompting.encode(" right")
     ) == 1
-    lm = load_model(str(folder), torch.float32)
-    width = lm.config.hidden_size
-    with torch.no_grad():
-        for p in lm.base_model.layers.parameters():
-            p.zero_()
-        lm.get_input_embeddings().weight.zero_()
-        head = torch.zeros_like(lm.get_input_embeddings().weight)
-        size = len(head)
-        table = {end: {right: 1 / 2, wrong: 1 / 8}, line: {star: 0.9}, star: {prompting.eos_id: 0.9}}
-        for at, (token, after) in enumerate(table.items()):
-            lm.get_input_embeddings().weight[token, at] = 1.0
-            head[:, at] = math.log((1 - sum(after.values())) / (size - len(after))) / math.sqrt(width)
-            for following, chance in after.items():
-                head[following, at] = math.log(chance) / math.sqrt(width)
-    lm.config.tie_word_embeddings = False
-    lm.lm_head.weight = torch.nn.Parameter(head)
-    save(lm, load_tokenizer(str(folder)), folder)
+    table = {end: {right: 1 / 2, wrong: 1 / 8}, line: {star: 0.9}, star: {prompting.eos_id: 0.9}}
+    go_by_last_token(folder, table)
     return folder, prompting
 
 

@@ -1,17 +1,16 @@
 """A critic that is paid for the true first error, and for nothing else, learns to name it: from labels in a file to GRPO."""
 
 import json
-import math
 
 import pytest
 import torch
-from small_models import save_small_qwen
+from small_models import go_by_last_token, save_small_qwen
 
 from reasoner.config import ConfigError, validate
 from reasoner.data.prompting import PromptConfig, load_prompting
 from reasoner.engine.local import LocalEngine
 from reasoner.pipeline import RunConfig, run
-from reasoner.policy.models import load_model, load_tokenizer, save
+from reasoner.policy.models import load_model
 from reasoner.registry import UserError
 from reasoner.scoring.critique import critic
 
@@ -28,21 +27,7 @@ def coin(folder):
     assert len({begun, *words, *answers}) == 1 + len(words) + len(answers)
     table = {a: {b: 0.99} for a, b in zip([begun, *words], words, strict=False)}
     table |= {words[-1]: answers} | {answer: {prompting.eos_id: 0.99} for answer in answers}
-    lm = load_model(str(folder), torch.float32)
-    width = lm.config.hidden_size
-    with torch.no_grad():
-        for p in lm.base_model.layers.parameters():
-            p.zero_()
-        lm.get_input_embeddings().weight.zero_()
-        head = torch.zeros_like(lm.get_input_embeddings().weight)
-        for at, (token, after) in enumerate(table.items()):
-            lm.get_input_embeddings().weight[token, at] = 1.0
-            head[:, at] = math.log((1 - sum(after.values())) / (len(head) - len(after))) / math.sqrt(width)
-            for following, chance in after.items():
-                head[following, at] = math.log(chance) / math.sqrt(width)
-    lm.config.tie_word_embeddings = False
-    lm.lm_head.weight = torch.nn.Parameter(head)
-    save(lm, load_tokenizer(str(folder)), folder)
+    go_by_last_token(folder, table)
     return folder
 
 
