@@ -76,6 +76,23 @@ def test_every_lever_is_a_run_that_can_be_made(learning):
         assert (trained.generated_tokens, trained.epochs) == (1000, wanted), lever
 
 
+def test_every_variant_of_the_rounds_is_a_run_that_can_be_made():
+    rounds = importlib.import_module("tests.benchmarks.rounds")
+    made = {
+        name: validate(RunConfig, rounds.config_of(name, "START", Path("out"), 3), name)
+        for name in rounds.VARIANTS
+    }
+    stages = {name: [stage.name for stage in config.stages] for name, config in made.items()}
+    assert stages["whole"] == stages["few_problems"] and stages["whole"].count("r3_label") == 1
+    assert [n for n in stages["labelled_once"] if n.endswith(("label", "prm", "ppo"))] == [
+        "label", "prm", "r1_ppo", "r2_ppo", "r3_ppo",
+    ]  # fmt: skip
+    of = {name: next(s for s in config.stages if s.name == "r2_ppo") for name, config in made.items()}
+    assert of["labelled_once"].prm == "prm" and of["whole"].prm == "r2_prm"
+    assert {config.seed for config in made.values()} == {3}
+    assert made["few_problems"].problems["train"][0].size == 600 < made["whole"].problems["train"][0].size
+
+
 @pytest.mark.parametrize("made", [long_sum, countdown])
 def test_what_is_shown_of_a_kind_is_right_and_takes_as_long_as_it_may(made):
     kind = KINDS["long_sums" if made is long_sum else "countdown"]
