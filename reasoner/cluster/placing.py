@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -20,6 +20,7 @@ from reasoner.cluster.rank import Post, Rank
 from reasoner.engine.asking import ServerGone
 from reasoner.engine.servers import Process
 from reasoner.folder import held_by
+from reasoner.interrupt import Stopped
 from reasoner.registry import UserError
 from reasoner.stages.bundles import Bundles, bundles_of, remedy
 from reasoner.stages.pools import Node, Size, told
@@ -34,6 +35,18 @@ LOST = -9  # how a server ended whose machine is gone
 _numbers = count()
 
 
+@contextmanager
+def as_signalled() -> Iterator[None]:
+    """What a signal raises inside of Ray's own code, which makes a fault of its own out of it, is that signal again."""
+    try:
+        yield
+    except SystemError as problem:
+        if isinstance(problem.__cause__, Stopped):
+            raise problem.__cause__ from None
+        raise
+
+
+@as_signalled()
 def place(
     ray: Any, is_local: bool, config: Any, stage: Any, session: Session, num_ranks: int, num_servers: int
 ) -> Group:
@@ -145,6 +158,7 @@ def stay() -> None:
     """For hosts of a group that somebody else closes."""
 
 
+@as_signalled()
 def cause_of(ray: Any, ask: Callable[[], Any]) -> Any:
     """What was asked for; an actor's own UserError or OSError as it was there."""
     try:

@@ -208,9 +208,8 @@ def _tour(before_T: np.ndarray) -> np.ndarray:
     begins_T[:1] = True
     starts = np.flatnonzero(begins_T).tolist()
     runs = list(zip(starts, [*starts[1:], width], before_T[starts].tolist(), strict=True))
-    branches_T = np.zeros(
-        width + 1, np.int32
-    )  # tokens of the runs that branch off behind each; ALONE is the last place
+    # tokens of the runs that branch off behind each; ALONE is the last place
+    branches_T = np.zeros(width + 1, np.int32)
     for start, stop, before in reversed(runs):
         branches_T[before] += stop - start + branches_T[start:stop].sum()
     tour_2T = np.zeros((2, width), np.int32)

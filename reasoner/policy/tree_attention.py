@@ -90,9 +90,8 @@ def _tree_attention(
     """transformers' signature: query [B, H, T, D], keys and values [B, K, T, D]; returns [B, T, H, D]."""
     if isinstance(attention_mask, BlockMask):
         return by_blocks(query, key, value, attention_mask, scaling).transpose(1, 2), None
-    if (
-        blocks is None
-    ):  # no tree, or an architecture that does not hand on what it does not know: the mask is there too
+    # no tree, or an architecture that does not hand on what it does not know: the mask is there too
+    if blocks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     num_groups = query.shape[1] // key.shape[1]

@@ -9,9 +9,8 @@ from typing import Any
 from reasoner.registry import UserError
 from reasoner.stages.pools import CPUS, SERVERS, Node, Pool, Size, pool_of, share_of, told
 
-MOST_CPUS = (
-    4  # of a rank or a server without a GPU where the YAML does not say; fewer where all fit by that only
-)
+# of a rank or a server without a GPU where the YAML does not say; fewer where all fit by that only
+MOST_CPUS = 4
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ import socket
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
 
 from reasoner import interrupt
 from reasoner.cluster import crew as driver
+from reasoner.cluster import placing
 from reasoner.config import validate
 from reasoner.folder import claimed
 from reasoner.ledger import Ledger
@@ -111,6 +113,30 @@ def stage(tmp_path):
 
 def hand_out(ray: Threads, stage, do, numbers, *facts):
     return driver._Stage(ray, stage.config, stage.one, stage.session, do, list(numbers), facts).run()
+
+
+def test_a_signal_inside_of_ray_is_that_signal(monkeypatch):
+    def inside(*_):
+        try:
+            raise interrupt.Stopped(signal.SIGTERM)
+        except interrupt.Stopped as stop:
+            raise SystemError("returned a result with an exception set") from stop
+
+    group = SimpleNamespace(placed=SimpleNamespace(wait=inside), close=lambda: None)
+    ray = SimpleNamespace(exceptions=SimpleNamespace(RayTaskError=RayError))
+    for name, stand_in in (("nodes_of", list), ("bundles_of", lambda *_: None), ("Group", lambda *_: group)):
+        monkeypatch.setattr(placing, name, stand_in)
+    config, session = SimpleNamespace(ray={}), SimpleNamespace(ending=ExitStack())
+    waits = [
+        lambda: placing.cause_of(ray, inside),
+        lambda: placing.place([], True, config, None, session, 1, 0),
+    ]
+    for wait in waits:
+        with pytest.raises(interrupt.Stopped) as stopped:
+            wait()
+        assert stopped.value.number == signal.SIGTERM
+    with pytest.raises(SystemError):  # another fault of Ray's stays one
+        placing.cause_of(ray, lambda: (_ for _ in ()).throw(SystemError("another")))
 
 
 def test_a_cluster_whose_machines_are_gone_is_named(stage):
