@@ -36,6 +36,16 @@ def pytest_runtest_setup(item):
         torch.set_num_threads(NUM_THREADS)
 
 
+@pytest.fixture(autouse=True)
+def settings_of_the_process():
+    """What a run sets for the whole process ends with the test that ran it; the next test finds what it would alone."""
+    owners = [("verifiers.sandbox.pool", "min_isolation"), ("reasoner.policy.machine", "_chosen")]
+    before = [(module, name, getattr(module, name)) for m, name in owners if (module := sys.modules.get(m))]
+    yield
+    for module, name, value in before:
+        setattr(module, name, value)
+
+
 @pytest.fixture(scope="session")
 def real_model() -> str:
     """The folder of a real pretrained chat model; skips the test where there is none."""

@@ -277,12 +277,11 @@ def test_verify_reads_the_response_from_a_file(tmp_path):
     one_line(reasoner(*command, f"@{tmp_path}/none"), "No such file", "readable file")
 
 
-def test_the_least_isolation_is_the_runs(tmp_path, monkeypatch):
+def test_the_least_isolation_is_the_runs(tmp_path):
     from reasoner.config import ConfigError, apply_overrides, read_yaml, validate
     from reasoner.pipeline import RunConfig, run
     from verifiers.sandbox import pool
 
-    monkeypatch.setattr(pool, "min_isolation", pool.min_isolation)
     raw = {**apply_overrides(read_yaml(RUN), [f"out={tmp_path}/run"]), "min_isolation": "A"}
     raw["stages"] = raw["stages"][:1]
     run(validate(RunConfig, raw, "test"))
