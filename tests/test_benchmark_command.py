@@ -10,7 +10,7 @@ import pytest
 
 from reasoner.config import validate
 from reasoner.pipeline import RunConfig
-from tests.benchmarks.problem_kinds import KINDS, countdown, long_sum
+from tests.benchmarks.problem_kinds import KINDS, countdown, long_sum, words
 from tests.benchmarks.trials import MIDDLE, Choice
 from verifiers import verify
 
@@ -54,7 +54,7 @@ def test_every_method_is_a_run_that_can_be_made_with_its_choice(learning, kind, 
     for method in (m for m in learning.METHODS if m.removesuffix(learning.HALVED) != learning.PEER):
         choice = Choice(2.0, 3, 4) if method in learning.CLIMBERS else Choice(2.0, 1, 2)
         stages = learning.stages_of(method, choice, Path("start"), [100.0] * len(learning.TREES), 1000, kind)
-        config = validate(RunConfig, learning.config_of(Path("out"), 1, stages, problems), "learning")
+        config = validate(RunConfig, learning.config_of(Path("out"), 1, stages, problems, kind), "learning")
         *_, trained, measured = config.stages
         assert (
             measured.kind == "evaluate"
@@ -70,7 +70,8 @@ def test_every_lever_is_a_run_that_can_be_made(learning):
     levers = importlib.import_module("tests.benchmarks.levers")
     for lever in levers.LEVERS:
         stages = levers.stages_of(lever, Path("start"), [100.0] * len(learning.TREES), 1000)
-        made = learning.config_of(Path("out"), 1, stages, learning.problems_of(KINDS["sums"], Path("out")))
+        sums = KINDS["sums"]
+        made = learning.config_of(Path("out"), 1, stages, learning.problems_of(sums, Path("out")), sums)
         trained = next(s for s in validate(RunConfig, made, lever).stages if s.kind == "ppo")
         wanted = levers.LEVERS[lever].get("epochs", 1)
         assert (trained.generated_tokens, trained.epochs) == (1000, wanted), lever
@@ -118,6 +119,17 @@ def test_development_problems_are_others_than_those_reported_on_and_trained_on(l
             learning.problems_of(KINDS[name], tmp_path, is_tried=True)["test"]
             != learning.problems_of(KINDS[name], tmp_path)["test"]
         )
+
+
+def test_word_problems_are_of_spans_that_are_apart_and_lie_where_they_are_said_to(learning, tmp_path):
+    spans = {n: {tuple(s["part"]) for s in of} for n, of in KINDS["words"].problems(tmp_path).items()}
+    assert spans == {"train": {(0.3, 1.0)}, "development": {(0.2, 0.3)}, "test": {(0.0, 0.2)}}
+    kind = words(["stages.0.model=there", "problems.dev.0.path=rows.jsonl"])
+    assert learning.problems_of(kind, tmp_path, is_tried=True)["test"][0]["path"] == "rows.jsonl"
+    assert not learning.problems_of(kind, tmp_path)["test"][0].get("path")
+    stages = learning.stages_of("grpo", MIDDLE, Path(kind.model), [100.0] * len(learning.TREES), 1000, kind)
+    assert (stages[0]["model"], stages[0]["lora"]["r"], stages[0]["temperature"]) == ("there", 16, 0.7)
+    assert stages[-1]["temperature"] == 0.7
 
 
 def test_the_table_of_learning_shows_test_runs_alone_and_the_difference_from_the_peer(learning, tmp_path):

@@ -1,16 +1,19 @@
-"""Learning at equal generated tokens, on the embedded model: methods × learning rates and passes × seeds.
+"""Learning at equal generated tokens: methods × learning rates and passes × seeds.
 
 `python -m tests.benchmarks.learning [--problems KIND] [--out FOLDER] [--only METHOD ...] [--trials N] [--seeds N]
-[--budget TOKENS] [--runs N]`
+[--budget TOKENS] [--runs N] [KEY=VALUE ...]`
 
-Every side starts from the same supervised model, and may generate the same number of tokens (those of labels and of the
+The model is the embedded one, or for `--problems words` a real chat model: KEY=VALUE changes `configs/smollm2/grpo.yaml`, from
+which its prompt, problems and adapter are, and says where model and problems lie (`stages.0.model=FOLDER`).
+
+Every side starts from the same model, and may generate the same number of tokens (those of labels and of the
 PRM's training data are charged). METHOD_half may generate half of them. First each method has the same number of trials
 on development problems: rates, and for on-policy methods, TRL's among them, passes over a round and minibatches, from
 one grid (tests/benchmarks/trials.py). Then it goes on the test problems, once per seed, with what was best there; it is
-not tried any more from then on. A run that takes more than ten minutes of CPU time is stopped and stored as such; time
-spent waiting does not count. Runs are stored in FOLDER/KIND/runs.jsonl as they end, and the same command goes on with those
-that are missing; --runs bounds how many it makes now, 0 only shows what is stored. The table shows each method's seeds
-with 95 % intervals, and its difference from TRL's GRPO with the whole budget.
+not tried any more from then on. A run that takes more than ten minutes of CPU time (an hour for `words`) is stopped and
+stored as such; time spent waiting does not count. Runs are stored in FOLDER/KIND/runs.jsonl as they end, and the same
+command goes on with those that are missing; --runs bounds how many it makes now, 0 only shows what is stored. The table
+shows each method's seeds with 95 % intervals, and its difference from TRL's GRPO with the whole budget.
 """
 
 from __future__ import annotations
@@ -34,10 +37,10 @@ from reasoner.pipeline import run as run_stages
 from reasoner.report.charts import Estimate, Panel, interval_chart
 from tests.benchmarks import trl_grpo
 from tests.benchmarks.measure import save_chart
-from tests.benchmarks.problem_kinds import KINDS, Kind
+from tests.benchmarks.problem_kinds import KINDS, Kind, words
 from tests.benchmarks.trials import Cell, Choice, choice_of, chosen, difference, half_width, is_trial, missing
 
-LIMIT_S, START_LIMIT_S = 600, 900
+START_LIMIT_S = 900
 PEER = "grpo_trl"
 MEASURE = "sampled_all"  # accuracy at temperature 1, four draws a problem: what on-policy training raises
 FAN = {"num_roots": 8, "num_points": 0}
@@ -116,7 +119,7 @@ METHODS |= {m + HALVED: METHODS[m] for m in ON_POLICY}
 CLIMBERS = [m for m in METHODS if m.removesuffix(HALVED) in ON_POLICY]  # that may pass over a round again
 
 
-def apart(work: Callable[[], dict], log: Path, limit: int = LIMIT_S) -> dict:
+def apart(work: Callable[[], dict], log: Path, limit: int) -> dict:
     """What `work` returns in a forked process (the imports are paid once), or why it failed; with its CPU seconds."""
     receive, send = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(target=_child, args=(work, log, limit, send))
@@ -152,27 +155,27 @@ def evaluated(policy: str, kind: Kind) -> dict:
         "sampled": [policy],
         "num_samples": 4,
         "max_tokens": kind.longest,
+        **kind.sampling,
     }
 
 
 def start(out: Path, kind: Kind) -> tuple[Path, list[float]]:
-    """The supervised model, made once, and the tokens that each of TREES takes with it per problem."""
+    """The model that all start from, made once, and the tokens that each of TREES takes with it per problem."""
     folder = out / "start"
     if not (folder / "metrics.json").is_file():
         stages = [
-            {"kind": "init", **kind.model},
-            kind.imitate,
-            *({"kind": "rollout", "name": f"tree_{i}", "model": "sft", "num_problems": MEASURED,
-               "max_tokens": kind.longest, "tree": tree} for i, tree in enumerate(TREES)),
-            evaluated("sft", kind),
+            *kind.start,
+            *({"kind": "rollout", "name": f"tree_{i}", "model": kind.model, "num_problems": MEASURED,
+               "max_tokens": kind.longest, "tree": tree, **kind.sampling} for i, tree in enumerate(TREES)),
+            evaluated(kind.model, kind),
         ]  # fmt: skip
-        config = config_of(folder, 0, stages, problems_of(kind, out))
-        made = apart(lambda: _run(config), out / "start.log", START_LIMIT_S)
+        config = config_of(folder, 0, stages, problems_of(kind, out), kind)
+        made = apart(lambda: _run(config), out / "start.log", max(START_LIMIT_S, kind.limit_s))
         if "failed" in made:
             raise SystemExit(f"no start: {made['failed']}; see {out / 'start.log'}")
     counts = json.loads((folder / "ledger.json").read_text())["counts"]
     tokens = [counts[f"tree_{i}"]["policy"]["decoded"] / MEASURED for i in range(len(TREES))]
-    return folder / "models/sft/model", tokens
+    return folder / f"models/{kind.model}/model" if kind.start else Path(kind.model), tokens
 
 
 def _run(config: dict) -> dict:
@@ -187,9 +190,9 @@ def problems_of(kind: Kind, out: Path, is_tried: bool = False) -> dict[str, list
     return {**found, "test": development} if is_tried else found
 
 
-def config_of(out: Path, seed: int, stages: list[dict], problems: dict) -> dict:
+def config_of(out: Path, seed: int, stages: list[dict], problems: dict, kind: Kind) -> dict:
     return {
-        "title": "learning", "out": str(out), "seed": seed, "prompt": {"template": "{prompt}=\n"},
+        "title": "learning", "out": str(out), "seed": seed, "prompt": dict(kind.prompt), **kind.precision,
         "problems": problems, "stages": stages,
     }  # fmt: skip
 
@@ -202,14 +205,16 @@ def stages_of(
     has_prm = any(s["kind"] == "prm" for s in stages)
     for stage in stages:
         if stage["kind"] in ("rollout", "ppo"):
-            stage["max_tokens"] = kind.longest
+            stage |= {"max_tokens": kind.longest, **kind.sampling}
+        if stage["kind"] in ("sft", "dpo", "prm", "orm", "ppo"):
+            stage |= kind.lora
         if stage["kind"] == "rollout":
             share = PRM_SHARE if has_prm else 1.0
             stage["num_problems"] = max(8, int(share * budget / tokens[TREES.index(stage["tree"])]))
         if stage["kind"] == "ppo":
             stage["problems_per_round"] = problems_a_round(stage["tree"], tokens, kind)
             stage["generated_tokens"] = int((1 - has_prm * PRM_SHARE) * budget)
-            stage |= {"epochs": choice.epochs, "minibatches": choice.minibatches}
+            stage |= {"epochs": choice.epochs, "minibatches": choice.minibatches, **kind.tokens_per_batch}
         if stage.get("name") == "trained":
             stage["optimizer"] = {"lr": rate_of(method, choice, kind)}
     return [*stages, evaluated("trained", kind)]
@@ -237,13 +242,13 @@ def run(cell: Cell, budget: int, out: Path, kind: Kind) -> dict:
         problems = problems_of(kind, out, is_trial(seed))
         if method.removesuffix(HALVED) == PEER:
             generated = trl_grpo.train(
-                model, folder / "peer", problems["train"], rate_of(method, choice, kind), seed, paid,
-                problems_a_round(FAN, tokens, kind), kind.longest, choice.epochs, choice.minibatches,
+                model, folder / "peer", problems["train"], kind, rate_of(method, choice, kind), seed, paid,
+                problems_a_round(FAN, tokens, kind), choice.epochs, choice.minibatches,
             )  # fmt: skip
             trained = choice.epochs * generated
             stages = [evaluated(str(folder / "peer"), kind)]
         made = folder / "run"  # a folder of its own: a run takes no other files beside its own
-        run_stages(validate(RunConfig, config_of(made, seed, stages, problems), "learning"))
+        run_stages(validate(RunConfig, config_of(made, seed, stages, problems, kind), "learning"))
         for stage, models in json.loads((made / "ledger.json").read_text())["counts"].items():
             if stage != "evaluate":
                 generated += sum(m.get("decoded", 0) for m in models.values())
@@ -251,7 +256,7 @@ def run(cell: Cell, budget: int, out: Path, kind: Kind) -> dict:
         return {**accuracies(made), "generated": generated, "trained": trained}
 
     key = {"method": method, **choice._asdict(), "seed": seed, "budget": budget}
-    return key | apart(work, folder / "log")
+    return key | apart(work, folder / "log", kind.limit_s)
 
 
 def accuracies(folder: Path) -> dict[str, float]:
@@ -337,8 +342,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget", type=int, help="generated tokens of one run, if not the kind's own")
     parser.add_argument("--runs", type=int, default=10**9, help="most runs to make now")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="to the file that `words` are from")
     arguments = parser.parse_args()
+    if arguments.changes and arguments.problems != "words":
+        parser.error(f"KEY=VALUE goes with --problems words; got {arguments.changes}")
     kind, out = KINDS[arguments.problems], arguments.out / arguments.problems
+    if arguments.changes:
+        kind = words(arguments.changes)
     budget = arguments.budget or kind.budget
     out.mkdir(parents=True, exist_ok=True)
     stored = out / "runs.jsonl"

@@ -84,12 +84,12 @@ def run(lever: str, seed: int, budget: int, out: Path) -> dict:
         stages = [*stages_of(lever, model, tokens, budget), learning.evaluated("trained", SUMS)]
         made = folder / "run"
         problems = learning.problems_of(SUMS, out, is_tried=True)
-        run_stages(validate(RunConfig, learning.config_of(made, seed, stages, problems), "levers"))
+        run_stages(validate(RunConfig, learning.config_of(made, seed, stages, problems, SUMS), "levers"))
         counts = json.loads((made / "ledger.json").read_text())["counts"]["trained"]
         spent = {name: sum(m.get(key, 0) for m in counts.values()) for name, key in SPENT.items()}
         return {**learning.accuracies(made), **spent}
 
-    return {"lever": lever, "seed": seed, "budget": budget} | learning.apart(cell, folder / "log")
+    return {"lever": lever, "seed": seed, "budget": budget} | learning.apart(cell, folder / "log", SUMS.limit_s)
 
 
 SPENT = {"generated": "decoded", "trained": "trained"}

@@ -1,41 +1,55 @@
-"""The kinds of problems that methods are compared on: the demo's sums, long sums in which one slip decides, and Countdown.
+"""The kinds of problems that methods are compared on: the demo's sums, long sums in which one slip decides, Countdown, and
+word problems for a real chat model.
 
-Each has demonstrations that a small model imitates for a while, problems to train on, and two ranges that are apart from
-these: one that everything is chosen on, and one that is reported.
+Each has problems to train on, and two ranges that are apart from these: one that everything is chosen on, and one that is
+reported. The first three have demonstrations, which a small model imitates for a while; the chat model begins as it is.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
 
+from reasoner.config import apply_overrides
 from reasoner.tree import Problem
 
-DEMO = yaml.safe_load((Path(__file__).parents[2] / "configs" / "demo.yaml").read_text(encoding="utf-8"))
+CONFIGS = Path(__file__).parents[2] / "configs"
+DEMO = yaml.safe_load((CONFIGS / "demo.yaml").read_text(encoding="utf-8"))
+SHORT: Mapping[str, Any] = MappingProxyType({"template": "{prompt}=\n"})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 MUON = {"name": "muon", "lr": 0.005, "weight_decay": 0.01}
 
 
 class Kind(NamedTuple):
     """A kind of problems with a model that begins to solve them.
 
-    problems: from a folder that may be written to, the sources of `demonstrations`, `train`, `test` and `development`;
-    longest: tokens of a chain; round_tokens: of an on-policy round at the start; budget: generated tokens of a run;
-    rate: the middle of the grid of learning rates, as a multiple of that of the sums.
+    problems: from a folder that may be written to, the sources of `train`, `test` and `development`, and `demonstrations`
+    where there are any; start: stages that make the model that all begin with, and model: its name; longest: tokens of a
+    chain; round_tokens: of an on-policy round at the start; budget: generated tokens of a run; rate: the middle of the
+    grid of learning rates, as a multiple of that of the sums; limit_s: CPU seconds of a run; prompt and precision: of
+    every run; sampling: of whatever draws; lora: of all that is trained; tokens_per_batch: of reinforcement.
     """
 
     problems: Callable[[Path], dict[str, list[dict]]]
-    model: dict[str, Any]
-    imitate: dict[str, Any]
+    start: tuple[dict[str, Any], ...]
     domains: tuple[str, ...]
     longest: int
     round_tokens: int
     budget: int
     rate: float
+    model: str = "sft"
+    limit_s: int = 600
+    prompt: Mapping[str, Any] = SHORT
+    precision: Mapping[str, Any] = NOTHING
+    sampling: Mapping[str, Any] = NOTHING
+    lora: Mapping[str, Any] = NOTHING
+    tokens_per_batch: Mapping[str, Any] = NOTHING
 
 
 def sums(folder: Path) -> dict[str, list[dict]]:
@@ -139,18 +153,38 @@ SMALL = {
     "initializer_range": 0.12,
 }  # fmt: skip
 
+
+
+def words(changes: Sequence[str] = ()) -> Kind:
+    """Word problems as `configs/smollm2/grpo.yaml` asks them, a chat model as it is, and LoRA; `changes` to that file,
+    key=value, say where model and problems lie."""
+    raw = yaml.safe_load((CONFIGS / "smollm2" / "grpo.yaml").read_text(encoding="utf-8"))
+    raw = apply_overrides(raw, changes)
+    stage, problems = raw["stages"][0], raw["problems"]
+    found = {"train": problems["train"], "development": problems["dev"], "test": problems["test"]}
+    return Kind(
+        lambda _: dict(found), (), (), stage["max_tokens"], 6_000, 60_000, 1.0, model=stage["model"], limit_s=3600,
+        prompt=raw["prompt"], precision={"precision": {"training": "bfloat16"}},
+        sampling={"temperature": stage["temperature"]}, lora={"lora": stage["lora"]},
+        tokens_per_batch={"tokens_per_batch": stage["tokens_per_batch"]},
+    )  # fmt: skip
+
+
 KINDS = {
     "sums": Kind(
-        sums, {}, next(s for s in DEMO["stages"] if s["kind"] == "sft"), ("short", "longer"), 80, 4_000, 120_000, 1.0
+        sums, ({"kind": "init"}, next(s for s in DEMO["stages"] if s["kind"] == "sft")), ("short", "longer"), 80, 4_000,
+        120_000, 1.0,
     ),
     "long_sums": Kind(
-        written(long_sum, 12_800), SMALL,
-        {"kind": "sft", "model": "base", "batch_size": 32, "max_steps": 300, "optimizer": MUON},
+        written(long_sum, 12_800),
+        ({"kind": "init", **SMALL},
+         {"kind": "sft", "model": "base", "batch_size": 32, "max_steps": 300, "optimizer": MUON}),
         (), 12 * STEPS, 8_000, 240_000, 0.25,
     ),
     "countdown": Kind(
-        written(countdown, 6_000), {},
-        {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 800, "optimizer": MUON},
+        written(countdown, 6_000),
+        ({"kind": "init"}, {"kind": "sft", "model": "base", "batch_size": 64, "max_steps": 800, "optimizer": MUON}),
         (), 60, 4_000, 120_000, 1.0,
     ),
+    "words": words(),
 }  # fmt: skip

@@ -10,25 +10,28 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from reasoner.data.sources import SourceConfig, load_items
+from reasoner.policy.adapters import LoRA, load_peft
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.trainers.loop import OptimizerConfig, by_share
+from tests.benchmarks.problem_kinds import Kind
 from verifiers import verify
 
 GENERATIONS = 8
 
 
 def train(
-    model: Path, out: Path, sources: list[dict], rate: float, seed: int, budget: int, num_problems: int,
-    max_tokens: int, epochs: int, minibatches: int,
+    model: Path, out: Path, sources: list[dict], kind: Kind, rate: float, seed: int, budget: int, num_problems: int,
+    epochs: int, minibatches: int,
 ) -> int:  # fmt: skip
     """Train until `budget` tokens are generated, save to `out`, and return how many were.
 
     The learning rate follows the tokens, by the same schedule as ours; a round is `epochs` passes
-    of `minibatches` updates, as ours.
+    of `minibatches` updates, as ours. What ends our chains ends these.
     """
     problems = [i.problem for s in sources for i in load_items(SourceConfig(**s))]
     tokenizer = load_tokenizer(str(model))
-    rows = [{"prompt": f"{p.prompt}=\n", "verifier": p.verifier, "answer": p.reference} for p in problems]
+    template = kind.prompt["template"]
+    rows = [{"prompt": template.replace("{prompt}", p.prompt), "verifier": p.verifier, "answer": p.reference} for p in problems]
     generated = 0
 
     def reward(
@@ -46,17 +49,20 @@ def train(
             is_round = state.global_step % (epochs * minibatches) == 0
             control.should_training_stop = generated >= budget and is_round
 
-    net = load_model(str(model))
+    net = load_peft(str(model), LoRA(**kind.lora["lora"])) if kind.lora else load_model(str(model))
+    ends = [tokenizer.encode(text, add_special_tokens=False) for text in kind.prompt.get("stop", [])]
+    net.generation_config.eos_token_id = [tokenizer.eos_token_id, *(one for (one,) in ends)]
     options = OptimizerConfig(lr=rate)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, betas=options.betas, weight_decay=0.0)
+    trained = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rate, betas=options.betas, weight_decay=0.0)
     trainer = GRPOTrainer(
         model=net,
         reward_funcs=reward,
         args=GRPOConfig(
-            output_dir=str(out), use_cpu=True, bf16=False, gradient_checkpointing=False, learning_rate=rate,
+            output_dir=str(out), use_cpu=True, bf16=bool(kind.precision), gradient_checkpointing=False, learning_rate=rate,
             per_device_train_batch_size=num_problems * GENERATIONS // minibatches, steps_per_generation=minibatches,
-            num_iterations=epochs, num_generations=GENERATIONS, max_completion_length=max_tokens, max_steps=10**6, beta=0.0,
-            temperature=1.0, seed=seed, save_strategy="no", report_to="none", disable_tqdm=True,
+            num_iterations=epochs, num_generations=GENERATIONS, max_completion_length=kind.longest, max_steps=10**6, beta=0.0,
+            temperature=kind.sampling.get("temperature", 1.0), seed=seed, save_strategy="no", report_to="none", disable_tqdm=True,
         ),
         train_dataset=Dataset.from_list(rows).shuffle(seed=seed),
         processing_class=tokenizer,
