@@ -32,7 +32,7 @@ from reasoner.tree import ROOT, Node, Problem, Tree
 Level = Literal["off", "light", "full"]
 WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}  # by bytes of an element
 PRIME = 1_000_003
-NEAR, NEAR_COARSE = 1e-2, 1.0  # of log-probabilities, in float32 and in halves
+NEAR, NEAR_COARSE = 1e-2, 1.0  # of log-probabilities, in float32 and where either side computes in halves
 
 
 def checksum(tensors: Iterable[torch.Tensor]) -> int:
@@ -73,7 +73,8 @@ class RoundAudit:
         if not all(map(math.isfinite, [*self.said, *trained])):
             self.said = []  # such weights are the training's doing, and what draws from them says so
             return
-        limit = NEAR if self.engine.model.dtype == torch.float32 else NEAR_COARSE
+        is_exact = self._sampler_is_exact and self.accelerator.mixed_precision == "no"
+        limit = NEAR if is_exact else NEAR_COARSE
         furthest = max(abs(a - b) for a, b in zip(self.said, trained, strict=True))
         if not furthest <= limit:
             self._fail(
@@ -103,7 +104,7 @@ class RoundAudit:
         if len(drawn) < 1 or not all(map(math.isfinite, drawn)):
             return
         again = self._sampler_says(ids)[-len(drawn) :]
-        limit = NEAR if self.engine.model.dtype == torch.float32 else NEAR_COARSE
+        limit = NEAR if self._sampler_is_exact else NEAR_COARSE
         furthest = max(abs(a - b) for a, b in zip(drawn, again, strict=True))
         if not furthest <= limit:
             self._fail(
@@ -138,6 +139,10 @@ class RoundAudit:
             return None
         chosen = random.Random(f"audit {self.seed} {round}").randrange(num_updates)
         return Twice(self) if update == chosen else None
+
+    @property
+    def _sampler_is_exact(self) -> bool:
+        return self.engine.model.dtype == torch.float32
 
     def _sampler_says(self, ids: Sequence[int]) -> list[float]:
         """As the engine's score, but on nobody's account."""

@@ -7,14 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from small_models import save_small_qwen
 from test_policy_gradient import TEXTS, moved, train
 
 from reasoner.engine.local import LocalEngine
+from reasoner.policy.machine import Precision, use
+from reasoner.policy.models import load_model, load_tokenizer, save
 from reasoner.registry import MachineFault
 from reasoner.trainers import policy_gradient, policy_setup
 from reasoner.trainers.checkpoint import latest_step
-from reasoner.trainers.round_audit import RoundAudit, checksum
+from reasoner.trainers.round_audit import NEAR, NEAR_COARSE, RoundAudit, checksum
 
 LEVELS = ("light", "full")
 FAULTS = {  # and the level that sees it
@@ -145,6 +148,28 @@ def test_no_level_changes_what_is_learned(folder, tmp_path):
         for row in (*rows, *others):
             row.pop("ppo/verdict_wait", None)
         assert rows == others and all(map(math.isfinite, rows[0].values()))
+
+
+def test_training_in_halves_is_no_fault_of_the_machine(folder, tmp_path, monkeypatch):
+    model = load_model(str(folder))
+    model.model.norm.weight.data *= 20  # roundings show in its log-probabilities
+    save(model, load_tokenizer(str(folder)), tmp_path / "loud")
+    furthest = []
+    said = RoundAudit._policy_says
+
+    def kept(audit, ids):
+        trained = said(audit, ids)
+        furthest.append(max(abs(a - b) for a, b in zip(audit.said, trained, strict=True)))
+        return trained
+
+    monkeypatch.setattr(RoundAudit, "_policy_says", kept)
+    AcceleratorState._reset_state()
+    try:
+        use(Precision(training="bfloat16", inference="auto"))
+        train(tmp_path / "loud", tmp_path / "run", {"rounds": 1, "audit": "full"})
+    finally:
+        AcceleratorState._reset_state()
+    assert NEAR < max(furthest) < NEAR_COARSE  # the sampler is in float32, the training pass in halves
 
 
 def test_the_process_that_differs_is_named(monkeypatch):
