@@ -3,8 +3,9 @@
 `python -m tests.benchmarks.learning [--problems KIND] [--out FOLDER] [--only METHOD ...] [--trials N] [--seeds N]
 [--budget TOKENS] [--runs N] [KEY=VALUE ...]`
 
-The model is the embedded one, or for `--problems words` a real chat model: KEY=VALUE changes `configs/smollm2/grpo.yaml`, from
-which its prompt, problems and adapter are, and says where model and problems lie (`stages.0.model=FOLDER`).
+The model is the embedded one, or for `--problems words` a real chat model: KEY=VALUE changes `configs/smollm2/grpo.yaml`,
+from which its prompt, problems and adapter are, and says where model and problems lie (`stages.0.model=FOLDER`) and in
+which formats to compute (`precision={training: bfloat16}`).
 
 Every side starts from the same model, and may generate the same number of tokens (those of labels and of the
 PRM's training data are charged). METHOD_half may generate half of them. First each method has the same number of trials
@@ -34,6 +35,7 @@ from typing import Any
 from reasoner.config import validate
 from reasoner.pipeline import RunConfig
 from reasoner.pipeline import run as run_stages
+from reasoner.policy.machine import Precision, use
 from reasoner.report.charts import Estimate, Panel, interval_chart
 from tests.benchmarks import trl_grpo
 from tests.benchmarks.measure import save_chart
@@ -192,7 +194,7 @@ def problems_of(kind: Kind, out: Path, is_tried: bool = False) -> dict[str, list
 
 def config_of(out: Path, seed: int, stages: list[dict], problems: dict, kind: Kind) -> dict:
     return {
-        "title": "learning", "out": str(out), "seed": seed, "prompt": dict(kind.prompt), **kind.precision,
+        "title": "learning", "out": str(out), "seed": seed, "prompt": dict(kind.prompt), "precision": dict(kind.precision),
         "problems": problems, "stages": stages,
     }  # fmt: skip
 
@@ -241,6 +243,7 @@ def run(cell: Cell, budget: int, out: Path, kind: Kind) -> dict:
         stages = stages_of(method, choice, model, tokens, paid, kind)
         problems = problems_of(kind, out, is_trial(seed))
         if method.removesuffix(HALVED) == PEER:
+            use(Precision(**kind.precision))
             generated = trl_grpo.train(
                 model, folder / "peer", problems["train"], kind, rate_of(method, choice, kind), seed, paid,
                 problems_a_round(FAN, tokens, kind), choice.epochs, choice.minibatches,

@@ -164,7 +164,7 @@ def words(changes: Sequence[str] = ()) -> Kind:
     found = {"train": problems["train"], "development": problems["dev"], "test": problems["test"]}
     return Kind(
         lambda _: dict(found), (), (), stage["max_tokens"], 6_000, 60_000, 1.0, model=stage["model"], limit_s=3600,
-        prompt=raw["prompt"], precision={"precision": {"training": "bfloat16"}},
+        prompt=raw["prompt"], precision=raw.get("precision", NOTHING),
         sampling={"temperature": stage["temperature"]}, lora={"lora": stage["lora"]},
         tokens_per_batch={"tokens_per_batch": stage["tokens_per_batch"]},
     )  # fmt: skip

@@ -11,6 +11,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from reasoner.data.sources import SourceConfig, load_items
 from reasoner.policy.adapters import LoRA, load_peft
+from reasoner.policy.machine import autocasts
 from reasoner.policy.models import load_model, load_tokenizer
 from reasoner.trainers.loop import OptimizerConfig, by_share
 from tests.benchmarks.problem_kinds import Kind
@@ -59,7 +60,7 @@ def train(
         model=net,
         reward_funcs=reward,
         args=GRPOConfig(
-            output_dir=str(out), use_cpu=True, bf16=bool(kind.precision), gradient_checkpointing=False, learning_rate=rate,
+            output_dir=str(out), use_cpu=True, bf16=autocasts(), gradient_checkpointing=False, learning_rate=rate,
             per_device_train_batch_size=num_problems * GENERATIONS // minibatches, steps_per_generation=minibatches,
             num_iterations=epochs, num_generations=GENERATIONS, max_completion_length=kind.longest, max_steps=10**6, beta=0.0,
             temperature=kind.sampling.get("temperature", 1.0), seed=seed, save_strategy="no", report_to="none", disable_tqdm=True,
