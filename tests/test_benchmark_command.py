@@ -123,12 +123,14 @@ def test_development_problems_are_others_than_those_reported_on_and_trained_on(l
 
 def test_word_problems_are_of_spans_that_are_apart_and_lie_where_they_are_said_to(learning, tmp_path):
     spans = {n: {tuple(s["part"]) for s in of} for n, of in KINDS["words"].problems(tmp_path).items()}
-    assert spans == {"train": {(0.3, 1.0)}, "development": {(0.2, 0.3)}, "test": {(0.0, 0.2)}}
+    learned = {"demonstrations": {(0.3, 1.0)}, "train": {(0.3, 1.0)}}
+    assert spans == {**learned, "development": {(0.2, 0.3)}, "test": {(0.0, 0.2)}}
     kind = words(["stages.0.model=there", "problems.dev.0.path=rows.jsonl"])
     assert learning.problems_of(kind, tmp_path, is_tried=True)["test"][0]["path"] == "rows.jsonl"
     assert not learning.problems_of(kind, tmp_path)["test"][0].get("path")
-    stages = learning.stages_of("grpo", MIDDLE, Path(kind.model), [100.0] * len(learning.TREES), 1000, kind)
-    assert (stages[0]["model"], stages[0]["lora"]["r"], stages[0]["temperature"]) == ("there", 16, 0.7)
+    assert kind.start[-1]["model"] == "there"
+    stages = learning.stages_of("grpo", MIDDLE, Path("start"), [100.0] * len(learning.TREES), 1000, kind)
+    assert (stages[0]["lora"]["r"], stages[0]["temperature"]) == (16, 0.7)
     assert stages[-1]["temperature"] == 0.7
 
 

@@ -167,9 +167,9 @@ def start(out: Path, kind: Kind) -> tuple[Path, list[float]]:
     if not (folder / "metrics.json").is_file():
         stages = [
             *kind.start,
-            *({"kind": "rollout", "name": f"tree_{i}", "model": kind.model, "num_problems": MEASURED,
+            *({"kind": "rollout", "name": f"tree_{i}", "model": "sft", "num_problems": MEASURED,
                "max_tokens": kind.longest, "tree": tree, **kind.sampling} for i, tree in enumerate(TREES)),
-            evaluated(kind.model, kind),
+            evaluated("sft", kind),
         ]  # fmt: skip
         config = config_of(folder, 0, stages, problems_of(kind, out), kind)
         made = apart(lambda: _run(config), out / "start.log", max(START_LIMIT_S, kind.limit_s))
@@ -177,7 +177,7 @@ def start(out: Path, kind: Kind) -> tuple[Path, list[float]]:
             raise SystemExit(f"no start: {made['failed']}; see {out / 'start.log'}")
     counts = json.loads((folder / "ledger.json").read_text())["counts"]
     tokens = [counts[f"tree_{i}"]["policy"]["decoded"] / MEASURED for i in range(len(TREES))]
-    return folder / f"models/{kind.model}/model" if kind.start else Path(kind.model), tokens
+    return folder / "models/sft/model", tokens
 
 
 def _run(config: dict) -> dict:

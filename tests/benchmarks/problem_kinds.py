@@ -2,7 +2,7 @@
 word problems for a real chat model.
 
 Each has problems to train on, and two ranges that are apart from these: one that everything is chosen on, and one that is
-reported. The first three have demonstrations, which a small model imitates for a while; the chat model begins as it is.
+reported. All begin with a model that has imitated demonstrations for a while: a small one from nothing, or the chat model.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MUON = {"name": "muon", "lr": 0.005, "weight_decay": 0.01}
 class Kind(NamedTuple):
     """A kind of problems with a model that begins to solve them.
 
-    problems: from a folder that may be written to, the sources of `train`, `test` and `development`, and `demonstrations`
-    where there are any; start: stages that make the model that all begin with, and model: its name; longest: tokens of a
-    chain; round_tokens: of an on-policy round at the start; budget: generated tokens of a run; rate: the middle of the
-    grid of learning rates, as a multiple of that of the sums; limit_s: CPU seconds of a run; prompt and precision: of
-    every run; sampling: of whatever draws; lora: of all that is trained; tokens_per_batch: of reinforcement.
+    problems: from a folder that may be written to, the sources of `demonstrations`, `train`, `test` and `development`;
+    start: stages that end with the model that all begin with, called sft; longest: tokens of a chain; round_tokens: of an
+    on-policy round at the start; budget: generated tokens of a run; rate: the middle of the grid of learning rates, as a
+    multiple of that of the sums; limit_s: CPU seconds of a run; prompt and precision: of every run; sampling: of whatever
+    draws; lora: of all that is trained; tokens_per_batch: of reinforcement.
     """
 
     problems: Callable[[Path], dict[str, list[dict]]]
@@ -43,7 +43,6 @@ class Kind(NamedTuple):
     round_tokens: int
     budget: int
     rate: float
-    model: str = "sft"
     limit_s: int = 600
     prompt: Mapping[str, Any] = SHORT
     precision: Mapping[str, Any] = NOTHING
@@ -156,17 +155,25 @@ SMALL = {
 
 
 def words(changes: Sequence[str] = ()) -> Kind:
-    """Word problems as `configs/smollm2/grpo.yaml` asks them, a chat model as it is, and LoRA; `changes` to that file,
-    key=value, say where model and problems lie."""
+    """Word problems as `configs/smollm2/grpo.yaml` asks them, and a chat model with LoRA that has imitated a few worked ones,
+    since untouched it is right too seldom to learn from a small budget. `changes` to that file, key=value, say where
+    model and problems lie."""
     raw = yaml.safe_load((CONFIGS / "smollm2" / "grpo.yaml").read_text(encoding="utf-8"))
     raw = apply_overrides(raw, changes)
     stage, problems = raw["stages"][0], raw["problems"]
-    found = {"train": problems["train"], "development": problems["dev"], "test": problems["test"]}
+    found = {
+        "demonstrations": problems["worked"], "train": problems["train"], "development": problems["dev"],
+        "test": problems["test"],
+    }  # fmt: skip
+    lora = {"lora": stage["lora"]}
+    imitate = {
+        "kind": "sft", "model": stage["model"], "batch_size": 16, "max_steps": 20,
+        "optimizer": {"lr": 5e-4}, **lora,
+    }  # fmt: skip
     return Kind(
-        lambda _: dict(found), (), (), stage["max_tokens"], 6_000, 60_000, 1.0, model=stage["model"], limit_s=3600,
-        prompt=raw["prompt"], precision=raw.get("precision", NOTHING),
-        sampling={"temperature": stage["temperature"]}, lora={"lora": stage["lora"]},
-        tokens_per_batch={"tokens_per_batch": stage["tokens_per_batch"]},
+        lambda _: dict(found), (imitate,), (), stage["max_tokens"], 3_000, 24_000, 1.0, limit_s=3600,
+        prompt=raw["prompt"], precision=raw.get("precision", NOTHING), sampling={"temperature": stage["temperature"]},
+        lora=lora, tokens_per_batch={"tokens_per_batch": stage["tokens_per_batch"]},
     )  # fmt: skip
 
 
