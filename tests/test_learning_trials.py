@@ -65,6 +65,11 @@ def test_the_best_two_trials_are_repeated_with_a_second_seed_and_the_mean_decide
     assert all(is_trial(seed) for seed in (1, 2)) and not is_trial(11)
 
 
+def test_without_trials_all_go_with_the_middle():
+    assert cells([], ("a", "b"), trials=0, seeds=1) == [Cell("a", MIDDLE, 11), Cell("b", MIDDLE, 11)]
+    assert cells([], trials=1, seeds=1) == [Cell("a", MIDDLE, 1)]  # whose run is not there yet
+
+
 def test_each_seed_meets_the_test_problems_once_also_where_the_run_failed():
     rows = [row(MIDDLE, 1, 0.5), row(MIDDLE, 11, 0.5), row(MIDDLE, 12, None)]
     assert [c.seed for c in cells(rows, trials=0, seeds=4)] == [13, 14]

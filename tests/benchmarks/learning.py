@@ -341,7 +341,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--only", nargs="*", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
-    parser.add_argument("--trials", type=int, default=10, help="most trials of each method before its seeds")
+    parser.add_argument(
+        "--trials", type=int, default=10, help="most trials of each method before its seeds; 0: the grid's middle"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget", type=int, help="generated tokens of one run, if not the kind's own")
     parser.add_argument("--runs", type=int, default=10**9, help="most runs to make now")

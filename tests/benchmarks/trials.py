@@ -98,7 +98,8 @@ def missing(
 ) -> Iterator[Cell]:  # fmt: skip
     """The next runs, while `rows` grows: trials of each method in turn, those repeated, then the reported seeds.
 
-    A method of which a test run is there is not tried any more: nothing is chosen once that is known.
+    A method of which a test run is there is not tried any more: nothing is chosen once that is known. Without any trials
+    all methods go with the middle of the grid.
     """
     for number in range(1, num_trials + 1):
         for method in methods:
@@ -115,7 +116,7 @@ def missing(
                 yield Cell(method, choice, SECOND_SEED)
     for seed in REPORTED_SEEDS[:num_seeds]:
         for method in methods:
-            choice = chosen(rows, method, measure)
+            choice = chosen(rows, method, measure) or (None if num_trials else MIDDLE)
             if choice is not None and (method, seed) not in {(r["method"], r["seed"]) for r in rows}:
                 yield Cell(method, choice, seed)
 
