@@ -18,6 +18,7 @@ from tests.benchmarks.problem_kinds import Kind
 from verifiers import verify
 
 GENERATIONS = 8
+MOST_ROWS = 32  # at once, of a model with an adapter: a real vocabulary takes gigabytes
 
 
 def train(
@@ -54,6 +55,10 @@ def train(
     ends = [tokenizer.encode(text, add_special_tokens=False) for text in kind.prompt.get("stop", [])]
     net.generation_config.eos_token_id = [tokenizer.eos_token_id, *(one for (one,) in ends)]
     options = OptimizerConfig(lr=rate)
+    rows_an_update = num_problems * GENERATIONS // minibatches
+    most = MOST_ROWS if kind.lora else rows_an_update
+    at_once = max(n for n in range(1, most + 1) if rows_an_update % n == 0)
+    accumulated = rows_an_update // at_once
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, betas=options.betas, weight_decay=0.0)
     trainer = GRPOTrainer(
@@ -61,7 +66,8 @@ def train(
         reward_funcs=reward,
         args=GRPOConfig(
             output_dir=str(out), use_cpu=True, bf16=autocasts(), gradient_checkpointing=False, learning_rate=rate,
-            per_device_train_batch_size=num_problems * GENERATIONS // minibatches, steps_per_generation=minibatches,
+            per_device_train_batch_size=at_once, gradient_accumulation_steps=accumulated,
+            steps_per_generation=minibatches * accumulated,
             num_iterations=epochs, num_generations=GENERATIONS, max_completion_length=kind.longest, max_steps=10**6, beta=0.0,
             temperature=kind.sampling.get("temperature", 1.0), seed=seed, save_strategy="no", report_to="none", disable_tqdm=True,
         ),
