@@ -3,6 +3,8 @@ studies of learning are runs that can be made."""
 
 import importlib
 import json
+import os
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -119,6 +121,12 @@ def test_development_problems_are_others_than_those_reported_on_and_trained_on(l
             learning.problems_of(KINDS[name], tmp_path, is_tried=True)["test"]
             != learning.problems_of(KINDS[name], tmp_path)["test"]
         )
+
+
+def test_a_run_that_is_killed_is_a_row_that_names_the_signal(learning, tmp_path):
+    row = learning.apart(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path / "log", 60)
+    assert row == {"failed": "was killed by signal 9"}
+    assert learning.apart(lambda: {"right": 1}, tmp_path / "log", 60)["right"] == 1
 
 
 def test_word_problems_are_of_spans_that_are_apart_and_lie_where_they_are_said_to(learning, tmp_path):

@@ -130,8 +130,10 @@ def apart(work: Callable[[], dict], log: Path, limit: int) -> dict:
     try:
         row = receive.recv()
     except EOFError:
-        row = {"failed": f"was killed by signal {-(child.exitcode or 0)}"}
+        row = {}
     child.join()
+    if not row:
+        row = {"failed": f"was killed by signal {-(child.exitcode or 0)}"}
     if child.exitcode == -signal.SIGXCPU:
         row = {"failed": f"took more than {limit} s of CPU time"}
     return row

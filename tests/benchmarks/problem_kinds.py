@@ -171,7 +171,7 @@ def words(changes: Sequence[str] = ()) -> Kind:
         "optimizer": {"lr": 5e-4}, **lora,
     }  # fmt: skip
     return Kind(
-        lambda _: dict(found), (imitate,), (), stage["max_tokens"], 3_000, 48_000, 1.0, limit_s=3600,
+        lambda _: dict(found), (imitate,), (), stage["max_tokens"], 3_000, 24_000, 1.0, limit_s=3600,
         prompt=raw["prompt"], precision=raw.get("precision", NOTHING), sampling={"temperature": stage["temperature"]},
         lora=lora, tokens_per_batch={"tokens_per_batch": stage["tokens_per_batch"]},
     )  # fmt: skip
