@@ -75,8 +75,9 @@ def once_each(tries: Iterable[Try]) -> list[Try]:
     for one in tries:
         if not one.dropped or one.dropped in OUTVOTED:
             key = text_key(normalised(one.question))
-            if key in seen:
-                one = replace(one, dropped="repeated")
+            # answers that were drawn all the same, where a stage did not see the earlier one yet, are let go
+            asked = {k: v for k, v in one.reference.items() if k != "answer"}
+            one = Try(one.number, one.question, "repeated", asked) if key in seen else one
             seen.add(key)
         found.append(one)
     return found

@@ -225,9 +225,10 @@ def _keep(config: Invent, context: Context, shown: Sequence[Problem]) -> None:
     alike = diversity([one.question for one in kept], shown)
     session.log({f"invent/{key}": value for key, value in (counts | alike).items()}, 0)
     if not kept:
-        told = ", ".join(f"{n} {why}" for why, n in counts.items() if n)
+        dropped = {why.removeprefix("dropped_"): n for why, n in counts.items() if "dropped" in why and n}
         raise UserError(
-            f"no new problem of {config.name} is kept ({told}); expected one at least: try more by num_problems, lower "
+            f"none of the {len(tries)} problems that {config.name} tried is kept: "
+            f"{', '.join(f'{n} {why}' for why, n in dropped.items())}; expected one at least: raise num_problems, lower "
             "agreement, or change the prompt"
         )
     file = made_file(context.out, config.name)

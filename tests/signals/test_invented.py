@@ -103,14 +103,24 @@ def test_votes(answers, agreement, share, dropped, answer):
 
 def test_a_question_counts_once_whatever_came_of_its_answers():
     loud = BALLS.upper().replace(" ", "  ")
-    tries = [Try(0, BALLS, "old"), Try(1, BALLS, "disagreed"), Try(2, loud), Try(3, COINS), Try(4, COINS, "long"), Try(5, COINS)]
+    tries = [
+        Try(0, BALLS, "old"),
+        Try(1, BALLS, "disagreed"),
+        Try(2, loud),
+        Try(3, COINS),
+        Try(4, COINS, "long"),
+        Try(5, COINS),
+    ]
     once = once_each(tries)
     assert [t.dropped for t in once] == ["old", "disagreed", "repeated", "", "long", "repeated"]
     assert once_each(once) == once and [t.number for t in once] == [0, 1, 2, 3, 4, 5]
 
 
 def test_every_reason_is_counted():
-    tries = [Try(n, dropped=reason) for n, reason in enumerate(["", "", "cut", "disagreed", "disagreed", "disagreed"])]
+    tries = [
+        Try(n, dropped=reason)
+        for n, reason in enumerate(["", "", "cut", "disagreed", "disagreed", "disagreed"])
+    ]
     counts = counted(tries)
     assert set(counts) == {"tries", "kept", *(f"dropped_{r}" for r in (*UNASKED, *OUTVOTED))}
     assert {k: n for k, n in counts.items() if n} == {
@@ -134,3 +144,9 @@ def test_hostile_text_stays_text():
     assert not dropped and question == text
     one = voted(Try(0, question), posed(question), ["{0.__class__}", "7", "7", "7"], 0.5)
     assert Try(**json.loads(json.dumps(asdict(one)))) == Try(**{**asdict(one), "answers": list(one.answers)})
+
+
+def test_answers_that_were_drawn_for_a_repeated_question_are_let_go():
+    first = voted(Try(0, BALLS, reference={"places": 2}), posed(BALLS), ["7", "7"], 0.5)
+    again = voted(Try(1, BALLS, reference={"places": 2}), posed(BALLS), ["8", "8"], 0.5)
+    assert once_each([first, again]) == [first, Try(1, BALLS, "repeated", {"places": 2})]
