@@ -65,8 +65,8 @@ class Invent(Config):
         4, ge=1, description="old problems shown for each new one, drawn by the try's number"
     )
     prompt: Annotated[str, AfterValidator(_shows_examples)] = Field(
-        f"Here are some problems.\n\n{EXAMPLES}\n\nWrite one more problem of this kind, with another story and other numbers.\n\n"
-        "Problem:",
+        "Here are some problems. Write one more of this kind, with another story and other numbers.\n\n"
+        f"{EXAMPLES}\n\nProblem:",
         description=f"what the model goes on from, or with prompt.chat what it is asked; {EXAMPLES} is replaced literally by the "
         'old problems, each behind "Problem: "',
     )  # fmt: skip

@@ -319,13 +319,12 @@ def test_nobody_imitates_problems_without_solutions(folder, tmp_path):
 
 
 def test_rounds_learn_from_the_problems_of_their_own(folder, tmp_path):
-    stages = [raw(folder, tmp_path)["stages"][0], {**ROLLOUT, "problems": ["train", "invent"], "model": "M"}]
+    """A problem set that is called as a stage of the rounds stays what it is."""
+    learns = {**ROLLOUT, "name": "train", "problems": ["train", "invent"], "model": "M"}
+    stages = [raw(folder, tmp_path)["stages"][0], learns]
     given = raw(folder, tmp_path) | {"stages": [{"kind": "repeat", "rounds": 2, "stages": stages}]}
     found = {s.name: s for s in validate(RunConfig, given, "test").stages}
-    assert [found[f"r{n}_rollout"].problems for n in (1, 2)] == [
-        ["train", "r1_invent"],
-        ["train", "r2_invent"],
-    ]
+    assert [found[f"r{n}_train"].problems for n in (1, 2)] == [["train", "r1_invent"], ["train", "r2_invent"]]
     assert [found[f"r{n}_invent"].problems for n in (1, 2)] == [["train"], ["train"]]
     # from the problems of the round before
     given["stages"] = [
