@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from reasoner.stages.beforehand import check_problems
 from reasoner.stages.context import Context
 from reasoner.stages.needs import check_needs
 from reasoner.stages.pools import Crew, check_pools, ranks_of
-from reasoner.stages.references import check_data, check_references, data_in, earlier_stages
+from reasoner.stages.references import check_data, check_references, data_in, earlier_stages, made_sets
 from reasoner.store import is_done, saying_what_is_full, to_json, write_text
 from reasoner.tracking import Tracker, wandb_run
 from reasoner.trainers.checkpoint import latest_step
@@ -100,7 +101,7 @@ def run(config: RunConfig, progress: Progress = lambda *_: None, crew: Crew | No
                 progress(stage.name, 1, 1, "done before", {"seconds": ledger.seconds.get(stage.name, 0.0)})
                 continue
             if state.is_main_process:
-                read = earlier_stages(stage, [s.name for s in config.stages])
+                read = earlier_stages(stage, config.stages)
                 for name in read:
                     if name in finished:
                         check_seal(out, name, finished.pop(name))  # once is enough
@@ -230,9 +231,7 @@ def _run_stage(
             session.crew = partial(crew.parts, config, stage, session)
             session.hosts = partial(crew.hosts, config, stage, session)
         with session.ending:
-            context = Context(
-                out, config.problems, config.prompt, session, config.contamination, measured_on(config)
-            )
+            context = context_of(stage, config, session)
             if crew is not None and ranks_of(config.ray, stage):
                 crew.ranks(config, stage, session)
             else:
@@ -252,6 +251,13 @@ def _book(stage, config: RunConfig, out: Path, ledger: Ledger, is_main: bool) ->
             f for folder in folders for f in folder.rglob("*") if CHECKPOINTS not in f.parts and f.is_file()
         ]
         ledger.add("disk", bytes_written=sum(f.stat().st_size for f in files))
+
+
+def context_of(stage, config: RunConfig, session: Session) -> Context:
+    """What a stage shares with the others, which may read the problem sets that those before it have made."""
+    out, before = Path(config.out), takewhile(lambda s: s.name != stage.name, config.stages)
+    sets = {**config.problems, **made_sets(before, out)}
+    return Context(out, sets, config.prompt, session, config.contamination, measured_on(config))
 
 
 def measured_on(config: RunConfig) -> tuple[str, ...]:

@@ -18,12 +18,11 @@ from reasoner.cluster.host import Seat
 from reasoner.cluster.worker import enter
 from reasoner.engine.servers import Host, free_port
 from reasoner.ledger import Ledger
-from reasoner.pipeline import CHECKPOINTS, PARTS, measured_on
+from reasoner.pipeline import CHECKPOINTS, PARTS, context_of
 from reasoner.policy.machine import use
 from reasoner.registry import MachineFault, UserError
 from reasoner.run_config import RunConfig
 from reasoner.stages import STAGES
-from reasoner.stages.context import Context
 from reasoner.trainers.loop import Session
 from reasoner.trainers.ranks import start
 from reasoner.watchdog import beat, beats, watching
@@ -139,17 +138,7 @@ class Rank:
             self._ledger.stage(stage.name),
         ):
             with session.ending:
-                STAGES[stage.kind](
-                    stage,
-                    Context(
-                        out,
-                        config.problems,
-                        config.prompt,
-                        session,
-                        config.contamination,
-                        measured_on(config),
-                    ),
-                )
+                STAGES[stage.kind](stage, context_of(stage, config, session))
             self._costs = self._booked()
 
     def _tell(self, what: str, arguments: tuple, speaks: bool = True) -> None:

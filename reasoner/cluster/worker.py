@@ -19,11 +19,10 @@ from typing import Any
 
 from reasoner.folder import check_shared
 from reasoner.ledger import Ledger
-from reasoner.pipeline import PARTS, measured_on
+from reasoner.pipeline import PARTS, context_of
 from reasoner.policy.machine import use
 from reasoner.registry import UserError
 from reasoner.run_config import RunConfig
-from reasoner.stages.context import Context
 from reasoner.stages.share import Own
 from reasoner.trainers.loop import Session
 from reasoner.trainers.ranks import ANNOUNCED, start
@@ -147,9 +146,7 @@ class Worker:
             session.progress = lambda done, total, note: beat()
             with session.ending:
                 session.ending.callback(shutil.rmtree, own_folder, ignore_errors=True)
-                context = Context(
-                    out, config.problems, config.prompt, session, config.contamination, measured_on(config)
-                )
+                context = context_of(stage, config, session)
                 own = Marking(session, order.number, self._numbers(), self._finished)
                 return order.do(stage, context, own, *order.facts)
 

@@ -42,7 +42,7 @@ def audit(out: Path) -> list[Audited]:
     config = validate(RunConfig, read_yaml(out / "config.yaml"), str(out / "config.yaml"))
     found: list[Audited] = []
     for stage in config.stages:
-        before = [one.stage for one in found]
+        before = config.stages[: len(found)]
         one = Audited(stage.name, stage.kind, False, earlier_stages(stage, before))
         found.append(one)
         try:

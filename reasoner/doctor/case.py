@@ -149,7 +149,7 @@ def draws(stage: Any) -> bool:
     return hasattr(stage, "tree") and hasattr(stage, "problems")
 
 
-WHOLE = ("init", "sft", "distill", "verify")  # kinds to which an answer is one whole
+WHOLE = ("init", "sft", "distill", "verify", "invent")  # kinds to which an answer is one whole
 OUTCOMES = ("rloo", "grpo", "dr_grpo", "maxrl", "shrunk")  # methods whose advantages are of whole answers
 
 

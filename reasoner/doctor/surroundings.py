@@ -80,7 +80,7 @@ def adapters(case: Case) -> Iterator[Finding]:
 def memory(case: Case) -> Iterator[Finding]:
     """Every stage fits what is free now."""
     stages = case.config.stages
-    facts = facts_of(stages, measure_sets(case.config.problems, case.items, counters(case.prompting)))
+    facts = facts_of(stages, measure_sets(case.config.problems, case.items, counters(case.prompting), stages))
     for peak in peaks(stages, facts, case.architecture, case.machine.free.hardware):
         if peak.is_tight:
             near = peak.nearest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from reasoner.data.rows import Item, SourceConfig
 from reasoner.data.sources import load_items
 from reasoner.policy.models import TinyModel, train_tokenizer
 from reasoner.registry import UserError
+from reasoner.stages.references import MAKES
 
 READ = 2000  # problems of a source that are read
 UNREAD_PROMPT = 150.0  # tokens of a prompt that could not be read
@@ -63,9 +64,19 @@ class Counters:
 
 
 def measure_sets(
-    problems: Mapping[str, Sequence[SourceConfig]], items: Mapping[str, Sequence[Item]], counters: Counters
+    problems: Mapping[str, Sequence[SourceConfig]],
+    items: Mapping[str, Sequence[Item]],
+    counters: Counters,
+    stages: Iterable[Any] = (),
 ) -> dict[str, ProblemSet]:
-    return {name: _measured(sources, items[name], counters) for name, sources in problems.items()}
+    """The sets, and those that stages make: as many problems as they try, which is the most, as long as those they are from."""
+    sets = {name: _measured(sources, items[name], counters) for name, sources in problems.items()}
+    for stage in stages:
+        if MAKES[stage.kind] == "problems":
+            old = [sets[name] for name in stage.problems]
+            mean = sum(s.prompt * s.problems for s in old) / max(1.0, sum(s.problems for s in old))
+            sets[stage.name] = ProblemSet(stage.num_problems, 0, mean, longest_of(old), 0.0)
+    return sets
 
 
 def _measured(sources: Sequence[SourceConfig], items: Sequence[Item], counters: Counters) -> ProblemSet:

@@ -46,7 +46,8 @@ def need_of(stage: Any, config: Any, given: ProblemSet, hardware: Hardware, work
 
 def _longest(stage: Any, given: ProblemSet, work: Work) -> int:
     after = getattr(stage, "max_tokens", 0) or max(given.solution, work.sequence - given.prompt)
-    return max(1, int(given.longest_prompt + after))
+    shown = getattr(stage, "examples", 1)  # problems in one prompt
+    return max(1, int(given.longest_prompt * shown + after))
 
 
 def _way(stage: Any) -> tuple[str, int]:

@@ -37,7 +37,7 @@ def plan_run(
     first = next((o for o in origins.values() if o), "")
     items, untold = read_sets(config.problems)
     prompting = prompting_of(first, config.prompt, items) if first else None
-    sets = measure_sets(config.problems, items, counters(prompting))
+    sets = measure_sets(config.problems, items, counters(prompting), config.stages)
     works, notes = _works(config, sets, mean_completion)
     stages, seconds = [], {name: {} for name in machines}
     for stage in config.stages:

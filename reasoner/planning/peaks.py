@@ -117,7 +117,7 @@ def check_memory(
     }
     items, _ = read_sets(few)
     prompting = prompting_of(first, prompt, items) if first else None
-    facts = facts_of(stages, measure_sets(problems, items, counters(prompting)))
+    facts = facts_of(stages, measure_sets(problems, items, counters(prompting), stages))
 
     def config_of(stage: Any) -> Any | None:
         if is_done(stage.name) or not origins[stage.name]:

@@ -71,6 +71,11 @@ def _of_rollout(stage: Any) -> Iterator[Role]:
     yield "verifier", "", SANDBOX
 
 
+def _of_inventing(stage: Any) -> Iterator[Role]:
+    yield _drawn(stage, stage.model, "writer")
+    yield _drawn(stage, stage.solver or stage.model, "solver")
+
+
 def _of_completion(stage: Any) -> Iterator[Role]:
     yield _drawn(stage, stage.model)
     yield "verifier", "", SANDBOX
@@ -124,6 +129,7 @@ def _of_on_policy(stage: Any) -> Iterator[Role]:
 
 
 ROLES: Mapping[str, Callable[[Any], Iterator[Role]]] = {
+    "invent": _of_inventing,
     "rollout": _of_rollout,
     "complete": _of_completion,
     "verify": _of_verify,

@@ -115,6 +115,22 @@ def rollout(stage: Any, facts: Facts) -> Work:
     return replace(work, scored=models * (work.decoded + work.asked))
 
 
+def inventing(stage: Any, facts: Facts) -> Work:
+    """A question for every try, as long as the old ones, and answers to all of them, which is the most."""
+    given = facts.of(stage)
+    tries, answers = float(stage.num_problems), facts.answers(stage.solver or stage.model, stage.max_tokens)
+    chains = tries * stage.num_answers
+    shown = given.prompt * stage.examples
+    return Work(
+        prefilled=tries * (shown + given.prompt),
+        reused=(chains - tries) * given.prompt,
+        decoded=tries * given.prompt + chains * answers.mean,
+        trajectories=tries + chains,
+        sequence=max(shown, given.prompt + answers.mean),
+        at_once=min(stage.num_slots, chains),
+    )
+
+
 def on_policy(stage: Any, facts: Facts) -> Work:
     """Every round draws, scores and trains; that all trees are of use is the most."""
     given = facts.of(stage)
@@ -297,6 +313,7 @@ def _judged(name: str, facts: Facts) -> Any:
 READINGS: tuple[tuple[Sequence[str], Callable[[Any, Facts], Work]], ...] = (
     (("rounds", "problems_per_round", "tree", "max_tokens", "problems"), on_policy),
     (("num_problems", "tree", "max_tokens", "problems"), rollout),
+    (("num_problems", "num_answers", "max_tokens", "problems"), inventing),
     (("trees", "probe", "max_tokens"), completion),
     (("policies", "methods", "max_tokens", "problems"), evaluation),
     (("policies", "link", "num_samples", "max_tokens", "problems"), correction),

@@ -11,6 +11,7 @@ from reasoner.stages.dpo import DPO, run_dpo
 from reasoner.stages.evaluate import Evaluate, run_evaluate
 from reasoner.stages.import_labels import ImportLabels, run_import
 from reasoner.stages.init import InitStage, run_init
+from reasoner.stages.invent import Invent, run_invent
 from reasoner.stages.keep import Keep, run_keep
 from reasoner.stages.label import Label, run_label
 from reasoner.stages.ppo import PPO, run_ppo
@@ -22,14 +23,15 @@ from reasoner.stages.step_benchmarks import StepBenchmarks, run_step_benchmarks
 from reasoner.stages.verify import Verify, run_verify
 
 StageConfig = (
-    InitStage | ImportLabels | SFT | Rollout | Verify | Complete | Label | Critiques | PRM | ORM | PairwiseORM | PPO
-    | DPO | Distill | Evaluate | StepBenchmarks | SelfCorrection | Keep
+    InitStage | ImportLabels | SFT | Invent | Rollout | Verify | Complete | Label | Critiques | PRM | ORM | PairwiseORM
+    | PPO | DPO | Distill | Evaluate | StepBenchmarks | SelfCorrection | Keep
 )  # fmt: skip
 
 STAGES: dict[str, Callable] = {
     "init": run_init,
     "import": run_import,
     "sft": run_sft,
+    "invent": run_invent,
     "rollout": run_rollout,
     "verify": run_verify,
     "complete": run_complete,
@@ -49,5 +51,6 @@ STAGES: dict[str, Callable] = {
 TRAINERS = ("sft", "prm", "orm", "pairwise", "ppo", "dpo", "distill")
 MAKERS = (*TRAINERS, "init", "keep")  # these write models
 MEASURES = ("evaluate", "self_correction", "keep")  # what they measure on is not trained on
-IN_PARTS = ("rollout", "verify", "complete", "label", "evaluate")  # shared out, and gone on with part by part
+# shared out, and gone on with part by part
+IN_PARTS = ("invent", "rollout", "verify", "complete", "label", "evaluate")
 EVERYWHERE = (*TRAINERS, *IN_PARTS)  # these run on every process, the others on the first

@@ -15,7 +15,8 @@ def basis(stage, config, defaults: bool = True) -> dict[str, Any]:
     Without `defaults` keys that stand at theirs are left out.
     """
     sets = problem_sets(stage, config)
-    shared = {"contamination": decisive(config.contamination, defaults)} if sets else {}
+    takes = sets or any(named(stage, NamesProblems))
+    shared = {"contamination": decisive(config.contamination, defaults)} if takes else {}
     return {
         "seed": config.seed,
         "prompt": decisive(config.prompt, defaults),
@@ -33,7 +34,7 @@ def data_files(stage, config) -> list[Path]:
 
 
 def problem_sets(stage, config) -> list[str]:
-    """The problem sets that a stage reads; whoever takes texts from outside also keeps those of `test` out."""
-    sets = [name for _, _, name in named(stage, NamesProblems)]
+    """The config's problem sets that a stage reads; whoever takes texts from outside also keeps those of `test` out."""
+    sets = {name for _, _, name in named(stage, NamesProblems)}
     held_out = ["test"] if (sets or data_in(stage)) and "test" in config.problems else []
-    return sorted({*sets, *held_out})
+    return sorted({*sets & set(config.problems), *held_out})

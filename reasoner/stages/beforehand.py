@@ -38,7 +38,7 @@ def check_problems(
     }
     for stage in stages:
         shown = [(key, name) for key, marker, name in named(stage, NamesProblems) if marker.solved]
-        if shown and not any(solved[name] for _, name in shown):
+        if shown and not any(solved.get(name) for _, name in shown):
             raise UserError(
                 f"stages.{stage.name}.{shown[0][0]}: none of the problems of {', '.join(name for _, name in shown)} has a "
                 'worked solution to imitate; expected text under "solution" beside prompt and answer in the rows, or a '

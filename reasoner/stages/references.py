@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from reasoner.config import Config, DataFile, Marker, marked
+from reasoner.data.rows import SourceConfig
 from reasoner.registry import UserError, nearest
 from reasoner.scoring.reward_models import kind_and_path
 
@@ -16,6 +17,7 @@ MAKES: dict[str, str] = {
     "init": "model",
     "import": "records",
     "sft": "model",
+    "invent": "problems",
     "rollout": "trees",
     "verify": "trees",
     "complete": "trees",
@@ -90,10 +92,23 @@ ShownSet = Annotated[str, NamesProblems(judged=False, solved=True)]
 def check_references(stages: Sequence[Any], problems: Mapping[str, Any], out: Path) -> None:
     """Every name in a stage's keys is what the key asks for; the first that is not is a UserError."""
     earlier: dict[str, Any] = {}
+    made = [stage.name for stage in stages if MAKES[stage.kind] == "problems"]
+    for name in made:
+        if name in problems:
+            raise UserError(
+                f"stages.{name} makes a problem set, and problems.{name} is one of the same name; expected another name: "
+                f"rename one of the two"
+            )
     for stage in stages:
         for key, _, name in named(stage, NamesProblems):
-            if name not in problems:
-                raise _fault(stage, key, name, "no problem set", "", problems)
+            if name in made and name not in earlier:
+                raise UserError(
+                    f"stages.{stage.name}.{key} is {name!r}, whose problems are made by a stage that does not stand above; "
+                    f"expected one that does: move {name} up"
+                )
+            if name not in problems and name not in made:
+                known = [*problems, *(n for n in made if n in earlier)]
+                raise _fault(stage, key, name, "no problem set", "", known)
         for key, names, name in named(stage, Names):
             _check_name(stage, key, names, name, earlier, out)
         for key, among, name in named(stage, AmongKey):
@@ -124,10 +139,28 @@ def named(stage: Config, kind: type[Any]) -> Iterator[tuple[str, Any, str]]:
                 yield key, marker, name
 
 
-def earlier_stages(stage: Config, names: Sequence[str]) -> list[str]:
-    """Which of the stages called `names` the stage reads from."""
-    found = {name for _, _, name in named(stage, Names)}
-    return [name for name in names if name in found]
+def earlier_stages(stage: Config, stages: Sequence[Any]) -> list[str]:
+    """The names of those of the stages that the stage reads from."""
+    outputs, sets = ({name for _, _, name in named(stage, kind)} for kind in (Names, NamesProblems))
+    return [s.name for s in stages if s.name in outputs or (MAKES[s.kind] == "problems" and s.name in sets)]
+
+
+def made_file(out: Path, stage: str) -> Path:
+    """Where a stage writes the problem set that it makes."""
+    return out / "records" / stage / "problems.jsonl"
+
+
+def made_sets(stages: Iterable[Any], out: Path) -> dict[str, list[SourceConfig]]:
+    """The problem sets that stages make."""
+    return {
+        s.name: [
+            SourceConfig.model_validate(
+                {"name": "jsonl", "path": str(made_file(out, s.name)), "size": s.num_problems}
+            )
+        ]
+        for s in stages
+        if MAKES[s.kind] == "problems"
+    }
 
 
 def _check_name(stage: Any, key: str, names: Names, name: str, earlier: dict[str, Any], out: Path) -> None:

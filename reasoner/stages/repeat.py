@@ -10,7 +10,7 @@ from pydantic import Field
 from reasoner.config import Config, marked
 from reasoner.folder import StageName
 from reasoner.stages import StageConfig
-from reasoner.stages.references import AmongKey, Names
+from reasoner.stages.references import MAKES, AmongKey, Names, NamesProblems
 
 
 class Repeat(Config):
@@ -46,6 +46,7 @@ def expanded(stages: Sequence[Any]) -> list[Any]:
 
 def _rounds(repeat: Repeat) -> Iterator[Any]:
     own = [stage.name for stage in repeat.stages]
+    sets = [stage.name for stage in repeat.stages if MAKES[stage.kind] == "problems"]
     for name in repeat.first:
         if name not in own:
             raise ValueError(
@@ -63,7 +64,7 @@ def _rounds(repeat: Repeat) -> Iterator[Any]:
                 return f"{repeat.name}{number - before}_{name}"
 
             yield _renamed(
-                stage, f"{repeat.name}{number}_{stage.name}", number, repeat.rounds, spoken
+                stage, f"{repeat.name}{number}_{stage.name}", number, repeat.rounds, spoken, sets
             )  # fmt: skip
 
 
@@ -76,13 +77,16 @@ def _first(repeat: Repeat, name: str) -> str:
     return repeat.first[name]
 
 
-def _renamed(stage: Any, name: str, number: int, rounds: int, spoken: Callable[[str], str]) -> Any:
+def _renamed(
+    stage: Any, name: str, number: int, rounds: int, spoken: Callable[[str], str], sets: Sequence[str]
+) -> Any:
     """The stage of a round: other names, and the round's number where the stage counts rounds or versions."""
     plain = stage.model_dump(mode="json")
-    for kind in (Names, AmongKey):
+    by_kind = {Names: spoken, AmongKey: spoken, NamesProblems: lambda n: spoken(n) if n in sets else n}
+    for kind, say in by_kind.items():
         for key, _, value in marked(stage, kind):
             if value:
-                new = spoken(value) if isinstance(value, str) else [spoken(one) for one in value]
+                new = say(value) if isinstance(value, str) else [say(one) for one in value]
                 _put(plain, key.split("."), new)
     counted = {key: number for key in ("of_round", "version") if key in plain}
     if plain.get("mixture") and "of_rounds" in plain:

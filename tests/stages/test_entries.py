@@ -36,6 +36,7 @@ FREE_TEXT = {
     "Sampled": {"label"},
     "TraceConfig": {"link"},
     "SelfCorrection": {"link"},
+    "Invent": {"prompt"},
     "Repeat": {"first"},
     "RewardModelStage": {"label_tokens"},
     "StepBenchmarks": {"benchmarks"},
