@@ -88,6 +88,10 @@ def _renamed(
             if value:
                 new = say(value) if isinstance(value, str) else [say(one) for one in value]
                 _put(plain, key.split("."), new)
+    if plain.get("mixture"):
+        for key in ("weights", "at_end"):
+            named = plain["mixture"][key].items()
+            plain["mixture"][key] = {spoken(n) if n in sets else n: weight for n, weight in named}
     counted = {key: number for key in ("of_round", "version") if key in plain}
     if plain.get("mixture") and "of_rounds" in plain:
         counted["of_rounds"] = rounds

@@ -326,6 +326,11 @@ def test_rounds_learn_from_the_problems_of_their_own(folder, tmp_path):
     found = {s.name: s for s in validate(RunConfig, given, "test").stages}
     assert [found[f"r{n}_train"].problems for n in (1, 2)] == [["train", "r1_invent"], ["train", "r2_invent"]]
     assert [found[f"r{n}_invent"].problems for n in (1, 2)] == [["train"], ["train"]]
+    # weights of a mixture are of the round's own problems, too
+    learns["mixture"] = {"weights": {"train": 1, "invent": 3}}
+    mixed = {s.name: s for s in validate(RunConfig, given, "test").stages}
+    weights = [mixed[f"r{n}_train"].mixture.weights for n in (1, 2)]
+    assert weights == [{"train": 1, "r1_invent": 3}, {"train": 1, "r2_invent": 3}]
     # from the problems of the round before
     given["stages"] = [
         {
