@@ -90,6 +90,12 @@ def test_every_variant_of_the_rounds_is_a_run_that_can_be_made():
     of = {name: next(s for s in config.stages if s.name == "r2_ppo") for name, config in made.items()}
     assert of["labelled_once"].prm == "prm" and of["whole"].prm == "r2_prm"
     assert {config.seed for config in made.values()} == {3}
+    old, new = made["few_problems"].problems["train"], made["from_old"].problems["train"]
+    assert new[:2] == old and stages["from_old"] == stages["whole"]
+    assert [(s.name, s.start, s.of, s.families == o.families) for s, o in zip(new[2:], old, strict=True)] == [
+        ("varied_arithmetic", 110000000, 600, True), ("varied_arithmetic", 120000000, 600, True),
+    ]  # fmt: skip
+    assert set(new[2].ways) == {"numbers", "longer", "combined", "turned"}
     assert made["few_problems"].problems["train"][0].size == 600 < made["whole"].problems["train"][0].size
 
 

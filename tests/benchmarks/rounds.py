@@ -1,6 +1,6 @@
 """Three rounds of trees, labels, reward models and policy, as they are and with less: python -m tests.benchmarks.rounds
 
-Runs configs/rounds.yaml and two variants of it after `reasoner demo`, into runs/rounds_VARIANT, and shows each by round:
+Runs configs/rounds.yaml and variants of it after `reasoner demo`, into runs/rounds_VARIANT, and shows each by round:
 accuracy on the development and the test set with 95 % intervals, tokens, and how good the Monte-Carlo step labels are
 against the exact truth of each written step (reasoner/data/working.py), up to a chain's first wrong step.
 """
@@ -27,6 +27,8 @@ from reasoner.store import read_records
 
 CONFIG = Path(__file__).parents[2] / "configs" / "rounds.yaml"
 FEW = 600  # problems of each set, which every round then meets again
+MADE = 11_400  # new ones of each set, as many as make up for the problems that are left away
+WAYS = {"numbers": 1, "longer": 1, "combined": 1, "turned": 1}
 
 
 def labelled_once(raw: dict) -> dict:
@@ -46,10 +48,22 @@ def few_problems(raw: dict) -> dict:
     return raw
 
 
+def from_old(raw: dict) -> dict:
+    """The few problems, and new ones made from these, so that each round meets others."""
+    old = few_problems(raw)["problems"]["train"]
+    new = [
+        {"name": "varied_arithmetic", "of": FEW, "size": MADE, "ways": WAYS, **{k: source[k] for k in ("start", "families")}}
+        for source in old
+    ]  # fmt: skip
+    raw["problems"]["train"] = [*old, *new]
+    return raw
+
+
 VARIANTS: dict[str, Callable[[dict], dict]] = {
     "whole": lambda raw: raw,
     "labelled_once": labelled_once,
     "few_problems": few_problems,
+    "from_old": from_old,
 }
 
 
