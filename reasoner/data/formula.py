@@ -35,6 +35,7 @@ _IMPLIED: dict[int, str] = {
     1000: "thousand kilometer kilometers kilogram kilograms liter liters gram grams",
 }  # fmt: skip
 _COMMON = frozenset(map(Fraction, range(1, 13)))  # constants that need no word
+_PATTERN = re.compile(r"\bthis (?:\w+ )?pattern\b")  # 2, 4, 8 that go on: no single one of them is free
 MAX_VALUE = 10**6
 
 
@@ -86,6 +87,8 @@ class Formula:
         used: set[Fraction] = set()
         for n, expression in enumerate(self.expressions):
             used |= set(leaves(expression)) - set(self.results[:n])
+        if _PATTERN.search(question.lower()):
+            raise Dropped("go by a pattern of their numbers")
         words = set(re.findall(r"[a-z]+", f"{question} {solution}".lower()))
         implied = {Fraction(value) for value, names in _IMPLIED.items() if words & set(names.split())}
         taken = implied | {v for v, num in in_question.items() if num > 1}

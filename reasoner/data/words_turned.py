@@ -69,7 +69,7 @@ def _turned(old: Old, formula: Formula, place: Fraction, rng: random.Random) -> 
     solved, num = _solved(last, answer, letter)
     solution = f"{_with_forms(without_answer(old.solution), forms, letter)}\n{solved}\n#### {told(place)}"
     found = (answer - last.constant) / last.slope
-    if found != place or not _gives(formula, place, answer) or not agreed(solution, place):
+    if found != place or not gives_alone(formula, place, answer) or not agreed(solution, place):
         raise Dropped("are read otherwise by the verifiers")
     asked = rng.choice(_ASKED).format(answer=told(answer), x=letter)
     question = f"{with_letter(old.question, place, letter).strip()} {asked}"
@@ -166,7 +166,7 @@ def _bare(text: str) -> str:
     return text.removeprefix("(").removesuffix(")") if text.startswith("(") else text
 
 
-def _gives(formula: Formula, place: Fraction, answer: Fraction) -> bool:
+def gives_alone(formula: Formula, place: Fraction, answer: Fraction) -> bool:
     """Whether the formula itself, worked out with numbers, gives the answer for the place's value and for none beside it."""
 
     def value(number: Fraction) -> Fraction | None:

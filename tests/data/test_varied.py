@@ -73,10 +73,19 @@ def test_whole_results_stay_whole_and_positive():
         ("Ann has 30, Ben 17.", "<<30+17=47>>47\n<<47+23=70>>70\n#### 70", "a number from nowhere"),
         # 2 is a result, and what "half" stands for
         ("Half of 34 is cut in 17.", "<<34/17=2>>2\n<<2*17=34>>34\n#### 34", "value of another number"),
+        ("He saves $14, then $28, and goes on in this way.", "28*2 = <<28*2=56>>56\n#### 56", None),
+        (
+            "He saves $14, then $28, and follows this saving pattern.",
+            "28*2 = <<28*2=56>>56\n#### 56",
+            "by a pattern",
+        ),
         ("Ann is 2000 years old.", "<<2000*2=4000>>4000\n#### 4000", "no number whose part is plain"),
     ],
 )
 def test_what_is_not_plain_is_dropped(question, working, reason):
+    if reason is None:
+        assert variant(question, working, random.Random(0)).question != question
+        return
     with pytest.raises(Dropped, match=reason):
         variant(question, working, random.Random(0))
 
@@ -113,6 +122,9 @@ def test_a_source_makes_as_many_as_are_asked_for_and_tells_what_it_dropped(tmp_p
     ):
         found = items(0, 10)
     assert [i.problem.id for i in found] == [f"varied/{n}" for n in (0, 2, 4, 6, 8)]
+    # a row's first problem has the seed 0, its next one 1, wherever the row stands
+    seeds = [random.Random(f"{n} {APPLES[0]}") for n in range(5)]
+    assert [i.problem.prompt for i in found] == [variant(*APPLES, seed).question for seed in seeds]
     for item in found:
         assert (item.problem.domain, item.problem.source) == (
             "varied/numbers/2",

@@ -18,7 +18,7 @@ from reasoner.data.varied import WAYS
 from reasoner.data.ways import Dropped, Old
 from reasoner.data.words_combined import combined, with_letter
 from reasoner.data.words_longer import kind_of, longer
-from reasoner.data.words_turned import Linear, forms_of, linear, text_of, turned
+from reasoner.data.words_turned import Linear, forms_of, gives_alone, linear, text_of, turned
 from reasoner.registry import UserError
 from verifiers import verify
 from verifiers.arithmetic_steps import check_steps
@@ -78,6 +78,7 @@ def test_one_more_step_asks_on_and_works_on():
         ("How many hours did he work?", "<<3+4=7>>7", ("number", "")),
         ("How much did she pay?", "3+4 = $<<3+4=7>>7", ("money", "dollars")),
         ("How much did she pay? He pays $4.", "3+4 = $<<3+4=7>>7", ("number", "")),
+        ("How much is left?", "3+4 = <<3+4=7>>7 liters", ("number", "")),
         ("How much water is left?", "<<3+4=7>>7 liters", ("number", "")),
         ("It earns 4 million. How much is left?", "3+4 = $<<3+4=7>>7 million", ("number", "")),
         ("Of 3 million, how many birds are left?", "3+4 = <<3+4=7>>7 million", ("number", "")),
@@ -228,6 +229,10 @@ def test_linear_forms_by_hand():
 def test_an_answer_that_hangs_on_no_number_has_a_flat_form():
     formula = Formula("Ann has 19, gives them away, gets 30.", "19-19+30*2 = <<19-19+30*2=60>>60\n#### 60")
     assert forms_of(formula, Fraction(19))[Fraction(60)] == Linear(Fraction(60), Fraction(0))
+    assert not gives_alone(formula, Fraction(19), Fraction(60))  # 18 and 20 do as well
+    assert gives_alone(formula, Fraction(30), Fraction(60)) and not gives_alone(
+        formula, Fraction(30), Fraction(61)
+    )
 
 
 def rows_file(tmp_path, olds):
