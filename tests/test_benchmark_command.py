@@ -10,6 +10,8 @@ import pytest
 
 from reasoner.config import validate
 from reasoner.pipeline import RunConfig
+from reasoner.records import StepLabels
+from reasoner.store import write_records
 from tests.benchmarks.problem_kinds import KINDS, countdown, long_sum
 from tests.benchmarks.trials import MIDDLE, Choice
 from verifiers import verify
@@ -97,6 +99,14 @@ def test_every_variant_of_the_rounds_is_a_run_that_can_be_made():
     ]  # fmt: skip
     assert set(new[2].ways) == {"numbers", "longer", "combined", "turned"}
     assert made["few_problems"].problems["train"][0].size == 600 < made["whole"].problems["train"][0].size
+
+
+def test_labels_are_compared_with_the_truth_of_expressions_alone(tmp_path):
+    rounds = importlib.import_module("tests.benchmarks.rounds")
+    steps = ["5-4=1\n", "1+3=5\n", "#### 5"]  # the second is wrong, and what follows does not count
+    written = [("5-4+3", [1.0, 0.0, 0.0]), ("5-4+3", [1.0, 1.0, 1.0]), ("5-x+3=4,x", [0.0, 0.0, 0.0])]
+    write_records(tmp_path, [StepLabels("p", p, steps, labels, [], [], [1, 2, 3]) for p, labels in written])
+    assert rounds.label_quality(tmp_path) == (4, 1.0, 0.5)
 
 
 @pytest.mark.parametrize("made", [long_sum, countdown])

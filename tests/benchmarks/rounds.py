@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from reasoner.config import validate
+from reasoner.data.varied_arithmetic import UNKNOWN
 from reasoner.pipeline import RunConfig
 from reasoner.pipeline import run as run_stages
 from reasoner.records import StepLabels
@@ -100,9 +101,14 @@ def table(run: Path) -> str:
 
 
 def label_quality(folder: Path) -> tuple[int, float, float]:
-    """(steps with a hard label up to the first wrong one, share of right ones labelled 1, of wrong ones labelled 0)."""
+    """(steps with a hard label up to the first wrong one, share of right ones labelled 1, of wrong ones labelled 0).
+
+    Of expressions: in a problem that is turned round a line may be true and no step towards its answer.
+    """
     found = {True: [0, 0], False: [0, 0]}  # by truth: how many labels agree, of how many
     for record in read_records(folder, StepLabels):
+        if UNKNOWN in record.prompt:
+            continue
         (first,) = working([record.prompt], [record.completions])
         end = len(record.labels) if first == NO_ERROR else first + 1
         for i, label in enumerate(record.labels[:end]):
