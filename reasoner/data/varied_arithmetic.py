@@ -87,7 +87,7 @@ def numbers(old: Old, olds: Sequence[Old], rng: random.Random) -> Variant:
         solution = work_out(text)
         is_even = solution is not None and ("." in old.solution or "." not in solution)
         if solution is not None and is_even and text != old.question:
-            return _checked(text, solution)
+            return checked(text, solution)
     raise Dropped("have no other numbers that come out even")
 
 
@@ -211,10 +211,10 @@ def _worked(text: str) -> Variant:
     solution = work_out(text)
     if solution is None:
         raise Dropped("do not come out even")
-    return _checked(text, solution)
+    return checked(text, solution)
 
 
-def _checked(text: str, solution: str) -> Variant:
+def checked(text: str, solution: str) -> Variant:
     """The expression, if the verifiers' parser finds its value to be what the working ends in; else Dropped."""
     answer = _answer(solution)
     steps = check_steps(f"{text}={answer}")

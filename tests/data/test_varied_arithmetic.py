@@ -10,7 +10,16 @@ import pytest
 from reasoner.data.demonstrator import parse_expression, work_out
 from reasoner.data.rows import SourceConfig
 from reasoner.data.sources import load_items
-from reasoner.data.varied_arithmetic import combined, like, longer, numbers, old_expressions, turned, undone
+from reasoner.data.varied_arithmetic import (
+    checked,
+    combined,
+    like,
+    longer,
+    numbers,
+    old_expressions,
+    turned,
+    undone,
+)
 from reasoner.data.ways import Dropped, Old
 from reasoner.data.working import check_working, written_steps
 from reasoner.policy.models import train_tokenizer
@@ -135,6 +144,19 @@ def test_what_cannot_be_turned_is_dropped(question, reason):
         turned(old(question), [], random.Random(0))
 
 
+def test_what_the_verifiers_read_otherwise_is_refused():
+    assert checked("2*(3+4)", "3+4=7\n2*7=14\n#### 14").answer == "14"
+    for text, solution in (
+        ("2*(3+4)", "#### 14"),  # the value is right, and the working leaves out what is to be done
+        ("2*(3+4)", "3+4=8\n2*8=16\n#### 16"),
+        ("5-4", "#### 2"),
+    ):
+        with pytest.raises(Dropped, match="are read otherwise by the verifiers"):
+            checked(text, solution)
+    with pytest.raises(Dropped, match="are read otherwise by the verifiers"):
+        turned(Old("5-4+3", "#### 5", "sums"), [], random.Random(0))
+
+
 def test_a_division_that_does_not_come_out_is_dropped():
     with pytest.raises(Dropped, match="do not come out even"):
         combined(Old("1/3", "", "sums"), [Old("5/0", "", "sums")], random.Random(0))
@@ -243,6 +265,7 @@ def test_a_share_shows_its_working():
     shown = sum("\n" in i.solution for i in found) / len(found)
     assert 0.35 < shown < 0.65
     assert [i.problem for i in found] == [i.problem for i in items()]
+    assert old_expressions(source(worked=0.0)) == old_expressions(source())
 
 
 def test_how_many_old_problems_there_are_has_to_be_said():
