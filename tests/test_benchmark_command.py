@@ -12,6 +12,8 @@ import pytest
 
 from reasoner.config import validate
 from reasoner.pipeline import RunConfig
+from reasoner.records import StepLabels
+from reasoner.store import write_records
 from tests.benchmarks.problem_kinds import KINDS, countdown, long_sum, words
 from tests.benchmarks.trials import MIDDLE, Choice
 from verifiers import verify
@@ -93,7 +95,21 @@ def test_every_variant_of_the_rounds_is_a_run_that_can_be_made():
     of = {name: next(s for s in config.stages if s.name == "r2_ppo") for name, config in made.items()}
     assert of["labelled_once"].prm == "prm" and of["whole"].prm == "r2_prm"
     assert {config.seed for config in made.values()} == {3}
+    old, new = made["few_problems"].problems["train"], made["from_old"].problems["train"]
+    assert new[:2] == old and stages["from_old"] == stages["whole"]
+    assert [(s.name, s.start, s.of, s.families == o.families) for s, o in zip(new[2:], old, strict=True)] == [
+        ("varied_arithmetic", 110000000, 600, True), ("varied_arithmetic", 120000000, 600, True),
+    ]  # fmt: skip
+    assert set(new[2].ways) == {"numbers", "longer", "combined", "turned"}
     assert made["few_problems"].problems["train"][0].size == 600 < made["whole"].problems["train"][0].size
+
+
+def test_labels_are_compared_with_the_truth_of_expressions_alone(tmp_path):
+    rounds = importlib.import_module("tests.benchmarks.rounds")
+    steps = ["5-4=1\n", "1+3=5\n", "#### 5"]  # the second is wrong, and what follows does not count
+    written = [("5-4+3", [1.0, 0.0, 0.0]), ("5-4+3", [1.0, 1.0, 1.0]), ("5-x+3=4,x", [0.0, 0.0, 0.0])]
+    write_records(tmp_path, [StepLabels("p", p, steps, labels, [], [], [1, 2, 3]) for p, labels in written])
+    assert rounds.label_quality(tmp_path) == (4, 1.0, 0.5)
 
 
 @pytest.mark.parametrize("made", [long_sum, countdown])

@@ -1,4 +1,4 @@
-"""Problems made here or by reasoning-gym: any of its families, and sums that one pair of brackets makes true."""
+"""Problems made here or by reasoning-gym: its arithmetic, any of its families, and sums that one pair of brackets makes true."""
 
 from __future__ import annotations
 
@@ -7,11 +7,37 @@ import random
 from collections.abc import Iterator
 from fractions import Fraction
 
+from reasoner.data.demonstrator import work_out
 from reasoner.data.rows import Item, SourceConfig, gym_rows
 from reasoner.tree import Problem
 
 # The puzzle of the QwQ-32B-Preview announcement (Qwen team, 2024): one pair of brackets makes it 479.
 QWQ_EXPRESSION, QWQ_TARGET = "1 + 2 * 3 + 4 * 5 + 6 * 7 + 8 * 9", 479
+
+
+def arithmetic(config: SourceConfig) -> Iterator[Item]:
+    """reasoning-gym's arithmetic, posed as bare expressions and worked out by our demonstrator.
+
+    The answer is our own exact result, not the generator's, whose scorer gives credit for substrings.
+    """
+    for name, i, row in gym_rows(config):
+        meta = row["metadata"]
+        numbers = ",".join(map(str, meta.get("numbers", ())))
+        prompt = meta["expression"].replace(" ", "") if "expression" in meta else f"{name}({numbers})"
+        solution = work_out(prompt)
+        if solution is None:
+            continue  # a division that does not come out even has no working in decimals
+        problem = Problem(
+            id=f"{name}/{config.start + i}",
+            prompt=prompt,
+            verifier="math",
+            reference={"answer": solution.rpartition("#### ")[2]},
+            domain=config.domain or name,
+            source=f"reasoning-gym {name}",
+            licence="Apache-2.0",
+        )
+        shows = random.Random(prompt).random() < config.worked
+        yield Item(problem, solution if shows else f"#### {problem.reference['answer']}")
 
 
 def gym(config: SourceConfig) -> Iterator[Item]:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from reasoner.config import Config, DataFile, Entry
 from reasoner.data import files
@@ -22,6 +22,10 @@ def _span(part: tuple[float, float]) -> tuple[float, float]:
     if not 0 <= part[0] < part[1] <= 1:
         raise ValueError(f"got part={list(part)}; expected two numbers from 0 to 1, the smaller one first")
     return part
+
+
+# keys that other sources would pass over in silence
+_TAKEN_BY = {"ways": ("varied", "varied_arithmetic"), "of": ("varied_arithmetic",)}
 
 
 class SourceConfig(Config):
@@ -72,6 +76,30 @@ class SourceConfig(Config):
         le=1,
         description="arithmetic: share of the solutions that show their working; others only answer",
     )
+    ways: Annotated[
+        dict[str, Annotated[float, Field(ge=0)]],
+        Entry("way to make problems", "reasoner.data.varied:WAYS", "reasoner.data.varied_arithmetic:WAYS"),
+    ] = Field(
+        default_factory=dict,
+        description="varied, varied_arithmetic: weights of the ways in which new problems are made (numbers, longer, combined, "
+        "turned, or module:function); empty: numbers",
+    )
+    of: int | None = Field(
+        None, ge=1, description="varied_arithmetic: how many old problems the new ones are made from"
+    )
+
+    @model_validator(mode="after")
+    def _takes(self) -> SourceConfig:
+        for key, names in _TAKEN_BY.items():
+            if getattr(self, key) and self.name not in names and ":" not in self.name:
+                raise ValueError(
+                    f"the source {self.name} takes no {key}; expected it beside {' or '.join(names)}: leave it out"
+                )
+        if self.ways and not sum(self.ways.values()):
+            raise ValueError(
+                f"got ways={self.ways}, which gives weight to none; expected one above 0, e.g. ways: {{numbers: 1}}"
+            )
+        return self
 
 
 class Item(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,16 +13,14 @@ from typing import Any
 
 from reasoner.data.benchmarks import BENCHMARKS
 from reasoner.data.constraints import smt
-from reasoner.data.demonstrator import work_out
 from reasoner.data.formal import FORMAL
-from reasoner.data.puzzles import bracket_sums, gym
+from reasoner.data.puzzles import arithmetic, bracket_sums, gym
 from reasoner.data.repeats import one_per_prompt
 from reasoner.data.rows import (
     Item,
     SourceConfig,
     first_of,
     golds_of,
-    gym_rows,
     is_empty,
     need,
     read_rows,
@@ -31,7 +28,9 @@ from reasoner.data.rows import (
 )
 from reasoner.data.splits import normalised
 from reasoner.data.theorems import coq
-from reasoner.data.varied import varied
+from reasoner.data.varied import old_word_problems, varied
+from reasoner.data.varied_arithmetic import old_expressions, varied_arithmetic
+from reasoner.data.ways import Old
 from reasoner.registry import UserError, lookup
 from reasoner.tree import Problem
 from verifiers import lookup as lookup_verifier
@@ -116,31 +115,6 @@ def own_id(problem: Problem) -> Problem:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-
-
-def arithmetic(config: SourceConfig) -> Iterator[Item]:
-    """reasoning-gym's arithmetic, posed as bare expressions and worked out by our demonstrator.
-
-    The answer is our own exact result, not the generator's, whose scorer gives credit for substrings.
-    """
-    for name, i, row in gym_rows(config):
-        meta = row["metadata"]
-        numbers = ",".join(map(str, meta.get("numbers", ())))
-        prompt = meta["expression"].replace(" ", "") if "expression" in meta else f"{name}({numbers})"
-        solution = work_out(prompt)
-        if solution is None:
-            continue  # a division that does not come out even has no working in decimals
-        problem = Problem(
-            id=f"{name}/{config.start + i}",
-            prompt=prompt,
-            verifier="math",
-            reference={"answer": solution.rpartition("#### ")[2]},
-            domain=config.domain or name,
-            source=f"reasoning-gym {name}",
-            licence="Apache-2.0",
-        )
-        shows = random.Random(prompt).random() < config.worked
-        yield Item(problem, solution if shows else f"#### {problem.reference['answer']}")
 
 
 def gsm8k(config: SourceConfig) -> Iterator[Item]:
@@ -231,6 +205,7 @@ SOURCES: dict[str, Callable[[SourceConfig], Iterator[Item]]] = {
     "arithmetic": arithmetic,
     "gsm8k": gsm8k,
     "varied": varied,
+    "varied_arithmetic": varied_arithmetic,
     "jsonl": jsonl,
     "labelled": labelled,
     "gym": gym,
@@ -239,4 +214,10 @@ SOURCES: dict[str, Callable[[SourceConfig], Iterator[Item]]] = {
     "smt": smt,
     **FORMAL,
     **BENCHMARKS,
+}
+
+# of sources that make new problems: those that they make them from
+OLD: dict[str, Callable[[SourceConfig], list[Old]]] = {
+    "varied": old_word_problems,
+    "varied_arithmetic": old_expressions,
 }

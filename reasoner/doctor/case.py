@@ -91,13 +91,14 @@ class Case:
             found[name] = []
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
-                for source in filter(self._reads, sources):
+                for source in filter(self.reads, sources):
                     most = min(source.size, QUICKLY if self.quickly else READ)
                     found[name] += load_items(source.model_copy(update={"size": most}))
             self.told[name] = [str(w.message) for w in said]
         return found
 
-    def _reads(self, source: SourceConfig) -> bool:
+    def reads(self, source: SourceConfig) -> bool:
+        """Whether its problems are looked at."""
         return bool(source.path) or (source.name in GENERATED and not self.quickly)
 
     def is_generated(self, name: str) -> bool:

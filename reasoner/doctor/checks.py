@@ -37,6 +37,7 @@ DEAR: dict[str, Check] = {
     "memory": surroundings.memory,  # and this too
     "solutions": problems.solutions,
     "contamination": problems.contamination,
+    "new_from_old": problems.new_from_old,
     "few": problems.few,
     "isolation": surroundings.isolation,
     "tokenizers": models.tokenizers,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+from reasoner.data.diversity import diversity
 from reasoner.data.golds import judgeable
 from reasoner.data.repeats import distinct
-from reasoner.data.rows import Item
+from reasoner.data.rows import Item, SourceConfig
+from reasoner.data.sources import OLD, load_items
 from reasoner.data.splits import HeldOut, normalised
+from reasoner.data.ways import MADE
 from reasoner.doctor.case import Case
 from reasoner.doctor.findings import Finding
 from reasoner.stages import MEASURES
@@ -18,6 +22,7 @@ ALIKE = 0.05  # share of problems that may equal another but for case and marks:
 LEFT_OUT = 0.02  # share of a training set that may fall to the test set: a run leaves it out by itself
 REFUSED = 0.02  # share of worked solutions that may be judged wrong
 JUDGED = 60  # solutions that are judged
+COMPARED = 300  # new problems that are compared with the old ones
 HEARD = 0.5  # share of a generated training set that may fall to the test set
 
 
@@ -58,6 +63,8 @@ def duplicates(case: Case) -> Iterator[Finding]:
     """No problem comes twice, with another answer or in other letters."""
     for name, items in case.items.items():
         for told in case.told.get(name, ()):
+            if MADE in told:
+                continue
             contradicted = "answers differ" in told
             yield Finding(
                 "duplicates", "warning" if contradicted else "note", f"problems.{name}", told,
@@ -110,6 +117,35 @@ def contamination(case: Case) -> Iterator[Finding]:
                 "contamination", severity, f"problems.{name}", f"{len(found)} of {len(items)} texts hold a problem of "
                 f"{', '.join(names)} ({how}), as {found[0].problem_id}", "take them out; as they are, the run leaves them out",
             )  # fmt: skip
+
+
+def new_from_old(case: Case) -> Iterator[Finding]:
+    """Problems made from old ones are new, and it is told how many gave none."""
+    for name, sources in case.config.problems.items():
+        for told in case.told.get(name, ()):
+            if MADE in told:
+                yield Finding(
+                    "new_from_old", "note", f"problems.{name}", told,
+                    "where too few are left, raise size or give `ways` other weights",
+                )  # fmt: skip
+        for source in filter(case.reads, sources):
+            if source.name in OLD:
+                yield _newness(name, source)
+
+
+def _newness(name: str, source: SourceConfig) -> Finding:
+    with warnings.catch_warnings():  # told when the set itself is read
+        warnings.simplefilter("ignore")
+        some = load_items(source.model_copy(update={"size": min(source.size, COMPARED)}))
+    old = [o.question for o in OLD[source.name](source)]
+    found = diversity([i.problem.prompt for i in some], old)
+    return Finding(
+        "new_from_old", "warning" if found.normalised > ALIKE else "note", f"problems.{name}",
+        f"of {len(some)} problems that {source.name} makes from {len(old)} old ones, {found.normalised:.0%} are an old one again "
+        f"but for case, spacing and marks; {found.distinct_2:.0%} of their pairs and {found.distinct_3:.0%} of their triples of "
+        f"words are different; of the triples of the nearest old problem {found.nearest:.0%} are in a new one",
+        "where they are too near, give `ways` other weights, or take more old problems",
+    )  # fmt: skip
 
 
 def few(case: Case) -> Iterator[Finding]:

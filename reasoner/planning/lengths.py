@@ -18,7 +18,8 @@ READ = 2000  # problems of a source that are read
 UNREAD_PROMPT = 150.0  # tokens of a prompt that could not be read
 CHARACTERS = 4.0  # of a token, where there is no tokenizer
 MANY = 1 << 30  # steps where they are not known: a tree branches as often as it may
-GENERATED = ("arithmetic", "gym", "bracket_sums")  # sources that need no file and no network
+# sources that need no file and no network
+GENERATED = ("arithmetic", "varied_arithmetic", "gym", "bracket_sums")
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,25 @@ import json
 import random
 import re
 import warnings
+from fractions import Fraction
 
 import pytest
 
+from reasoner.data.formula import agreed
 from reasoner.data.rows import SourceConfig
 from reasoner.data.sources import load_items
-from reasoner.data.varied import Dropped, Variant, agreed, variant
+from reasoner.data.varied import numbers
+from reasoner.data.ways import Dropped, Old, Variant
 from verifiers import verify
 
 APPLES = (
     "Ann has 30 apples and buys 17 more. She sells each for $4.",
     "Ann has 30+17 = <<30+17=47>>47 apples.\nShe gets 47*4 = $<<47*4=188>>188.\n#### 188",
 )
+
+
+def variant(question: str, solution: str, rng: random.Random) -> Variant:
+    return numbers(Old(question, solution, "varied"), [], rng)
 
 
 def made(question: str, solution: str, num: int = 40) -> list[Variant]:
@@ -66,10 +73,19 @@ def test_whole_results_stay_whole_and_positive():
         ("Ann has 30, Ben 17.", "<<30+17=47>>47\n<<47+23=70>>70\n#### 70", "a number from nowhere"),
         # 2 is a result, and what "half" stands for
         ("Half of 34 is cut in 17.", "<<34/17=2>>2\n<<2*17=34>>34\n#### 34", "value of another number"),
+        ("He saves $14, then $28, and goes on in this way.", "28*2 = <<28*2=56>>56\n#### 56", None),
+        (
+            "He saves $14, then $28, and follows this saving pattern.",
+            "28*2 = <<28*2=56>>56\n#### 56",
+            "by a pattern",
+        ),
         ("Ann is 2000 years old.", "<<2000*2=4000>>4000\n#### 4000", "no number whose part is plain"),
     ],
 )
 def test_what_is_not_plain_is_dropped(question, working, reason):
+    if reason is None:
+        assert variant(question, working, random.Random(0)).question != question
+        return
     with pytest.raises(Dropped, match=reason):
         variant(question, working, random.Random(0))
 
@@ -83,10 +99,10 @@ def test_percentages_fractions_and_numbers_in_words_are_no_free_numbers():
 
 
 def test_a_text_whose_calculations_are_read_otherwise_is_refused():
-    question, working = APPLES
-    assert agreed(Variant(question, working, "188"), 188)
-    assert not agreed(Variant(question, working.replace("30+17=47", "30+17=46"), "188"), 188)
-    assert not agreed(Variant(question, working, "188"), 187)
+    _, working = APPLES
+    assert agreed(working, Fraction(188))
+    assert not agreed(working.replace("30+17=47", "30+17=46"), Fraction(188))
+    assert not agreed(working, Fraction(187))
 
 
 def test_a_source_makes_as_many_as_are_asked_for_and_tells_what_it_dropped(tmp_path):
@@ -102,11 +118,18 @@ def test_a_source_makes_as_many_as_are_asked_for_and_tells_what_it_dropped(tmp_p
         )
 
     with pytest.warns(
-        UserWarning, match="of 10 problems with other numbers 5 are dropped: 5 have no calculation in marks"
+        UserWarning, match="of 10 problems made from old ones 5 are dropped: 5 have no calculation in marks"
     ):
         found = items(0, 10)
     assert [i.problem.id for i in found] == [f"varied/{n}" for n in (0, 2, 4, 6, 8)]
+    # a row's first problem has the seed 0, its next one 1, wherever the row stands
+    seeds = [random.Random(f"{n} {APPLES[0]}") for n in range(5)]
+    assert [i.problem.prompt for i in found] == [variant(*APPLES, seed).question for seed in seeds]
     for item in found:
+        assert (item.problem.domain, item.problem.source) == (
+            "varied/numbers/2",
+            "openai/gsm8k, other numbers",
+        )
         assert "<<" not in item.solution
         assert verify("math", item.solution, item.problem.reference).status == "correct"
     with warnings.catch_warnings():

@@ -11,6 +11,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
+from reasoner.data.ways import Variant
 from reasoner.doctor.machine import Machine
 from reasoner.policy.models import train_tokenizer
 
@@ -185,6 +186,17 @@ def problem_of_the_test_set(p: Plant) -> None:
     p.train.append(p.test[3])
 
 
+def shouted(old, olds, rng) -> Variant:
+    """A way that makes nothing new."""
+    return Variant(f"{old.question} .", old.solution, old.solution.rpartition("#### ")[2], 1)
+
+
+def old_problems_for_new_ones(p: Plant) -> None:
+    p.config["problems"]["train"].append(
+        {"name": "varied_arithmetic", "of": 20, "size": 20, "families": {"chain_sum": {}}, "ways": {f"{__name__}:shouted": 1}}
+    )  # fmt: skip
+
+
 def too_few_problems(p: Plant) -> None:
     p.config["stages"][1]["problems_per_round"] = 500
 
@@ -291,6 +303,7 @@ PLANTED = [
     (two_answers_to_one_problem, "duplicates", "warning", "problems.train"),
     (problems_alike, "duplicates", "warning", "problems.train"),
     (problem_of_the_test_set, "contamination", "warning", "problems.train"),
+    (old_problems_for_new_ones, "new_from_old", "warning", "problems.train"),
     (too_few_problems, "few", "warning", "stages.1.problems_per_round"),
     (bfloat16_without_hardware, "formats", "warning", "precision.training"),
     (four_bits_without_the_library, "four_bit", "error", "stages.1.lora.four_bit"),

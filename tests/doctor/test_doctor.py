@@ -1,5 +1,6 @@
 """Every planted fault is found, by the check that is for it, and nothing is found in what has none."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,33 @@ def test_what_the_run_leaves_out_by_itself_is_a_note_where_it_is_little(plant):
         ("problems.train", "1 of 127 problems equal another but for case, spacing and marks, with another answer"),
         ("problems.train", "1 of 127 texts hold a problem of test (1 exact), as test/0"),
     ]  # fmt: skip
+
+
+def test_it_is_told_how_new_problems_made_from_old_ones_are(plant):
+    plant.config["problems"]["train"].append(
+        {"name": "varied_arithmetic", "of": 20, "size": 50, "ways": {"longer": 1},
+         "families": {"chain_sum": {"min_terms": 3, "max_terms": 3, "max_digits": 1}}}
+    )  # fmt: skip
+    found = found_in(plant)
+    assert [f for f in found if f.check == "duplicates"] == []
+    (told,) = [f for f in found if f.check == "new_from_old"]
+    assert (told.severity, told.key) == ("note", "problems.train")
+    assert re.match(
+        r"of (4\d|50) problems that varied_arithmetic makes from (19|20) old ones, 0% are an old one again",
+        told.text,
+    )
+    # an expression is there whole where it has one more term
+    assert told.text.endswith("of the triples of the nearest old problem 100% are in a new one")
+    plant.config["problems"]["train"][1] |= {"ways": {"turned": 1}, "families": {"gcd": {}, "chain_sum": {}}}
+    found = found_in(plant)
+    assert [f for f in found if f.check == "duplicates"] == []
+    dropped, newness = [f.text for f in found if f.check == "new_from_old"]
+    assert re.match(
+        r"of 50 problems made from old ones \d+ are dropped: \d+ have a value that several", dropped
+    )
+    assert re.match(
+        r"of 1\d problems that varied_arithmetic makes from 20 old ones", newness
+    )  # the rest repeat
 
 
 def test_what_is_only_measured_on_or_never_read_is_not_compared(plant):

@@ -5,6 +5,8 @@ from collections import Counter
 
 import pytest
 
+from reasoner.data.rows import SourceConfig
+from reasoner.data.sources import load_items
 from reasoner.registry import UserError
 from reasoner.trainers import curriculum
 from reasoner.trainers.curriculum import Answers, Curriculum, History, choose, expected, is_trusted, observe
@@ -40,6 +42,28 @@ def test_a_prediction_by_hand():
     assert (a, b) == pytest.approx((5.75, 2.25))
     observe(history, [], 40, config)
     assert history.counts == {}  # faded, and let go
+
+
+def test_it_learns_from_the_ways_that_problems_were_made_by():
+    """Other numbers were solved, turned ones never, one more step half of the time: new problems of that way are drawn."""
+    families = {"chain_sum": {"min_terms": 2, "max_terms": 3, "max_digits": 1}}
+    ways = {"numbers": 1, "longer": 1, "turned": 1}
+    config = SourceConfig(name="varied_arithmetic", of=80, size=400, families=families, ways=ways)
+    problems = [item.problem for item in load_items(config)]
+    seen, new = problems[:200], problems[200:]
+    rates = {"numbers": (8, 0), "longer": (4, 4), "turned": (0, 8)}
+    rules, history = Curriculum(uniform=0.01), History()
+    observe(history, [answers(p, *rates[p.domain.split("/")[1]]) for p in seen], 0, rules)
+    means = {way: [] for way in rates}
+    for p in new:
+        a, b = expected(p, history, rules, 0)
+        means[p.domain.split("/")[1]].append(a / (a + b))
+    assert all(len(of) > 20 for of in means.values())
+    assert min(means["numbers"]) > 0.8 and max(means["turned"]) < 0.2
+    assert all(0.4 < mean < 0.6 for mean in means["longer"])
+    chosen, _ = choose(new, 0, 30, history, Curriculum(candidates=4, uniform=0.01), 1, "")
+    of_choice = Counter(new[c.index].domain.split("/")[1] for c in chosen if not c.at_random)
+    assert of_choice["longer"] >= 27 and sum(of_choice.values()) == 29
 
 
 def by_name(problems, history, config, round, rng):
