@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reasoner.data.repeats import text_key
-from reasoner.data.splits import ContaminationConfig, HeldOut, normalised, words
+from reasoner.data.splits import normalised, words
 from reasoner.search.answers import answer_classes
 from reasoner.tree import Problem
 from verifiers.answer_text import MAX_ANSWER_CHARS, canonical, quantity
 
 EXAMPLES = "{examples}"
 LEAST_WORDS = 8  # words and signs of a question
-NGRAM = 4  # words and signs in a row by which questions are likened
 # why a try is dropped before it is answered, in the order in which that is looked at, and what its answers may then show
 UNASKED = ("empty", "cut", "no_question", "short", "markup", "old", "contaminated", "repeated", "long")
 OUTVOTED = ("no_answer", "disagreed", "not_plain")
@@ -118,19 +117,3 @@ def counted(tries: Sequence[Try]) -> dict[str, int]:
     dropped = Counter(t.dropped for t in tries)
     reasons = {f"dropped_{reason}": dropped[reason] for reason in (*UNASKED, *OUTVOTED)}
     return {"tries": len(tries), "kept": dropped[""], **reasons}
-
-
-def diversity(questions: Sequence[str], old: Iterable[Problem]) -> dict[str, float]:
-    """The share of distinct n-grams among those of all questions, and how much of the nearest old problem each holds, on average.
-
-    The latter is a share of the old problem's n-grams, 1 for an equal one.
-    """
-    split = [words(question) for question in questions]
-    ngrams = [tuple(w[i : i + NGRAM]) for w in split for i in range(len(w) - NGRAM + 1)]
-    # any n-gram in common is a match
-    held = HeldOut(old, ContaminationConfig(ngram=NGRAM, share=1e-9))
-    nearest = [max((m.share for m in held.matches(q)), default=0.0) for q in questions]
-    return {
-        "distinct_ngrams": len(set(ngrams)) / max(1, len(ngrams)),
-        "nearest_old": sum(nearest) / max(1, len(nearest)),
-    }

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from pydantic import AfterValidator, Field
 
 from reasoner.config import Config, MayChange
+from reasoner.data.diversity import diversity
 from reasoner.data.prompting import Prompting
 from reasoner.data.splits import HeldOut
 from reasoner.engine.connect import EngineConfig
@@ -25,7 +26,6 @@ from reasoner.signals.invented import (
     EXAMPLES,
     Try,
     counted,
-    diversity,
     once_each,
     question_of,
     voted,
@@ -222,8 +222,9 @@ def _keep(config: Invent, context: Context, shown: Sequence[Problem]) -> None:
     tries = once_each(Try(**row) for file in files for row in read_json(file))
     kept = [one for one in tries if not one.dropped]
     counts = counted(tries)
-    alike = diversity([one.question for one in kept], shown)
-    session.log({f"invent/{key}": value for key, value in (counts | alike).items()}, 0)
+    if kept:
+        counts |= diversity([one.question for one in kept], [old.prompt for old in shown])._asdict()
+    session.log({f"invent/{key}": value for key, value in counts.items()}, 0)
     if not kept:
         dropped = {why.removeprefix("dropped_"): n for why, n in counts.items() if "dropped" in why and n}
         raise UserError(

@@ -10,7 +10,6 @@ from reasoner.signals.invented import (
     UNASKED,
     Try,
     counted,
-    diversity,
     once_each,
     question_of,
     voted,
@@ -126,15 +125,6 @@ def test_every_reason_is_counted():
     assert {k: n for k, n in counts.items() if n} == {
         "tries": 6, "kept": 2, "dropped_cut": 1, "dropped_disagreed": 3,
     }  # fmt: skip
-
-
-def test_diversity_by_hand():
-    """a b c d e has two n-grams of four words, a b c d f shares one of them; the old problem has three."""
-    found = diversity(["a b c d e", "a b c d f"], [posed("a b c d e g"), posed("x y")])
-    assert found["distinct_ngrams"] == 3 / 4
-    assert found["nearest_old"] == pytest.approx((2 / 3 + 1 / 3) / 2)
-    assert diversity(["A b, c"], [posed("a B,  c")])["nearest_old"] == 1
-    assert diversity([], [posed("x y")]) == {"distinct_ngrams": 0, "nearest_old": 0}
 
 
 def test_hostile_text_stays_text():

@@ -135,7 +135,7 @@ def test_every_try_is_kept_or_counted_by_its_reason(whole):
         assert counts[f"invent/dropped_{reason}"] == sum(t["dropped"] == reason for t in tries) > 0
     assert counts["invent/kept"] == sum(not t["dropped"] for t in tries)
     assert sum(n for k, n in counts.items() if k.startswith("invent/dropped_")) + counts["invent/kept"] == 48
-    assert 0 < counts["invent/distinct_ngrams"] <= 1 and 0 <= counts["invent/nearest_old"] < 1
+    assert 0 < counts["invent/distinct_3"] <= 1 and 0 <= counts["invent/nearest"] < 1
 
 
 def test_a_kept_problem_has_the_voted_answer_and_is_judged_as_the_old_ones(whole):
