@@ -109,7 +109,8 @@ def wrapped(annotation: Any, inner: Any) -> Any:
     if kind is list:
         return [wrapped(arguments[0], inner)]
     if kind is dict:
-        return {"x": wrapped(arguments[1], inner)}
+        names_by_key = isinstance(inner, str) and not holds_text(arguments[1])
+        return {inner: 1.0} if names_by_key else {"x": wrapped(arguments[1], inner)}
     holding = [
         a for a in arguments if type(inner) in configs_in(a) or (isinstance(inner, str) and holds_text(a))
     ]
