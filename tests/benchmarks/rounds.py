@@ -49,11 +49,11 @@ def few_problems(raw: dict) -> dict:
     return raw
 
 
-def from_old(raw: dict) -> dict:
+def from_old(raw: dict, ways: dict[str, int] = WAYS) -> dict:
     """The few problems, and new ones made from these, so that each round meets others."""
     old = few_problems(raw)["problems"]["train"]
     new = [
-        {"name": "varied_arithmetic", "of": FEW, "size": MADE, "ways": WAYS, **{k: source[k] for k in ("start", "families")}}
+        {"name": "varied_arithmetic", "of": FEW, "size": MADE, "ways": ways, **{k: source[k] for k in ("start", "families")}}
         for source in old
     ]  # fmt: skip
     raw["problems"]["train"] = [*old, *new]
@@ -65,6 +65,7 @@ VARIANTS: dict[str, Callable[[dict], dict]] = {
     "labelled_once": labelled_once,
     "few_problems": few_problems,
     "from_old": from_old,
+    "other_numbers": lambda raw: from_old(raw, {"numbers": 1}),
 }
 
 
