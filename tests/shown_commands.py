@@ -17,6 +17,7 @@ QUICK = {
     "reasoner plan FILE --hardware H100,laptop": "laptop",
     "reasoner plan CONFIG --hardware H100": "H100",
     "reasoner doctor configs/demo.yaml": "",
+    "reasoner doctor configs/smoke/from_old.yaml": "varied_arithmetic makes from 60 old ones",
     "reasoner doctor my.yaml": "",
     "reasoner doctor FILE": "",
     "reasoner doctor MODEL problems.jsonl": "",
@@ -32,6 +33,7 @@ SECONDS = (  # of the quick ones: what each of them loads and reads takes longer
     "reasoner plan configs/demo.yaml",
     "reasoner plan configs/demo.yaml --hardware H100,laptop",
     "reasoner doctor configs/demo.yaml",
+    "reasoner doctor configs/smoke/from_old.yaml",
     "reasoner doctor MODEL problems.jsonl",
 )
 
@@ -55,6 +57,7 @@ ELSEWHERE = {
     "reasoner run CONFIG --supervise": "tests/test_watchdog.py::test_under_supervision_it_goes_on_to_the_end",
     "reasoner export MODEL mine.gguf --to gguf --bits 4": "tests/real/test_real_export.py::test_the_file_answers_as_the_model_does",
     "reasoner run configs/smoke/distill.yaml": "tests/test_commands.py::test_longer_commands_of_the_documents",
+    "reasoner run configs/smoke/from_old.yaml": "tests/test_commands.py::test_longer_commands_of_the_documents",
     "reasoner train configs/prm/prm800k.yaml": "tests/test_commands.py::test_longer_commands_of_the_documents",
     "reasoner evaluate configs/evaluate/processbench.yaml": "tests/test_commands.py::test_longer_commands_of_the_documents",
     "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m reasoner run CONFIG": "tests/test_watchdog.py::test_torchrun_starts_all_of_them_again",

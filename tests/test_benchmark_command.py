@@ -177,4 +177,6 @@ def test_the_table_of_learning_shows_test_runs_alone_and_the_difference_from_the
         "| grpo_half | 1 | 0.0004, 1, 2 | 2 (1) | 52.0 (39.3 to 64.7) | +1.0 (-5.1 to +7.1) | 52.0 | 52.0 | 52.0 | 1,000 "
         "| 2,000 | 3 |",
     ]
+    alone = learning.table([r for r in rows if r["seed"] <= 11], tmp_path, KINDS["sums"]).splitlines()[-1]
+    assert "| 51.0 | +1.0 |" in alone  # of one seed there is no interval
     assert "| grpo_half | 0.0004 | 1 | 2 | 90.0 | yes |" in learning.trials_table(rows, KINDS["sums"])

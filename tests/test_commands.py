@@ -263,6 +263,7 @@ def test_somebody_rates_at_a_terminal(finished):
 RATED = "data/bigbench_mistake/multistep_arithmetic.jsonl"  # by people, as PRM800K is
 LONGER = {
     "reasoner run configs/smoke/distill.yaml": [],
+    "reasoner run configs/smoke/from_old.yaml": [],
     "reasoner train configs/prm/prm800k.yaml": [
         f"problems.demonstrations.0.path={RATED}", f"stages.1.path={RATED}", "stages.0.vocab_size=300",
         "stages.2.epochs=1", "stages.2.batch_size=2", "stages.2.holdout=0",

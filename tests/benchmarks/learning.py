@@ -303,14 +303,15 @@ def table(rows: list[dict], out: Path, kind: Kind) -> str:
         costs = [
             f"{statistics.mean(r[c] for r in ended):,.0f}" for c in ("generated", "trained", "cpu_seconds")
         ]
+        right = f"{mean.value:.1f} ({mean.low:.1f} to {mean.high:.1f})".removesuffix(" (nan to nan)")
         against = ""
         if PEER in found and method != PEER:
             ahead, half = difference(values(of), values(found[PEER]))
-            against = f"{ahead:+.1f} ({ahead - half:+.1f} to {ahead + half:+.1f})"
+            against = f"{ahead:+.1f} ({ahead - half:+.1f} to {ahead + half:+.1f})".removesuffix(" (+nan to +nan)")
         trials = len({choice_of(r) for r in rows if r["method"] == method and is_trial(r["seed"])})
         lines.append(
             f"| {method} | {trials} | {rate_of(method, choice, kind):g}, {choice.epochs}, {choice.minibatches} "
-            f"| {len(ended)} ({len(of) - len(ended)}) | {mean.value:.1f} ({mean.low:.1f} to {mean.high:.1f}) "
+            f"| {len(ended)} ({len(of) - len(ended)}) | {right} "
             f"| {against} | {' | '.join([*others, *costs])} |"
         )
     return "\n".join(lines)
