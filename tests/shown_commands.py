@@ -17,7 +17,7 @@ QUICK = {
     "reasoner plan FILE --hardware H100,laptop": "laptop",
     "reasoner plan CONFIG --hardware H100": "H100",
     "reasoner doctor configs/demo.yaml": "",
-    "reasoner doctor configs/smoke/from_old.yaml": "varied_arithmetic makes from 60 old ones",
+    "reasoner doctor configs/smoke/from_old.yaml": "varied_arithmetic",
     "reasoner doctor my.yaml": "",
     "reasoner doctor FILE": "",
     "reasoner doctor MODEL problems.jsonl": "",
